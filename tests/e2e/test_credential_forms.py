@@ -1,0 +1,89 @@
+"""A deployed flow, run by a real worker behind the gate, loses nothing: for each form and client version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.e2e.campaign import Case
+from tests.support.forms import (
+    API_KEY,
+    BASIC,
+    BEARER_AUTH_STRING,
+    CUSTOM_HEADERS,
+    JWT_AUTH_STRING,
+    URL_USERINFO,
+)
+from tests.support.metrics import websocket_refusals
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.e2e.campaign import Campaign
+    from tests.support.prefect import Server
+    from tests.support.site import Site
+
+COMPLETE = [
+    Case("3.9.1", BASIC),
+    Case("3.9.1", CUSTOM_HEADERS, "RS256"),
+    Case("3.9.1", URL_USERINFO, "ES256"),
+    Case("3.9.1", JWT_AUTH_STRING, "PS256"),
+    Case("3.9.1", BEARER_AUTH_STRING, "EdDSA"),
+    Case("3.6.11", CUSTOM_HEADERS, "ES384"),
+    Case("3.6.11", URL_USERINFO, "RS256"),
+    Case("3.4.8", CUSTOM_HEADERS, "ES256"),  # the first version whose WebSockets carry custom headers
+    Case("3.4.8", URL_USERINFO, "EdDSA"),
+]
+TASKS = 2
+
+
+@pytest.mark.parametrize("case", COMPLETE, ids=str)
+def test_run_completes_and_everything_is_persisted(case: Case, campaign: Campaign, prefect_server: Server) -> None:
+    outcome = campaign.outcome(case)
+
+    assert outcome.returncode == 0, outcome.worker_log
+    assert prefect_server.state_of(outcome.flow_run) == "COMPLETED", outcome.worker_log
+    task_runs = wait_until(
+        lambda: _completed(prefect_server, outcome.flow_run),
+        timeout=20,
+        what=f"{TASKS} completed task runs on the server; the worker wrote:\n{outcome.worker_log}",
+    )
+    assert {row["name"].split("-")[0] for row in task_runs} == {"double"}
+    artifacts = prefect_server.of_flow_run("artifacts", outcome.flow_run)
+    assert [row["data"] for row in artifacts] == [f"{case}: 4"]
+    messages = [row["message"] for row in prefect_server.of_flow_run("logs", outcome.flow_run)]
+    assert f"proof of {case}" in messages
+    assert {"doubling 1", "doubling 2"} <= set(messages)
+
+
+def _completed(server: Server, flow_run: str) -> list[dict[str, str]]:
+    rows = server.of_flow_run("task_runs", flow_run)
+    return rows if [row["state_type"] for row in rows] == ["COMPLETED"] * TASKS else []
+
+
+@pytest.mark.parametrize("case", [Case("3.9.1", API_KEY)], ids=str)
+def test_api_key_alone_loses_task_runs_but_not_in_silence(
+    case: Case, campaign: Campaign, prefect_server: Server, site: Site
+) -> None:
+    """No version of Prefect sends PREFECT_API_KEY on its WebSockets, which is where task runs travel."""
+    outcome = campaign.outcome(case)
+
+    assert prefect_server.state_of(outcome.flow_run) == "COMPLETED", outcome.worker_log
+    assert prefect_server.of_flow_run("artifacts", outcome.flow_run), "HTTP works with an API key"
+    # The worker and its flow run have ended, so nothing is still on its way.
+    assert prefect_server.of_flow_run("task_runs", outcome.flow_run) == []
+    assert websocket_refusals(site)["/api/events/in"] > 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/events/in", "/api/events/out", "/api/logs/out", "/api/task_runs/subscriptions/scheduled"]
+)
+def test_refused_websocket_names_the_cure(path: str, site: Site) -> None:
+    before = websocket_refusals(site)[path]
+
+    refusal = httpx.get(f"{site.machines_url}{path}")
+
+    assert refusal.status_code == 401
+    assert "PREFECT_CLIENT_CUSTOM_HEADERS" in refusal.json()["detail"]
+    assert websocket_refusals(site)[path] == before + 1

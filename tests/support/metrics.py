@@ -1,0 +1,20 @@
+"""Reading the service's /metrics."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from tests.support.site import Site
+
+_REFUSAL = re.compile(r'^forward_auth_websocket_refused_total\{path="(?P<path>[^"]*)"\} (?P<count>\S+)$', re.MULTILINE)
+
+
+def websocket_refusals(site: Site) -> Counter[str]:
+    """Return how many WebSocket handshakes without a credential were refused, by path."""
+    text = httpx.get(f"{site.service_url}/metrics").text
+    return Counter({match["path"]: int(float(match["count"])) for match in _REFUSAL.finditer(text)})

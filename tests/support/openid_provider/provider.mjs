@@ -1,0 +1,131 @@
+// A certified OpenID Provider (npm oidc-provider) for the tests: in memory, on loopback, with keys that turn on request.
+//
+// Environment: PORT, MODULES (the folder that holds node_modules), TOKEN_SECONDS (life of access tokens).
+// Prints one line, "listening <issuer>", when it serves.
+//
+// An access token is a JWT (typ at+jwt) signed with the algorithm that ends the resource asked for:
+//   resource=https://prefect.test/ES256   → ES256, audience https://prefect.test
+// POST /test/rotate     new keys sign, those before stay published
+// POST /test/drop-old   only the keys that sign stay published
+import { generateKeyPairSync } from 'node:crypto';
+import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
+import { pathToFileURL } from 'node:url';
+
+const port = Number(process.env.PORT);
+const issuer = `http://127.0.0.1:${port}`;
+const lifetime = Number(process.env.TOKEN_SECONDS ?? 600);
+const requireFrom = createRequire(pathToFileURL(`${process.env.MODULES}/`));
+const { default: Provider } = await import(pathToFileURL(requireFrom.resolve('oidc-provider')));
+
+const AUDIENCE = 'https://prefect.test';
+const GROUPS = { alice: ['data-engineers', 'prefect-admins'], bob: ['analysts'] };
+const KEY_KINDS = {
+  RS256: ['rsa', { modulusLength: 2048 }],
+  PS256: ['rsa', { modulusLength: 2048 }],
+  ES256: ['ec', { namedCurve: 'P-256' }],
+  ES384: ['ec', { namedCurve: 'P-384' }],
+  EdDSA: ['ed25519', {}],
+};
+
+let generation = 0;
+
+function newKeys() {
+  generation += 1;
+  return Object.entries(KEY_KINDS).map(([alg, [kind, options]]) => ({
+    ...generateKeyPairSync(kind, options).privateKey.export({ format: 'jwk' }),
+    kid: `${alg.toLowerCase()}-${generation}`,
+    use: 'sig',
+    alg,
+  }));
+}
+
+function codeClient(id, extra) {
+  return {
+    client_id: id,
+    grant_types: ['authorization_code', 'refresh_token'],
+    response_types: ['code'],
+    redirect_uris: (process.env.REDIRECT_URIS ?? 'http://127.0.0.1:8000/_auth/callback').split(','),
+    ...extra,
+  };
+}
+
+function configuration(keys) {
+  return {
+    jwks: { keys },
+    clients: [
+      {
+        client_id: 'worker',
+        client_secret: 'worker-secret',
+        grant_types: ['client_credentials'],
+        response_types: [],
+        redirect_uris: [],
+      },
+      codeClient('browser', { client_secret: 'browser-secret' }),
+      codeClient('public', { token_endpoint_auth_method: 'none' }),
+    ],
+    scopes: ['openid', 'offline_access', 'profile', 'email', 'groups', 'prefect:read', 'prefect:write'],
+    claims: {
+      openid: ['sub'],
+      profile: ['name', 'preferred_username'],
+      email: ['email', 'email_verified'],
+      groups: ['groups'],
+    },
+    enabledJWA: { idTokenSigningAlgValues: Object.keys(KEY_KINDS) },
+    pkce: { required: () => true },
+    cookies: { keys: ['only-for-tests'] },
+    ttl: { AccessToken: lifetime, ClientCredentials: lifetime, IdToken: 300, Session: 3600, Grant: 3600, Interaction: 600, RefreshToken: 3600 },
+    findAccount: (_context, subject) => ({
+      accountId: subject,
+      claims: () => ({
+        sub: subject,
+        name: subject,
+        preferred_username: subject,
+        email: `${subject}@example.test`,
+        email_verified: true,
+        groups: GROUPS[subject] ?? [],
+      }),
+    }),
+    extraTokenClaims: (_context, token) => ({ groups: GROUPS[token.accountId] ?? ['machines'] }),
+    features: {
+      devInteractions: { enabled: true }, // a sign-in form that takes any password
+      clientCredentials: { enabled: true },
+      introspection: { enabled: true },
+      revocation: { enabled: true },
+      rpInitiatedLogout: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: () => `${AUDIENCE}/RS256`,
+        useGrantedResource: () => true,
+        getResourceServerInfo: (_context, resource) => ({
+          scope: 'prefect:read prefect:write',
+          audience: AUDIENCE,
+          accessTokenTTL: lifetime,
+          accessTokenFormat: 'jwt',
+          jwt: { sign: { alg: resource.split('/').pop() } },
+        }),
+      },
+    },
+  };
+}
+
+let keys = newKeys();
+let answer;
+
+function serve() {
+  answer = new Provider(issuer, configuration(keys)).callback();
+}
+
+const commands = {
+  '/test/rotate': () => { keys = [...newKeys(), ...keys]; },
+  '/test/drop-old': () => { keys = keys.slice(0, Object.keys(KEY_KINDS).length); },
+};
+
+serve();
+createServer((request, response) => {
+  const command = request.method === 'POST' && commands[request.url];
+  if (!command) return answer(request, response);
+  command();
+  serve();
+  return response.end(JSON.stringify(keys.map(({ kid }) => kid)));
+}).listen(port, '127.0.0.1', () => console.log(`listening ${issuer}`));

@@ -1,0 +1,74 @@
+"""Where the real parts lie, and what a test does when one is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = Path(os.environ.get("FORWARD_AUTH_TEST_PARTS") or ROOT / ".cache" / "parts")
+INSTALL = f"{Path(sys.executable).name} -m tests.support.install"
+
+SERVER_VERSION = "3.9.1"
+OLDER_CLIENTS = ("3.6.11", "3.4.8")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A program that tests start for real."""
+
+    name: str
+    find: Callable[[], Path | None]
+    cure: str
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
+def _traefik() -> Path | None:
+    beside = Path(sys.executable).parent / "traefik"
+    cached = PARTS / "traefik" / "bin" / "traefik"
+    on_path = shutil.which("traefik")
+    return _existing(beside) or _existing(cached) or (Path(on_path) if on_path else None)
+
+
+def _openid_provider() -> Path | None:
+    if shutil.which("node") is None:
+        return None
+    return _existing(PARTS / "openid-provider" / "node_modules" / "oidc-provider" / "package.json")
+
+
+def prefect_part(version: str) -> Part:
+    """Return the part that holds one version of Prefect; its path is that environment's Python."""
+    return Part(
+        f"Prefect {version}",
+        lambda: _existing(PARTS / f"prefect-{version}" / ".complete") and PARTS / f"prefect-{version}" / "bin" / "python",
+        f"run `{INSTALL} prefect-{version}`",
+    )
+
+
+TRAEFIK = Part("Traefik", _traefik, f"run `{INSTALL} traefik`")
+OPENID_PROVIDER = Part(
+    "the OpenID Provider", _openid_provider, f"install Node.js 20 or newer with npm, then run `{INSTALL} openid-provider`"
+)
+
+
+def require(part: Part) -> Path:
+    """Return the part's path; without it skip the test, or fail it where CI=true, saying how to get it."""
+    found = part.find()
+    if found is not None:
+        return found
+    message = f"{part.name} is not installed: {part.cure}"
+    if os.environ.get("CI", "").lower() in {"true", "1"}:
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)

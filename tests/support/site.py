@@ -1,0 +1,121 @@
+"""One gated site: the service, and Traefik in front with the configuration that is shipped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import httpx
+
+from tests.support.parts import ROOT, TRAEFIK, require
+from tests.support.processes import Process, clean_environment
+from tests.support.waiting import accepts, free_port, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SHIPPED = ROOT / "traefik"
+MACHINES = "127.0.0.1"  # two names of one address, for Traefik's two hosts
+PEOPLE = "localhost"
+USER, PASSWORD = "svc-workers", "correct horse battery staple"
+
+
+def replace_once(text: str, old: str, new: str) -> str:
+    """Replace the only occurrence; the shipped file has changed its shape if there is not exactly one."""
+    assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times"
+    return text.replace(old, new)
+
+
+def add_user(file: Path, name: str, password: str) -> None:
+    """Add a user by the service's own command."""
+    argv = [sys.executable, "-m", "service", "users", "add", name, "--file", str(file)]
+    subprocess.run(argv, input=password, text=True, check=True, capture_output=True, cwd=ROOT)
+
+
+@dataclass
+class Site:
+    """The service and Traefik on free loopback ports, up inside the `with` block."""
+
+    folder: Path
+    prefect_url: str
+    settings: Mapping[str, str]
+    service_port: int = field(default_factory=free_port)
+    port: int = field(default_factory=free_port)
+
+    @property
+    def machines_url(self) -> str:
+        return f"http://{MACHINES}:{self.port}"
+
+    @property
+    def people_url(self) -> str:
+        return f"http://{PEOPLE}:{self.port}"
+
+    @property
+    def service_url(self) -> str:
+        return f"http://127.0.0.1:{self.service_port}"
+
+    def start_service(self) -> None:
+        """Start the service on its port, and return once it is ready to decide."""
+        env = {
+            "FORWARD_AUTH_HOST": "127.0.0.1",
+            "FORWARD_AUTH_PORT": str(self.service_port),
+            "FORWARD_AUTH_LOG__DECISIONS": "all",
+            **self.settings,
+        }
+        argv = [sys.executable, "-m", "service", "serve"]
+        self.service = Process(
+            "the service",
+            argv,
+            env=clean_environment(self.folder / "home", env),
+            log=self.folder / "service.log",
+            cwd=ROOT,
+        )
+
+        def ready() -> bool:
+            if self.service.returncode is not None:
+                msg = f"the service ended with {self.service.returncode}:\n{self.service.tail()}"
+                raise RuntimeError(msg)
+            return accepts(self.service_port) and httpx.get(f"{self.service_url}/readyz").status_code == 200
+
+        wait_until(ready, timeout=20, what=f"readiness of the service (see {self.service.log})")
+
+    def _start_traefik(self) -> Process:
+        static = (SHIPPED / "http.yml").read_text()
+        static = replace_once(static, '":8000"', f'"127.0.0.1:{self.port}"')
+        static = replace_once(static, "/etc/traefik/dynamic", str(SHIPPED / "dynamic"))
+        config = self.folder / "traefik.yml"
+        config.write_text(static)
+        env = {
+            "GATE_MACHINES_HOST": MACHINES,
+            "GATE_PEOPLE_HOST": PEOPLE,
+            "GATE_PREFECT_URL": self.prefect_url,
+            "GATE_AUTH_URL": self.service_url,
+        }
+        return Process(
+            "Traefik",
+            [require(TRAEFIK), f"--configFile={config}"],
+            env=clean_environment(self.folder / "home", env),
+            log=self.folder / "traefik.log",
+        )
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            self.traefik = stack.enter_context(self._start_traefik())
+            stack.callback(lambda: self.service.stop() if hasattr(self, "service") else None)
+            self.start_service()
+            # Routes are loaded a moment after the port is open: until then the machines' host knows no /api.
+            wait_until(
+                lambda: accepts(self.port) and httpx.get(f"{self.machines_url}/api/health").status_code == 401,
+                timeout=20,
+                what=f"routes in Traefik (see {self.traefik.log})",
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()

@@ -1,0 +1,41 @@
+"""Waiting for conditions within bounds, and ports nobody listens on."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.05
+
+
+def wait_until(condition: Callable[[], T], *, timeout: float, what: str) -> T:
+    """Return the first truthy value of `condition`; after `timeout` seconds raise TimeoutError that names `what`."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            msg = f"not within {timeout:g} s: {what}; last seen: {value!r}"
+            raise TimeoutError(msg)
+        time.sleep(POLL_SECONDS)
+
+
+def free_port() -> int:
+    """Return a TCP port on 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    """Say whether something accepts connections on this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
