@@ -1,0 +1,141 @@
+"""What the service tells of itself: counts with closed label sets, and a log in which no secret stands."""
+
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from typing import Any, Final, Literal
+
+from service.core.model import Allow, Decision, Face, ForwardedRequest, Gate
+from service.core.routes import websocket_endpoint
+
+log = logging.getLogger("service.decisions")
+
+REFUSALS_A_SECOND: Final = 100  # a flood of refusals must not become a flood of log lines
+WARN_EVERY: Final = 60.0
+
+
+class Telemetry:
+    """Counts decisions, and logs those that are to be logged."""
+
+    def __init__(self, decisions: Literal["refused", "all", "none"] = "refused") -> None:
+        self.allowed: dict[Gate, int] = dict.fromkeys(Gate, 0)
+        self.refused: Counter[tuple[Gate, str]] = Counter()
+        self.websockets_refused: Counter[str] = Counter()
+        self.suppressed = 0
+        self.log_allowed = decisions == "all"
+        self._log_refused = decisions != "none"
+        self._window = 0
+        self._written = 0
+        self._warned_at = float("-inf")
+
+    def decided(
+        self,
+        decision: Decision,
+        request: ForwardedRequest | None,
+        *,
+        face: Face,
+        gate: Gate,
+        request_id: str,
+        reason: str,
+        peer: str,
+    ) -> None:
+        """Count a refusal, and log a decision; the query, headers and credentials are never logged."""
+        if not isinstance(decision, Allow):
+            self.refused[gate, decision.code] += 1
+            self._note_lost_websocket(decision.code, request, gate)
+            if not self._log_refused or not self._within_bounds():
+                return
+        fields: dict[str, Any] = {"gate": gate, "face": face, "peer": peer}
+        if request is not None:
+            fields |= {
+                "method": request.method,
+                "host": request.host,
+                "path": request.path,
+                "client": request.client,
+            }
+        if isinstance(decision, Allow):
+            who = decision.principal
+            fields |= {"status": 200, "user": who.name, "subject": who.subject, "issuer": who.issuer}
+            log.info("allowed", extra={"fields": fields})
+        else:
+            fields |= {
+                "status": decision.status,
+                "code": decision.code,
+                "reason": reason,
+                "request_id": request_id,
+            }
+            log.info("refused", extra={"fields": fields})
+
+    def _note_lost_websocket(self, code: str, request: ForwardedRequest | None, gate: Gate) -> None:
+        """Count a WebSocket that came without a credential: whoever sent it is losing task runs in silence."""
+        endpoint = websocket_endpoint(request.path) if request is not None and gate is not Gate.UI else None
+        if endpoint is None or request is None or code != "credential_required":
+            return
+        self.websockets_refused[endpoint] += 1
+        now = time.monotonic()
+        if now - self._warned_at >= WARN_EVERY:
+            self._warned_at = now
+            log.warning(
+                "a Prefect client opens WebSockets without a credential: its task runs and events are lost. "
+                "Prefect does not send PREFECT_API_KEY there; set PREFECT_CLIENT_CUSTOM_HEADERS, or put the "
+                "credential into PREFECT_API_URL (README, 'Which form for which version')",
+                extra={"fields": {"client": request.client, "endpoint": endpoint}},
+            )
+
+    def _within_bounds(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._window:
+            missed, self._window, self._written = self._written - REFUSALS_A_SECOND, second, 0
+            if missed > 0:
+                self.suppressed += missed
+                log.warning("%d refusals more were not logged one by one", missed)
+        self._written += 1
+        return self._written <= REFUSALS_A_SECOND
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message and the fields of the event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        entry: dict[str, Any] = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for a terminal; values are quoted as JSON where they are not plain words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = " ".join(f"{name}={_word(value)}" for name, value in getattr(record, "fields", {}).items())
+        message = record.getMessage().replace("\n", "\\n").replace("\r", "\\r")
+        line = f"{_timestamp(record)} {record.levelname.lower():7} {message} {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure_logging(level: str, style: Literal["json", "text"]) -> None:
+    """Send every log of this process to standard output in one style."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JSONFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in ("httpx", "httpcore"):  # they log each request's URL
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() and text and not set(text) & set(' "=') else json.dumps(text)

@@ -1,0 +1,216 @@
+"""The users file: ``name:bcrypt`` lines in htpasswd's format, read whole or not at all.
+
+A file is accepted only if every line is. While the service runs, a file that is not accepted changes nothing:
+the users that were read last stay, and the log says so at each change.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from passlib.hash import bcrypt
+
+log = logging.getLogger(__name__)
+
+MAX_FILE: Final = 4 * 1024 * 1024
+MAX_PASSWORD_BYTES: Final = 72  # of which bcrypt knows no more
+MIN_COST: Final = 4
+HEADER: Final = "# prefect-forward-auth users: one name:bcrypt a line"
+_DUMMY: Final = "." * 53  # salt and digest that no password has
+_NAME: Final = re.compile(r"[^\s:#\x00-\x1f\x7f-\x9f][^:\x00-\x1f\x7f-\x9f]{0,255}")
+_BCRYPT: Final = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+
+
+class UsersFileError(Exception):
+    """A users file that cannot be used, with every problem in it; no hash is ever quoted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """The users of one version of the file: name → hash, and the highest cost among the hashes."""
+
+    hashes: Mapping[str, str]
+    highest_cost: int = 10
+
+
+def cost_of(password_hash: str) -> int:
+    """Return the base-2 logarithm of a bcrypt hash's rounds."""
+    return int(password_hash[4:6])
+
+
+def parse_users(text: str, max_cost: int) -> Users:
+    """Return the users of a file's text, or raise UsersFileError with every problem by its line number.
+
+    Accepted are ``$2a$``, ``$2b$`` and ``$2y$`` up to ``max_cost``; comments and blank lines are skipped. A text
+    without a single line is a file that is just being written, so it is an error; one of comments is not.
+    """
+    hashes: dict[str, str] = {}
+    problems: list[str] = []
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, colon, password_hash = line.partition(":")
+        if not colon or not _NAME.fullmatch(name):
+            problems.append(f"line {number}: expected name:bcrypt-hash")
+        elif name in hashes:
+            problems.append(f"line {number}: {name!r} stands twice")
+        elif problem := _hash_problem(password_hash, max_cost):
+            problems.append(f"line {number}: {name!r}: {problem}")
+        else:
+            hashes[name] = password_hash
+    if not text.strip():
+        problems.append("the file is empty (a file of comments alone stands for no users)")
+    if problems:
+        raise UsersFileError("; ".join(problems))
+    return Users(hashes, max((cost_of(one) for one in hashes.values()), default=10))
+
+
+def _hash_problem(password_hash: str, max_cost: int) -> str:
+    match = _BCRYPT.fullmatch(password_hash)
+    if match is None:
+        return "its hash is not bcrypt ($2a$, $2b$ or $2y$, 60 characters): make one with 'users hash'"
+    if not MIN_COST <= int(match[1]) <= max_cost:
+        return f"its cost is {int(match[1])}, accepted are {MIN_COST} to {max_cost} (users.max_cost)"
+    try:
+        bcrypt.from_string(password_hash)
+    except ValueError:
+        return "its hash is malformed"
+    return ""
+
+
+def read_users(path: Path, max_cost: int) -> Users:
+    """Read and parse the file, or raise UsersFileError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            raise UsersFileError(f"the file has more than {MAX_FILE} bytes")
+        return parse_users(content.decode("utf-8"), max_cost)
+    except OSError as problem:
+        raise UsersFileError(f"the file cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsersFileError("the file is not UTF-8") from None
+
+
+def write_user(path: Path, name: str, password_hash: str | None) -> bool:
+    """Add, change or (with None) remove one user, all other lines kept; tell whether the user was there before.
+
+    The file is replaced whole and keeps its mode; a new one is readable by its owner alone. A reader sees the
+    old file or the new one, never a part.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsersFileError(f"{name!r} is no user name: no colon, no control characters, no '#' in front")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else [HEADER]
+    kept = [line for line in lines if line.strip().partition(":")[0] != name or line.strip().startswith("#")]
+    known = len(kept) != len(lines)
+    if password_hash is not None:
+        kept.append(f"{name}:{password_hash}")
+    if not any(kept):
+        kept = [HEADER]
+    target = path.resolve()
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write("\n".join(kept) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            status = target.stat()
+            Path(temporary).chmod(status.st_mode & 0o7777)
+            with suppress(PermissionError):
+                os.chown(temporary, status.st_uid, status.st_gid)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return known
+
+
+def hash_password(password: str, cost: int) -> str:
+    """Return a password's bcrypt hash, or raise UsersFileError where bcrypt could not tell it from others."""
+    if not password or "\x00" in password or len(password.encode()) > MAX_PASSWORD_BYTES:
+        raise UsersFileError(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes, and no NUL")
+    return str(bcrypt.using(rounds=cost).hash(password))
+
+
+def verify_password(users: Users, name: str, password: str) -> bool:
+    """Tell whether the pair is right. A wrong one costs 2 ** highest_cost rounds in all, whoever was named.
+
+    This takes tens to hundreds of milliseconds of one processor.
+    """
+    password_hash, highest = users.hashes.get(name), users.highest_cost
+    owed = range(highest, highest + 1)
+    if password_hash is not None and password and len(password.encode()) <= MAX_PASSWORD_BYTES:
+        with suppress(ValueError):  # a NUL, which no password has
+            if bcrypt.verify(password, password_hash):
+                return True
+        owed = range(cost_of(password_hash), highest)  # 2^a spent, and 2^a + … + 2^(b-1) more make 2^b
+    for cost in owed:
+        bcrypt.verify("wrong", f"$2b${cost:02}${_DUMMY}")
+    return False
+
+
+class UsersFile:
+    """A users file that is read again when it changes: in place, by rename, or by a swapped symbolic link."""
+
+    def __init__(self, path: Path, max_cost: int, on_change: Callable[[], None] = lambda: None) -> None:
+        self.path = path
+        self.users = Users({})
+        self.problem = ""
+        self.reloads = 0
+        self._max_cost = max_cost
+        self._on_change = on_change
+        self._seen: tuple[int, ...] | None = None
+
+    def load(self) -> None:
+        """Read the file for the first time, or raise UsersFileError."""
+        self._seen = self._signature()
+        self.users = read_users(self.path, self._max_cost)
+
+    async def watch(self, interval: float) -> None:
+        """Look for a change every ``interval`` seconds, for ever."""
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await self.reload_if_changed()
+            except Exception:
+                log.exception("users file %s: the check failed, the users stay as they are", self.path)
+
+    async def reload_if_changed(self) -> None:
+        """Read the file again if it is another one than before; if it is broken, keep the users and say so."""
+        signature = self._signature()
+        if signature == self._seen:
+            return
+        try:
+            users = await asyncio.to_thread(read_users, self.path, self._max_cost)
+        except UsersFileError as problem:
+            self.problem = str(problem)
+            log.error(  # noqa: TRY400 - the message is the whole story
+                "users file %s: NOT LOADED, the %d users read before stay in force: %s",
+                self.path,
+                len(self.users.hashes),
+                problem,
+            )
+        else:
+            self.problem = ""
+            self.reloads += 1
+            if users != self.users:
+                self.users = users
+                self._on_change()
+            log.info("users file %s: %d users loaded", self.path, len(users.hashes))
+        self._seen = signature  # taken before reading: a change in between is seen next time
+
+    def _signature(self) -> tuple[int, ...] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev, status.st_size)

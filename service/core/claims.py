@@ -1,0 +1,168 @@
+"""VerifiedClaims + trust + now → Principal: what a signed token is worth here.
+
+Every check is spelled out, with its source; a claim of the wrong type is a refusal, never a skip. Time is an
+argument, and ``trust.leeway`` is the only leeway.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from service.core.errors import Rejected
+from service.core.model import IssuerTrust, Principal, VerifiedClaims
+
+MAX_NUMERIC_DATE: Final = 253_402_300_800.0  # the year 10000: past every calendar that a log can print
+MAX_TEXT: Final = 512
+MAX_GROUPS: Final = 256
+_ID_TOKEN_CLAIMS: Final = ("nonce", "at_hash", "c_hash", "s_hash")  # OIDC Core §2: of ID tokens alone
+_NOT_ACCESS: Final = {
+    "typ": frozenset({"ID", "Refresh", "Offline", "Logout"}),  # Keycloak writes the kind into the claims
+    "token_use": frozenset({"id"}),  # Cognito does
+}
+
+
+def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> Principal:
+    """Return whom a verified token speaks of, or raise Rejected with a sentence that says what to renew."""
+    claims = verified.claims
+    _validate_kind(verified, trust)
+    if verified.issuer != trust.issuer or claims.get("iss") != trust.issuer:
+        raise Rejected("This token's issuer is not trusted here.", reason=f"expected iss {trust.issuer}")
+    _validate_audience(claims, trust)
+    expires = _validate_times(claims, trust, now)
+    scopes = _scopes(claims)
+    missing = trust.required_scopes - scopes
+    if missing:
+        wanted = " ".join(sorted(missing))
+        raise Rejected(f"This token lacks the scope {wanted!r}: request it when you obtain the token.")
+    for name, accepted in trust.required_claims.items():
+        if accepted.isdisjoint(_values(claims, name)):
+            raise Rejected(f"This token's claim {name!r} is missing or is not one that is accepted here.")
+    subject = _text(claims, "sub", required=True)
+    return Principal(
+        issuer=trust.issuer,
+        subject=subject,
+        name=_text(claims, trust.principal_claim, required=True),
+        email=_text(claims, trust.email_claim),
+        groups=_groups(claims, trust.groups_claim),
+        roles=(trust.role,) if trust.role else (),
+        scopes=scopes,
+        expires=expires,
+    )
+
+
+def _validate_kind(verified: VerifiedClaims, trust: IssuerTrust) -> None:
+    """Tell an access token from every other kind of JWT that an issuer signs (RFC 8725 §3.11, RFC 9068 §4)."""
+    token_type = verified.token_type.lower().removeprefix("application/")
+    if token_type not in trust.token_types:
+        raise Rejected(
+            "This token is not of a type that is accepted here: send an access token.",
+            reason=f"typ {verified.token_type[:40]!r}, expected one of {sorted(trust.token_types)}",
+        )
+    claims = verified.claims
+    marks = [name for name in _ID_TOKEN_CLAIMS if name in claims]
+    marks += [name for name, values in _NOT_ACCESS.items() if _hashable(claims.get(name)) in values]
+    if marks:
+        raise Rejected("This is not an access token: send the access token instead.", reason=f"it has {marks}")
+
+
+def _validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
+    """RFC 7519 §4.1.3: a token is for those it names; RFC 9068 §4 makes that mandatory."""
+    audience = claims.get("aud")
+    named = [audience] if isinstance(audience, str) else audience
+    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+        raise Rejected("This token names no audience: obtain it for Prefect's API.", reason="aud is unusable")
+    if trust.audiences.isdisjoint(named):
+        raise Rejected(
+            "This token is for another audience: obtain it for Prefect's API.",
+            reason=f"aud {named[:5]!r:.200}, expected one of {sorted(trust.audiences)}",
+        )
+    if trust.authorized_parties:
+        party = claims.get("azp", claims.get("client_id"))
+        if _hashable(party) not in trust.authorized_parties:
+            raise Rejected("This token was issued to a client that is not accepted here.", reason="azp")
+
+
+def _validate_times(claims: Mapping[str, Any], trust: IssuerTrust, now: float) -> float:
+    """Return exp. A token is good from nbf and iat up to, and not at, exp (RFC 7519 §4.1.4 to §4.1.6)."""
+    expires = _numeric_date(claims, "exp")
+    if expires is None:
+        raise Rejected("This token never expires: only tokens with an expiry are accepted.", reason="no exp")
+    if now >= expires + trust.leeway:
+        raise Rejected(f"This token expired {_ago(now - expires)} ago: obtain a new one.")
+    for name in ("nbf", "iat"):
+        start = _numeric_date(claims, name)
+        if start is not None and now < start - trust.leeway:
+            raise Rejected(
+                "This token is not valid yet: check the clocks of the issuer and of this service.",
+                reason=f"{name} is {start - now:.0f} s ahead",
+            )
+    return expires
+
+
+def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None and name not in claims:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_NUMERIC_DATE:
+        raise Rejected("This token's dates cannot be read.", reason=f"{name} is no NumericDate")
+    return float(value)
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}" + ("s" if count > 1 else "")
+    return "less than a minute"
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """RFC 9068 §2.2.3 has ``scope``, a string; Okta and Entra write ``scp``, a list or a string."""
+    found: set[str] = set()
+    for name in ("scope", "scp"):
+        for value in _values(claims, name):
+            found.update(value.split(" "))
+    return frozenset(found - {""})
+
+
+def _values(claims: Mapping[str, Any], path: str) -> list[str]:
+    """Return the strings at a claim, which may be nested (``realm_access.roles``) or have dots in its name."""
+    value: Any = claims.get(path)
+    if value is None and path not in claims:
+        value = claims
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+    members = value if isinstance(value, list) else [value]
+    return [
+        str(member).lower() if isinstance(member, bool) else str(member)
+        for member in members
+        if isinstance(member, str | int)
+    ]
+
+
+def _groups(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    groups = _values(claims, path) if path else []
+    if len(groups) > MAX_GROUPS:
+        raise Rejected("This token names too many groups.", reason=f"{len(groups)}, at most {MAX_GROUPS}")
+    return tuple(_clean(group, path) for group in groups)
+
+
+def _text(claims: Mapping[str, Any], path: str, *, required: bool = False) -> str:
+    if not path:
+        return ""
+    values = _values(claims, path)
+    if len(values) == 1 and values[0]:
+        return _clean(values[0], path)
+    if required or len(values) > 1:
+        raise Rejected(f"This token's claim {path!r} does not name one principal.")
+    return ""
+
+
+def _clean(value: str, name: str) -> str:
+    """Pass text that a header and a log line can carry; control characters and surrogates are refused."""
+    if len(value) > MAX_TEXT or not all(char.isprintable() for char in value):
+        raise Rejected(f"This token's claim {name!r} has characters, or a length, that cannot be used.")
+    return value
+
+
+def _hashable(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

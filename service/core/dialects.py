@@ -1,0 +1,111 @@
+"""A Decision as each proxy wants it: status, headers and body, ready for the wire.
+
+Every answer carries every identity header, empty where there is nobody: a header that an auth service omits
+leaves the client's own in place in some proxies.
+"""
+
+import json
+from typing import Final, NamedTuple, assert_never
+from urllib.parse import quote
+
+from service.core.model import Allow, Challenge, Decision, Deny, Face, Gate, Principal, Unavailable
+
+WireHeaders = list[tuple[bytes, bytes]]
+
+IDENTITY_HEADERS: Final = (
+    b"x-auth-request-user",
+    b"x-auth-request-email",
+    b"x-auth-request-groups",
+    b"x-auth-request-roles",
+    b"x-auth-request-issuer",
+)
+_NOBODY: Final[WireHeaders] = [(name, b"") for name in IDENTITY_HEADERS]
+_PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "").replace(",", "")
+_CHALLENGES: Final = {
+    Gate.API: ("Bearer", "Basic"),
+    Gate.JWT: ("Bearer",),
+    Gate.BASIC: ("Basic",),
+    Gate.UI: (),  # never Basic: it would pop the browser's own password prompt
+}
+
+
+class Answer(NamedTuple):
+    """What goes onto the wire."""
+
+    status: int
+    headers: WireHeaders
+    body: bytes
+
+
+def header_text(value: str) -> bytes:
+    """Return text that any header can carry: printable ASCII, the rest percent-encoded UTF-8 (RFC 3986 §2.1).
+
+    ``%`` and ``,`` are encoded too, so that a list joined by commas has one reading.
+    """
+    return quote(value, safe=_PLAIN).encode("ascii")
+
+
+def identity_headers(principal: Principal) -> WireHeaders:
+    """Return the five identity headers of a principal."""
+    return [
+        (b"x-auth-request-user", header_text(principal.name)),
+        (b"x-auth-request-email", header_text(principal.email)),
+        (b"x-auth-request-groups", b",".join(header_text(group) for group in principal.groups)),
+        (b"x-auth-request-roles", b",".join(header_text(role) for role in principal.roles)),
+        (b"x-auth-request-issuer", header_text(principal.issuer)),
+    ]
+
+
+def allow_headers(principal: Principal) -> WireHeaders:
+    """Return all headers of an Allow, the same at every face, so that they can be rendered once."""
+    return [*identity_headers(principal), (b"cache-control", b"no-store"), (b"content-length", b"0")]
+
+
+def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answer:
+    """Return the answer for one proxy."""
+    match decision:
+        case Allow():
+            return Answer(200, allow_headers(decision.principal), b"")
+        case Challenge():
+            headers = [(b"www-authenticate", one) for one in _challenges(decision, gate)]
+        case Unavailable():
+            headers = [(b"retry-after", str(decision.retry_after).encode())]
+        case Deny():
+            headers = []
+        case _:
+            assert_never(decision)
+    body = refusal_body(decision.detail, decision.code, request_id)
+    status = decision.status
+    headers += [
+        *_NOBODY,
+        (b"cache-control", b"no-store"),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if face is Face.AUTH_REQUEST:
+        # Nginx passes 401 and 403 on and turns every other refusal into a 500: the configuration replays these
+        headers += [
+            (b"x-auth-status", str(status).encode()),
+            (b"x-auth-detail", header_text(decision.detail)),
+            (b"x-auth-redirect", b""),
+        ]
+        status = 401 if isinstance(decision, Challenge) else 403
+    return Answer(status, headers, body)
+
+
+def refusal_body(detail: str, code: str, request_id: str) -> bytes:
+    """Return the JSON that every refusal has."""
+    return json.dumps({"detail": detail, "code": code, "request_id": request_id}).encode()
+
+
+def _challenges(decision: Challenge, gate: Gate) -> list[bytes]:
+    """RFC 6750 §3 and RFC 7617 §2: one challenge a scheme; an error is named only where something was sent."""
+    error = ""
+    if decision.code in {"invalid_token", "invalid_request"}:
+        description = decision.detail.replace("\\", "").replace('"', "'")
+        error = f', error="{decision.code}", error_description="{description}"'
+    rendered = {
+        "Bearer": f'Bearer realm="Prefect API"{error}',
+        "Basic": 'Basic realm="Prefect API", charset="UTF-8"',
+    }
+    return [rendered[scheme].encode("ascii", "replace") for scheme in _CHALLENGES[gate]]

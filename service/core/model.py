@@ -1,0 +1,160 @@
+"""The words of the field as frozen types.
+
+What was presented is a *credential*; whom it proved to be is a *principal*; what becomes of the request is a
+*decision*. Nothing here computes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from service.core.errors import Code
+
+ALGORITHMS: Final = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)  # RFC 7518 §3.1 and RFC 8037 §3.1, without none and without HMAC
+
+
+class Gate(StrEnum):
+    """Which kinds of proof a verify endpoint takes: the last segment of its path."""
+
+    API = "api"
+    JWT = "jwt"
+    BASIC = "basic"
+    UI = "ui"
+
+
+class Face(StrEnum):
+    """Which proxy is asking, and so where the original request stands: the first segment of the path."""
+
+    FORWARD_AUTH = "forward-auth"
+    AUTH_REQUEST = "auth-request"
+    EXT_AUTHZ = "ext-authz"
+
+
+class ForwardedRequest(NamedTuple):
+    """The call that reached the proxy, as the upstream will see it.
+
+    ``path`` is percent-decoded once and unambiguous; ``client`` is the sender's address, or empty where the
+    proxy does not tell.
+    """
+
+    method: str
+    scheme: str
+    host: str
+    path: str
+    query: str
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A JWT as it was presented, in whichever form: unproven."""
+
+    token: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Basic:
+    """A user name and a password as they were presented: unproven."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+class NoCredential:
+    """Nothing was presented."""
+
+    def __repr__(self) -> str:
+        return "NoCredential()"
+
+
+NO_CREDENTIAL: Final = NoCredential()
+Credential = Bearer | Basic | NoCredential
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerTrust:
+    """What is believed of one issuer's tokens, and what each must carry.
+
+    ``audiences`` is never empty. An empty string in ``token_types`` stands for a token without ``typ``.
+    ``leeway`` is in seconds and is the only one there is.
+    """
+
+    issuer: str
+    audiences: frozenset[str]
+    algorithms: frozenset[str]
+    leeway: float = 30.0
+    token_types: frozenset[str] = frozenset({"at+jwt", "jwt", ""})
+    required_scopes: frozenset[str] = frozenset()
+    required_claims: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    authorized_parties: frozenset[str] = frozenset()
+    principal_claim: str = "sub"
+    email_claim: str = "email"
+    groups_claim: str = "groups"
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedClaims:
+    """The claims of a token whose signature was verified. Only ``adapters.tokens`` makes one."""
+
+    issuer: str
+    token_type: str
+    claims: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Principal:
+    """Whom a credential proved to be: one proof, so equal to itself alone.
+
+    ``expires`` is when the credential ends, in seconds since the epoch.
+    """
+
+    issuer: str
+    subject: str
+    name: str
+    email: str = ""
+    groups: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    scopes: frozenset[str] = frozenset()
+    expires: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The request may pass, as this principal."""
+
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """The request may not pass, and no other credential is asked for."""
+
+    status: int
+    code: Code
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The request may not pass without a better credential."""
+
+    status: int
+    code: Code
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Nothing was decided; the same request may be sent again after ``retry_after`` seconds."""
+
+    status: int
+    code: Code
+    detail: str
+    retry_after: int
+
+
+Decision = Allow | Deny | Challenge | Unavailable

@@ -1,0 +1,268 @@
+"""THE HOT PATH: a plain ASGI application in front of everything else.
+
+A verify call goes parse → authenticate → decide → render, and whatever happens on the way, an exception of our
+own included, ends in ``decide()``. Calls that are no verify calls go to the web application behind, which loads
+while the first verify calls are already being answered.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
+from typing import Any, Final
+
+import httpx
+
+from service import __version__
+from service.adapters.issuers import Issuer, KeyPolicy
+from service.adapters.passwords import HashingPolicy, Passwords
+from service.adapters.telemetry import Telemetry
+from service.adapters.tokens import Tokens
+from service.adapters.users import UsersFile
+from service.core.dialects import allow_headers, render
+from service.core.errors import Broken, Code, Refusal, Rejected, UntrustedPeer
+from service.core.faces import parse_call
+from service.core.model import (
+    NO_CREDENTIAL,
+    Allow,
+    Basic,
+    Bearer,
+    Credential,
+    Face,
+    ForwardedRequest,
+    Gate,
+    NoCredential,
+    Principal,
+)
+from service.core.policy import decide
+from service.core.proxies import TrustedProxies
+from service.core.request import parse_credential
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
+_ENDPOINTS: Final = {
+    f"/{face}/{gate}": (face, gate) for face in (Face.FORWARD_AUTH, Face.AUTH_REQUEST) for gate in Gate
+}
+_EXT_AUTHZ: Final = {f"/{Face.EXT_AUTHZ}/{gate}".encode(): gate for gate in Gate}
+
+
+class ForwardAuth:
+    """The service: an ASGI application that answers verify calls, and hands the rest on."""
+
+    def __init__(self, settings: Settings, load_web: Callable[["ForwardAuth"], ASGIApp]) -> None:
+        self.settings = settings
+        self.telemetry = Telemetry(settings.log.decisions)
+        self.proxies = TrustedProxies(settings.trusted_proxies)
+        self.issuers: dict[str, Issuer] = {}
+        self.users: UsersFile | None = None
+        self.passwords: Passwords | None = None
+        self.tokens = Tokens(self.issuers, remember=settings.verdict_seconds, capacity=settings.verdict_count)
+        self.ready = False
+        self._load_web = load_web
+        self._web: asyncio.Task[ASGIApp] | None = None
+        self._client = httpx.AsyncClient(
+            headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False
+        )
+        self._watcher: asyncio.Task[None] | None = None
+        self._allow_message = lru_cache(maxsize=settings.verdict_count)(_allow_message)
+        if settings.users is not None:
+            self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
+            policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
+            self.passwords = Passwords(self.users, policy, settings.users.role)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call (ASGI 3.0)."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            endpoint = _ENDPOINTS.get(path)
+            if endpoint is not None:
+                await self._answer(*endpoint, scope, b"", send)
+            elif path.startswith("/ext-authz/"):
+                await self._answer_ext_authz(scope, send)
+            else:
+                await self._elsewhere(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    # the hot path -----------------------------------------------------------------------------------------
+
+    async def _answer(self, face: Face, gate: Gate, scope: Scope, target: bytes, send: Send) -> None:
+        request: ForwardedRequest | None = None
+        who: Principal | NoCredential | Refusal
+        peer = (scope.get("client") or ("",))[0]
+        try:
+            self._check_peer(peer)
+            request, authorization = parse_call(face, scope["method"], target, scope["headers"], self.proxies)
+            credential = NO_CREDENTIAL if gate is Gate.UI else parse_credential(authorization)
+            who = self._recall(credential, gate) or await self._verify(credential, gate)
+        except Refusal as refusal:
+            who = refusal
+        except Exception:
+            log.exception("a verify call failed; it is refused")
+            who = Broken("The auth service failed on this request: try again, and tell its operators.")
+        decision = decide(request, who, gate)
+        if isinstance(decision, Allow):
+            self.telemetry.allowed[gate] += 1
+            if self.telemetry.log_allowed:
+                self.telemetry.decided(
+                    decision, request, face=face, gate=gate, request_id="", reason="", peer=peer
+                )
+            await send(self._allow_message(decision.principal))
+            await send(_EMPTY_BODY)
+            return
+        request_id = secrets.token_hex(8)
+        reason = who.reason if isinstance(who, Refusal) else decision.code
+        self.telemetry.decided(
+            decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
+        )
+        answer = render(decision, face, gate, request_id)
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def _check_peer(self, peer: str) -> None:
+        """Let our proxies ask, and nobody else; whoever may open the Unix socket has no address."""
+        if not (self.proxies.trusts(peer) if peer else self.settings.uds):
+            raise UntrustedPeer(
+                "This address may not call the verify endpoints.", reason=f"{peer!r} is not in trusted_proxies"
+            )
+
+    def _recall(self, credential: Credential, gate: Gate) -> Principal | None:
+        """Return whom this very credential proved a short time ago."""
+        if isinstance(credential, Bearer):
+            return self.tokens.recall(credential, time.time()) if gate is not Gate.BASIC else None
+        if isinstance(credential, Basic) and self.passwords is not None and gate is not Gate.JWT:
+            return self.passwords.recall(credential, time.time())
+        return None
+
+    async def _verify(self, credential: Credential, gate: Gate) -> Principal | NoCredential:
+        """Prove a credential as the one kind that it is, or raise a Refusal."""
+        if isinstance(credential, NoCredential):
+            return credential
+        if isinstance(credential, Bearer):
+            if gate is Gate.BASIC or not self.issuers:
+                raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
+            return await self.tokens.verify(credential)
+        if gate is Gate.JWT or self.passwords is None:
+            raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
+        return await self.passwords.verify(credential)
+
+    async def _answer_ext_authz(self, scope: Scope, send: Send) -> None:
+        """Envoy puts the original path behind the prefix; both are taken from the bytes that were sent."""
+        prefix, slash, rest = scope["raw_path"].removeprefix(b"/ext-authz/").partition(b"/")
+        gate = _EXT_AUTHZ.get(b"/ext-authz/" + prefix)
+        if gate is None:
+            await self._not_found(send)
+            return
+        query = scope.get("query_string", b"")
+        target = (slash + rest) + (b"?" + query if query else b"")
+        await self._answer(Face.EXT_AUTHZ, gate, scope, target, send)
+
+    # everything else --------------------------------------------------------------------------------------
+
+    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the probes, which must not wait for the web application, and hand the rest on to it."""
+        path = scope["path"]
+        if path == "/healthz":
+            await _send_json(send, 200, {"status": "alive"})
+        elif path == "/readyz":
+            await _send_json(send, 200 if self.ready else 503, self.state())
+        elif self._web is None:
+            await self._not_found(send)
+        else:
+            web = await asyncio.shield(self._web)
+            await web(scope, receive, send)
+
+    @staticmethod
+    async def _not_found(send: Send) -> None:
+        body = {"detail": "There is nothing here.", "code": Code.NOT_FOUND, "request_id": secrets.token_hex(8)}
+        await _send_json(send, 404, body)
+
+    def state(self) -> dict[str, Any]:
+        """Return what can be relied on now; a cold issuer does not make the whole unready."""
+        issuers = {
+            url: {"state": "warm" if one.warm else "cold", "keys": one.key_count, "problem": one.last_problem}
+            for url, one in self.issuers.items()
+        }
+        users = {"count": len(self.users.users.hashes), "problem": self.users.problem} if self.users else None
+        whole = all(one.warm for one in self.issuers.values()) and not (self.users and self.users.problem)
+        status = ("ready" if whole else "degraded") if self.ready else "not ready"
+        return {"status": status, "issuers": issuers, "users": users}
+
+    def _users_changed(self) -> None:
+        if self.passwords is not None:
+            self.passwords.forget()
+
+    # from start to stop -----------------------------------------------------------------------------------
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.start()
+                except Exception as problem:  # noqa: BLE001 - whatever it is, the start is refused
+                    await send({"type": "lifespan.startup.failed", "message": str(problem)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def start(self) -> None:
+        """Read the users; begin to fetch keys and to load the web application, and wait for neither."""
+        if self.users is not None and self.settings.users is not None:
+            self.users.load()
+            self._watcher = asyncio.create_task(self.users.watch(self.settings.users.reload))
+        for one in self.settings.all_issuers:
+            self.issuers[one.url] = issuer = Issuer(
+                one.trust(),
+                jwks_url=one.jwks_url,
+                policy=KeyPolicy(**one.keys.model_dump()),
+                allow_http=one.allow_http,
+                client=self._client,
+                on_change=self.tokens.forget,
+            )
+            issuer.start()
+        self._web = asyncio.create_task(asyncio.to_thread(self._load_web, self))
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Stop what start() began; calls under way have been answered by now."""
+        self.ready = False
+        for task in (self._watcher, self._web):
+            if task is not None:
+                task.cancel()
+        for issuer in self.issuers.values():
+            await issuer.stop()
+        await self._client.aclose()
+        if self.passwords is not None:
+            self.passwords.close()
+
+
+async def _send_json(send: Send, status: int, content: dict[str, Any]) -> None:
+    body = json.dumps(content).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _allow_message(principal: Principal) -> Message:
+    return {"type": "http.response.start", "status": 200, "headers": allow_headers(principal)}

@@ -1,0 +1,10 @@
+"""Environment + TOML + secret files → frozen Settings, or one ConfigError with every problem.
+
+Strongest first: command line, environment (``FORWARD_AUTH_…``, nested with ``__``), ``…_FILE`` variables,
+a secrets directory, ``forward-auth.toml``, defaults.
+"""
+
+from service.settings.load import ConfigError, Loaded, load
+from service.settings.schema import IssuerSettings, Settings, UsersSettings
+
+__all__ = ["ConfigError", "IssuerSettings", "Loaded", "Settings", "UsersSettings", "load"]

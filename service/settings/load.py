@@ -1,0 +1,204 @@
+"""The sources of the configuration, merged; every problem at once, each by its key and where it came from."""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from service.settings.schema import PREFIX, Settings
+
+DEFAULT_FILE: Final = "forward-auth.toml"
+_CONFIG: Final = PREFIX + "CONFIG"
+_SECRETS_DIR: Final = PREFIX + "SECRETS_DIR"
+_FILE: Final = "_FILE"
+_MAX_SECRET: Final = 64 * 1024
+# what Kubernetes and Docker put into the environment beside a service that is named forward-auth
+_SERVICE_LINK: Final = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_.*)?)")
+_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used, with every problem that was found; values are never quoted."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings, and for each key that was given the source it was taken from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+class _Variables(EnvSettingsSource):
+    """pydantic-settings' reading of variables, from a mapping that is given."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+        super().__init__(Settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._variables.items()}
+
+
+def load(
+    environ: Mapping[str, str] | None = None,
+    command_line: Mapping[str, Any] | None = None,
+    config_file: Path | None = None,
+) -> Loaded:
+    """Return the validated settings, or raise ConfigError with every problem.
+
+    ``config_file`` (else FORWARD_AUTH_CONFIG) must exist if it is named; ``forward-auth.toml`` in the working
+    directory is read if it exists.
+    """
+    environ = os.environ if environ is None else environ
+    problems: list[str] = []
+    plain, from_files = _variables(environ, problems)
+    secrets = _secrets_directory(environ, problems)
+    layers = [  # weakest first
+        _toml(config_file, environ, problems),
+        *_variable_layer(secrets, "secrets directory, {name}", problems),
+        *_variable_layer(from_files, f"file named by {{name}}{_FILE}", problems),
+        *_variable_layer(plain, "environment, {name}", problems),
+        (dict(command_line or {}), "command line"),
+    ]
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for values, source in layers:
+        _merge(merged, values, source, sources, "")
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        problems += _sentences(error, sources)
+        raise ConfigError(problems) from None
+    if problems:
+        raise ConfigError(problems)
+    return Loaded(settings, sources)
+
+
+def _variables(environ: Mapping[str, str], problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Split our variables into plain ones and those that name a file, whose content is read here."""
+    plain: dict[str, str] = {}
+    from_files: dict[str, str] = {}
+    for name, value in environ.items():
+        key = name.upper()
+        if not key.startswith(PREFIX) or key in {_CONFIG, _SECRETS_DIR} or not value:
+            continue
+        if _SERVICE_LINK.fullmatch(key) or (key == PREFIX + "PORT" and _LINK_VALUE.match(value)):
+            continue
+        if _known(key):
+            plain[key] = value
+        elif key.endswith(_FILE) and _known(key.removesuffix(_FILE)):
+            secret = _read_secret(Path(value), name, problems)
+            if secret is not None:
+                from_files[key.removesuffix(_FILE)] = secret
+        else:
+            problems.append(f"{name}: no such key (see docs/configuration.md)")
+    return plain, from_files
+
+
+def _secrets_directory(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """Read the files of a secrets directory that are named like our variables, in any case."""
+    directory = environ.get(_SECRETS_DIR)
+    if not directory:
+        return {}
+    found: dict[str, str] = {}
+    try:
+        for path in sorted(Path(directory).iterdir()):
+            key = path.name.upper()
+            if key.startswith(PREFIX) and path.is_file():
+                if not _known(key):
+                    problems.append(f"{path}: no such key (see docs/configuration.md)")
+                elif (secret := _read_secret(path, str(path), problems)) is not None:
+                    found[key] = secret
+    except OSError as problem:
+        problems.append(f"{_SECRETS_DIR}: {directory} cannot be read: {problem.strerror}")
+    return found
+
+
+def _read_secret(path: Path, name: str, problems: list[str]) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_SECRET).decode().rstrip("\r\n")
+    except OSError as problem:
+        problems.append(f"{name}: {path} cannot be read: {problem.strerror}")
+    except UnicodeDecodeError:
+        problems.append(f"{name}: {path} is not UTF-8 text")
+    return None
+
+
+def _toml(
+    config_file: Path | None, environ: Mapping[str, str], problems: list[str]
+) -> tuple[dict[str, Any], str]:
+    named = config_file or (Path(environ[_CONFIG]) if environ.get(_CONFIG) else None)
+    path = named or Path(DEFAULT_FILE)
+    try:
+        return tomllib.loads(path.read_text("utf-8")), str(path)
+    except FileNotFoundError:
+        if named:
+            problems.append(f"{path}: there is no such configuration file")
+    except OSError as problem:
+        problems.append(f"{path} cannot be read: {problem.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        problems.append(f"{path} is not TOML: {problem}")
+    return {}, str(path)
+
+
+def _variable_layer(
+    variables: Mapping[str, str], source: str, problems: list[str]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield one layer a variable, so that each value knows the name it came under."""
+    for name, value in variables.items():
+        try:
+            yield _Variables({name: value})(), source.format(name=name)
+        except ValueError:
+            problems.append(f"{name}: cannot be read")
+
+
+def _known(name: str) -> bool:
+    """Tell whether the first part of a variable's name is a key; the parts behind it are judged with all keys."""
+    first = name.removeprefix(PREFIX).lower().partition("__")[0]
+    return first in Settings.model_fields
+
+
+def _merge(
+    into: dict[str, Any], values: Mapping[str, Any], source: str, sources: dict[str, str], at: str
+) -> None:
+    for key, value in values.items():
+        path = f"{at}{key}"
+        if isinstance(value, Mapping):
+            below = into.get(key)
+            into[key] = below if isinstance(below, dict) else {}
+            _merge(into[key], value, source, sources, f"{path}.")
+        else:
+            into[key] = value
+            sources[path] = source
+
+
+def _sentences(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
+    sentences = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "no such key (see docs/configuration.md)"
+        elif problem["type"] == "missing":
+            message = "this key is needed"
+        source = next((sources[one] for one in _prefixes(key) if one in sources), "")
+        sentences.append(f"{key + ': ' if key else ''}{message}{f' ({source})' if source else ''}")
+    return sentences
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    parts = key.split(".")
+    for end in range(len(parts), 0, -1):
+        yield ".".join(parts[:end])

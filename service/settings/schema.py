@@ -1,0 +1,262 @@
+"""Every key of the configuration, with its type, its bounds, its default and what it means.
+
+``docs/configuration.md`` is generated from this file.
+"""
+
+import json
+import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.core.model import ALGORITHMS, IssuerTrust
+from service.core.proxies import is_loopback
+
+PREFIX: Final = "FORWARD_AUTH_"
+
+Role = Literal["viewer", "runner", "worker", "deployer", "admin", ""]
+Network = IPv4Network | IPv6Network
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _split_types(value: object) -> object:
+    members = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return (
+        [str(one).lower().removeprefix("application/") for one in members]
+        if isinstance(members, list)
+        else members
+    )
+
+
+def _json(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("is not JSON") from None
+    return value
+
+
+def _networks(value: object) -> object:
+    members = _split(value)
+    if not isinstance(members, list | tuple):
+        return members
+    try:
+        return tuple(ip_network(str(one), strict=False) for one in members)
+    except ValueError:
+        raise ValueError("each member is an address or a network, such as 10.0.0.0/8") from None
+
+
+Words = Annotated[frozenset[str], BeforeValidator(_split)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 86_400)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class KeySettings(_Section):
+    """How long an issuer's keys are believed, in seconds."""
+
+    refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        300,
+        description="Keys are fetched again at least this often: for so long a removed key may still be accepted.",
+    )
+    min_refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        30, description="The least lifetime that the issuer's Cache-Control can ask for."
+    )
+    max_stale: Seconds = Field(
+        86_400, description="While the issuer cannot be reached, the last good keys are believed for so long."
+    )
+    cooldown: Annotated[float, Field(ge=1, le=3_600)] = Field(
+        10, description="The least time between two fetches that unknown key ids cause."
+    )
+    timeout: Annotated[float, Field(gt=0, le=60)] = Field(5, description="The time one fetch may take.")
+
+
+class IssuerSettings(_Section):
+    """One issuer of JWTs and what its tokens must carry."""
+
+    allow_http: bool = Field(
+        default=False, description="Accept plain http beyond loopback. Keys can then be forged."
+    )
+    url: str = Field(description="The issuer, exactly as in the token's `iss`; discovery starts here.")
+    audiences: Words = Field(description="A token must be for one of these (`aud`). Mandatory.")
+    jwks_url: str | None = Field(None, description="Where the keys are; without it, discovery finds them.")
+    role: Role = Field("", description="The role of whoever this issuer vouches for.")
+    algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms; never HS*, never none.")
+    leeway: Annotated[float, Field(ge=0, le=300)] = Field(
+        30, description="Seconds by which the issuer's clock may differ from ours."
+    )
+    token_types: Annotated[frozenset[str], BeforeValidator(_split_types)] = Field(
+        frozenset({"at+jwt", "jwt", ""}),
+        description="Accepted `typ` headers; the empty one is a token without. RFC 9068 has `at+jwt` alone.",
+    )
+    required_scopes: Words = Field(frozenset(), description="Scopes that a token must have, all of them.")
+    required_claims: Annotated[dict[str, Words], BeforeValidator(_json)] = Field(
+        {}, description="Claims that a token must have, each with its accepted values (JSON in a variable)."
+    )
+    authorized_parties: Words = Field(
+        frozenset(), description="If given, the client (`azp`, else `client_id`) must be one of these."
+    )
+    principal_claim: str = Field(
+        "sub", min_length=1, description="The claim that names the principal in headers."
+    )
+    email_claim: str = Field("email", description="The claim with the principal's e-mail address.")
+    groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
+    keys: KeySettings = Field(KeySettings(), description="How long its keys are believed.")
+
+    @field_validator("audiences")
+    @classmethod
+    def _some(cls, value: frozenset[str]) -> frozenset[str]:
+        if not value:
+            raise ValueError("name at least one audience: without one, tokens for any service would be accepted")
+        return value
+
+    @field_validator("algorithms")
+    @classmethod
+    def _asymmetric(cls, value: frozenset[str]) -> frozenset[str]:
+        unknown = value - ALGORITHMS
+        if unknown or not value:
+            raise ValueError(f"accepted are {', '.join(sorted(ALGORITHMS))}")
+        return value
+
+    @field_validator("url", "jwks_url")
+    @classmethod
+    def _safe_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        parts = urlsplit(value or "https://none")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
+            raise ValueError("expected an https URL")
+        if parts.scheme == "http" and not info.data.get("allow_http") and not is_loopback(parts.hostname):
+            raise ValueError("over plain http keys can be forged: use https (or set allow_http)")
+        return value
+
+    def trust(self) -> IssuerTrust:
+        """Return what the core needs to know of this issuer."""
+        return IssuerTrust(
+            issuer=self.url,
+            **self.model_dump(exclude={"url", "jwks_url", "allow_http", "keys"}),
+        )
+
+
+class UsersSettings(_Section):
+    """The users file and what checking passwords may cost."""
+
+    file: Path = Field(description="The users file: name:bcrypt lines, as `users add` or htpasswd -B write them.")
+    role: Role = Field("", description="The role of every user of the file.")
+    reload: Annotated[float, Field(ge=0.1, le=3_600)] = Field(
+        1, description="Seconds between two looks at the file; a change takes effect then."
+    )
+    max_cost: Annotated[int, Field(ge=4, le=16)] = Field(
+        14, description="The highest accepted bcrypt cost: a higher one in the file would be a load for all."
+    )
+    remember: Annotated[float, Field(ge=0, le=3_600)] = Field(
+        300, description="Seconds for which a verified password is not hashed again. A reload forgets it at once."
+    )
+    concurrency: Annotated[int, Field(ge=1, le=64)] = Field(
+        default_factory=lambda: max(
+            1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1
+        ),
+        description="Passwords hashed at once; by default one less than there are processors.",
+    )
+    queue: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        64, description="Callers who may wait for that; more are answered 429."
+    )
+
+
+class LogSettings(_Section):
+    """What is written to standard output."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe that is written."
+    )
+    format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for a terminal.")
+    decisions: Literal["refused", "all", "none"] = Field(
+        "refused", description="Which decisions are logged. Logging all costs throughput."
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration, frozen."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        enable_decoding=False,
+        env_ignore_empty=True,
+    )
+
+    host: str = Field("127.0.0.1", description="The address to listen at.")
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        8080, description="The port to listen at; 0 takes a free one."
+    )
+    uds: Path | None = Field(
+        None, description="A Unix socket to listen at instead; whoever may open it is trusted."
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Processes; each has caches of its own.")
+    shutdown_grace: Annotated[float, Field(ge=0, le=300)] = Field(
+        10, description="Seconds that requests under way may take after SIGTERM."
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
+        tuple(
+            ip_network(one)
+            for one in ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+        ),
+        description="Who may call the verify endpoints, and is believed about the original request.",
+    )
+    verdict_seconds: Annotated[float, Field(ge=0, le=300)] = Field(
+        60, description="A verified token is not verified again for so long, and never past its expiry."
+    )
+    verdict_count: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        10_000, description="How many verified tokens are remembered; the least used goes first."
+    )
+    issuer: IssuerSettings | None = Field(None, description="The one issuer, where there is one.")
+    issuers: Annotated[tuple[IssuerSettings, ...], BeforeValidator(_json)] = Field(
+        (), description="Several issuers: `[[issuers]]` tables, or JSON in a variable."
+    )
+    users: UsersSettings | None = Field(None, description="The users file.")
+    log: LogSettings = Field(LogSettings(), description="What is logged.")
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]
+        cls, *_: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **__: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what load() merged, and nothing else."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _someone_can_be_verified(self) -> Self:
+        urls = [one.url for one in self.all_issuers]
+        if not urls and self.users is None:
+            raise ValueError(
+                "nobody could be verified: configure an issuer (issuer.url) or a users file (users.file)"
+            )
+        twice = {url for url in urls if urls.count(url) > 1}
+        if twice:
+            raise ValueError(f"configured more than once: issuer {', '.join(sorted(twice))}")
+        return self
+
+    @property
+    def all_issuers(self) -> tuple[IssuerSettings, ...]:
+        """Return the issuers, from ``[issuer]`` and ``[[issuers]]`` alike."""
+        return (*((self.issuer,) if self.issuer else ()), *self.issuers)

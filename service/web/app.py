@@ -1,0 +1,20 @@
+"""create_app(): the service as a server runs it."""
+
+from service.adapters.telemetry import configure_logging
+from service.gate import ASGIApp, ForwardAuth
+from service.settings import Settings, load
+
+
+def create_app(settings: Settings | None = None) -> ForwardAuth:
+    """Return the ASGI application; without settings, from the environment, raising ConfigError."""
+    if settings is None:
+        settings = load().settings
+        configure_logging(settings.log.level, settings.log.format)
+    return ForwardAuth(settings, _load_web)
+
+
+def _load_web(service: ForwardAuth) -> ASGIApp:
+    """Build the FastAPI application. Importing it takes longer than all the rest: the gate does not wait for it."""
+    from service.web.operations import create_operations
+
+    return create_operations(service)

@@ -1,0 +1,121 @@
+"""The FastAPI application behind the gate: metrics and OpenAPI, for operators and never for the outside."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
+
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from service import __version__
+from service.core.errors import Code
+from service.gate import ASGIApp, ForwardAuth
+
+_CODES = {404: Code.NOT_FOUND, 500: Code.INTERNAL_ERROR}
+
+
+def create_operations(service: ForwardAuth) -> ASGIApp:
+    """Return the application for everything that is not a verify call."""
+    app = FastAPI(
+        title="prefect-forward-auth",
+        version=__version__,
+        description="Operations. The verify endpoints are described in docs/reference.md.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    registry = CollectorRegistry()
+    registry.register(ServiceCollector(service))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+
+    @app.middleware("http")
+    async def for_operators_alone(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        peer = request.client.host if request.client else ""
+        if peer and not service.proxies.trusts(peer):
+            return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
+        return await call_next(request)
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, problem: HTTPException) -> Response:
+        code = _CODES.get(problem.status_code, Code.INVALID_REQUEST)
+        detail = "There is nothing here." if code is Code.NOT_FOUND else str(problem.detail)
+        return _refusal(problem.status_code, code, detail)
+
+    @app.get("/metrics", response_class=Response, summary="Metrics in Prometheus' text format")
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return cast("ASGIApp", app)
+
+
+def _refusal(status: int, code: Code, detail: str) -> Response:
+    return JSONResponse({"detail": detail, "code": code, "request_id": ""}, status)
+
+
+class ServiceCollector(Collector):
+    """Reads the service's counts when they are asked for, so that counting costs the hot path an addition."""
+
+    def __init__(self, service: ForwardAuth) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics; every label is of a closed set, or an issuer of the configuration."""
+        telemetry = self._service.telemetry
+        decisions = CounterMetricFamily(
+            "forward_auth_decisions", "Decisions by gate and outcome", labels=["gate", "outcome"]
+        )
+        for gate, count in telemetry.allowed.items():
+            decisions.add_metric([gate, "allowed"], count)
+        for (gate, code), count in telemetry.refused.items():
+            decisions.add_metric([gate, code], count)
+        yield decisions
+        lost = CounterMetricFamily(
+            "forward_auth_websocket_refused",
+            "WebSockets of Prefect's API refused for want of a credential: task runs are being lost",
+            labels=["endpoint"],
+        )
+        for endpoint, count in telemetry.websockets_refused.items():
+            lost.add_metric([endpoint], count)
+        yield lost
+        yield CounterMetricFamily(
+            "forward_auth_log_suppressed", "Refusals that were not logged one by one", value=telemetry.suppressed
+        )
+        yield from self._issuers()
+        yield from self._users()
+
+    def _issuers(self) -> Iterator[Any]:
+        fetches = CounterMetricFamily(
+            "forward_auth_jwks_fetches", "Fetches of an issuer's keys", labels=["issuer"]
+        )
+        failures = CounterMetricFamily("forward_auth_jwks_failures", "Fetches that failed", labels=["issuer"])
+        keys = GaugeMetricFamily("forward_auth_jwks_keys", "Usable keys of an issuer", labels=["issuer"])
+        age = GaugeMetricFamily(
+            "forward_auth_jwks_age_seconds", "Time since an issuer's keys were last fetched", labels=["issuer"]
+        )
+        for url, issuer in list(self._service.issuers.items()):
+            fetches.add_metric([url], issuer.fetches)
+            failures.add_metric([url], issuer.failures)
+            keys.add_metric([url], issuer.key_count if issuer.warm else 0)
+            if issuer.age is not None:
+                age.add_metric([url], issuer.age)
+        yield from (fetches, failures, keys, age)
+
+    def _users(self) -> Iterator[Any]:
+        users, passwords = self._service.users, self._service.passwords
+        if users is not None and passwords is not None:
+            yield GaugeMetricFamily("forward_auth_users", "Users in force", value=len(users.users.hashes))
+            yield GaugeMetricFamily(
+                "forward_auth_users_file_broken",
+                "1 while the users file is not the one in force",
+                value=1 if users.problem else 0,
+            )
+            yield GaugeMetricFamily(
+                "forward_auth_hashing", "Passwords being hashed or waiting", value=passwords.waiting
+            )
