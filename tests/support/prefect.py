@@ -97,8 +97,14 @@ class Server:
             return False
 
     def ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  JSON of any shape
-        """Call the server's own API, past the gate, and return its JSON."""
-        answer = self._http.request(method, path, json=body)
+        """Call the server's own API, past the gate, and return its JSON; wait while its SQLite is busy (503)."""
+
+        def call() -> httpx.Response | None:
+            answer = self._http.request(method, path, json=body)
+            return None if answer.status_code == 503 else answer
+
+        answer = wait_until(call, timeout=30, what=f"an answer other than 503 to {method} {path}")
+        assert answer is not None
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

@@ -43,6 +43,7 @@ class Site:
     folder: Path
     prefect_url: str
     settings: Mapping[str, str]
+    cold: bool = False  # expected to start without any issuer's keys
     service_port: int = field(default_factory=free_port)
     port: int = field(default_factory=free_port)
 
@@ -59,7 +60,7 @@ class Site:
         return f"http://127.0.0.1:{self.service_port}"
 
     def start_service(self) -> None:
-        """Start the service on its port, and return once it is ready to decide."""
+        """Start the service on its port, and return once it is ready to decide (or just alive, if `cold`)."""
         env = {
             "FORWARD_AUTH_HOST": "127.0.0.1",
             "FORWARD_AUTH_PORT": str(self.service_port),
@@ -75,13 +76,15 @@ class Site:
             cwd=ROOT,
         )
 
+        probe = f"{self.service_url}/{'healthz' if self.cold else 'readyz'}"
+
         def ready() -> bool:
             if self.service.returncode is not None:
                 msg = f"the service ended with {self.service.returncode}:\n{self.service.tail()}"
                 raise RuntimeError(msg)
-            return accepts(self.service_port) and httpx.get(f"{self.service_url}/readyz").status_code == 200
+            return accepts(self.service_port) and httpx.get(probe).status_code == 200
 
-        wait_until(ready, timeout=20, what=f"readiness of the service (see {self.service.log})")
+        wait_until(ready, timeout=20, what=f"200 from {probe} (see {self.service.log})")
 
     def _start_traefik(self) -> Process:
         static = (SHIPPED / "http.yml").read_text()

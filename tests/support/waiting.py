@@ -14,15 +14,15 @@ T = TypeVar("T")
 POLL_SECONDS = 0.05
 
 
-def wait_until(condition: Callable[[], T], *, timeout: float, what: str) -> T:
-    """Return the first truthy value of `condition`; after `timeout` seconds raise TimeoutError that names `what`."""
+def wait_until(condition: Callable[[], T], *, timeout: float, what: str, log: Callable[[], str] | None = None) -> T:
+    """Return the first truthy value of `condition`; after `timeout` seconds raise TimeoutError with `what` and `log`."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            msg = f"not within {timeout:g} s: {what}; last seen: {value!r}"
+            msg = f"not within {timeout:g} s: {what}; last seen: {value!r}\n{log() if log else ''}"
             raise TimeoutError(msg)
         time.sleep(POLL_SECONDS)
 

@@ -1,0 +1,65 @@
+"""`prefect events stream` through the gate: works where the credential rides the WebSocket, says 401 where not."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.forms import BASIC, CUSTOM_HEADERS, URL_USERINFO
+from tests.support.metrics import websocket_refusals
+from tests.support.parts import SERVER_VERSION
+from tests.support.prefect import Client
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.forms import Form
+    from tests.support.openid import OpenIDProvider
+    from tests.support.prefect import Server
+    from tests.support.site import Site
+
+STREAM = ("-m", "prefect", "events", "stream", "--format", "text")
+
+
+def emit(server: Server, name: str) -> None:
+    """Put an event into the server past the gate."""
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    resource = {"prefect.resource.id": f"e2e.{name}"}
+    server.ask("POST", "/events", [{"occurred": now, "event": name, "resource": resource, "id": str(uuid.uuid4())}])
+
+
+@pytest.mark.parametrize("form", [CUSTOM_HEADERS, URL_USERINFO], ids=lambda form: form.name)
+def test_events_stream_where_the_websocket_carries_the_credential(
+    form: Form, folder: Path, site: Site, prefect_server: Server, openid_provider: OpenIDProvider
+) -> None:
+    settings = form.settings(f"{site.machines_url}/api", openid_provider.token())
+    client = Client(SERVER_VERSION, folder / f"stream-{form.name}", settings)
+    name = f"e2e.{form.name}"
+    with client.start("stream", *STREAM) as stream:
+
+        def streamed() -> bool:
+            # An observer sees only what happens after it has subscribed, so the event is repeated until it does.
+            emit(prefect_server, name)
+            assert stream.returncode is None, stream.tail()
+            return name in stream.text()
+
+        wait_until(streamed, timeout=60, what="an event in the stream", log=stream.tail)
+
+
+def test_events_stream_with_an_auth_string_is_refused_loudly(
+    folder: Path, site: Site, prefect_server: Server
+) -> None:
+    """Prefect sends no header on events/out with AUTH_STRING; the refusal is counted and shown."""
+    before = websocket_refusals(site)["/api/events/out"]
+    client = Client(SERVER_VERSION, folder / "stream-refused", BASIC.settings(f"{site.machines_url}/api", ""))
+    with client.start("stream", *STREAM) as stream:
+        wait_until(
+            lambda: websocket_refusals(site)["/api/events/out"] > before,
+            timeout=60,
+            what="a refusal in the service's metrics",
+        )
+        stream.wait_for_line("401", timeout=60)

@@ -1,0 +1,164 @@
+"""What the upstream is told about the caller comes from the service alone, and credentials end at the proxy."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.echo import Echo, Received
+from tests.support.parts import TRAEFIK, require
+from tests.support.site import MACHINES, PASSWORD, USER, Site
+from tests.support.wire import basic, bearer, handshake, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from tests.support.openid import OpenIDProvider
+    from tests.support.wire import Answer
+
+IDENTITY = [f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Roles", "Issuer")]
+OTHER_CLAIMS = [
+    "X-Auth-Request-Preferred-Username",
+    "X-Auth-Request-Access-Token",
+    "X-Auth-Request-Made-Up",
+    "X-Forwarded-User",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "Remote-User",
+    "X-Remote-User",
+    "X-Original-Url",
+    "X-Http-Method-Override",
+]
+EVIL = "mallory"
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Echo]:
+    with Echo() as echo:
+        yield echo
+
+
+@pytest.fixture(scope="module")
+def echo_site(folder: Path, echo: Echo, service_settings: Mapping[str, str]) -> Iterator[Site]:
+    """The gated site in front of the echo."""
+    require(TRAEFIK)
+    with Site(folder / "echo-site", echo.url, service_settings) as site:
+        yield site
+
+
+def seen(answer: Answer) -> Received:
+    assert answer.status == 200, answer
+    return Received.from_json(json.loads(answer.body))
+
+
+def via(how: str, site: Site, headers: Sequence[tuple[str, str]]) -> Received:
+    """Send a request, plain or as a WebSocket handshake, and return what the upstream received."""
+    return seen((handshake if how == "websocket" else send)(site.port, MACHINES, "/api/flows/x", headers))
+
+
+HOW = pytest.mark.parametrize("how", ["http", "websocket"])
+
+
+@HOW
+def test_identity_is_the_service_s_own(how: str, echo_site: Site) -> None:
+    claims = [(name, EVIL) for name in IDENTITY + OTHER_CLAIMS]
+    request = via(how, echo_site, [basic(USER, PASSWORD), *claims])
+    assert request.values("X-Auth-Request-User") == [USER]
+    for name in IDENTITY:
+        assert len(request.values(name)) == 1, f"{name} is always set, by the service alone"
+    assert EVIL not in json.dumps(request.headers)
+
+
+@HOW
+@pytest.mark.parametrize("spell", [lambda name: name.replace("-", "_"), lambda name: name.replace("-", ".")])
+def test_aliases_of_identity_headers_are_deleted(how: str, spell: object, echo_site: Site) -> None:
+    assert callable(spell)
+    claims = [(spell(name), EVIL) for name in IDENTITY]
+    claims += [(spell(name).lower(), EVIL) for name in IDENTITY] + [("X-Auth_Request-User", EVIL)]
+    request = via(how, echo_site, [basic(USER, PASSWORD), *claims])
+    assert EVIL not in json.dumps(request.headers)
+    assert request.values("X-Auth-Request-User") == [USER]
+
+
+@HOW
+def test_empty_identity_headers_replace_the_caller_s(how: str, echo_site: Site) -> None:
+    """A user of the users file has no e-mail address, and cannot bring one along."""
+    request = via(how, echo_site, [basic(USER, PASSWORD), ("X-Auth-Request-Email", EVIL)])
+    assert request.values("X-Auth-Request-Email") == [""]
+
+
+@HOW
+def test_credentials_end_at_the_proxy(how: str, echo_site: Site, openid_provider: OpenIDProvider) -> None:
+    for header in (basic(USER, PASSWORD), bearer(openid_provider.token()), basic("jwt", openid_provider.token())):
+        request = via(how, echo_site, [header, ("Proxy-Authorization", "Basic eA==")])
+        assert request.values("Authorization") == []
+        assert request.values("Proxy-Authorization") == []
+        assert header[1].split()[1] not in json.dumps(request.headers)
+
+
+def test_origin_of_the_request_is_the_proxy_s_word(echo_site: Site) -> None:
+    claims = [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-Host", EVIL),
+        ("X-Forwarded-Proto", EVIL),
+        ("X-Forwarded-Uri", "/api/health"),
+        ("X-Forwarded-Method", "GET"),
+        ("X-Real-Ip", "203.0.113.9"),
+    ]
+    request = seen(
+        send(echo_site.port, MACHINES, "/api/flows/x", [basic(USER, PASSWORD), *claims], method="DELETE")
+    )
+    assert request.values("X-Forwarded-For") == ["127.0.0.1"]
+    assert request.values("X-Real-Ip") == ["127.0.0.1"]
+    assert EVIL not in json.dumps(request.headers)
+    assert request.values("X-Forwarded-Uri") == request.values("X-Forwarded-Method") == []
+
+
+@pytest.mark.parametrize(
+    "named", ["X-Forwarded-Uri", "X-Forwarded-Method", "X-Forwarded-Host", "X-Auth-Request-User", "Authorization"]
+)
+def test_hop_by_hop_trick_drops_no_header_of_ours(named: str, echo_site: Site, echo: Echo) -> None:
+    """`Connection: X-Forwarded-Uri` asks a proxy to drop that header; it must not drop the ones that it adds."""
+    before = len(echo.received)
+    headers = [basic(USER, PASSWORD), ("X-Auth-Request-User", EVIL), ("Connection", f"close, {named}")]
+    answer = send(echo_site.port, MACHINES, "/api/flows/x", headers)
+    if answer.status == 200:
+        assert seen(answer).values("X-Auth-Request-User") == [USER]
+        assert seen(answer).path == "/api/flows/x"
+    else:
+        assert answer.status in {400, 401}, answer
+        assert len(echo.received) == before
+
+
+def test_two_authorization_headers_are_refused(echo_site: Site, echo: Echo) -> None:
+    before = len(echo.received)
+    for second in (basic(USER, PASSWORD), bearer("rubbish")):
+        answer = send(echo_site.port, MACHINES, "/api/flows/x", [basic(USER, PASSWORD), second])
+        assert answer.status in {400, 401}, answer
+    assert len(echo.received) == before
+
+
+@pytest.mark.parametrize(
+    ("sent", "arrives"),
+    [
+        ("/api/a/../flows", "/api/flows"),
+        ("/api//flows", "/api/flows"),
+        ("/api/./flows?x=../y", "/api/flows?x=../y"),
+        ("/api/%66lows", "/api/flows"),
+        ("/x/../api/flows", "/api/flows"),
+    ],
+)
+def test_gate_and_upstream_see_one_path(sent: str, arrives: str, echo_site: Site) -> None:
+    request = seen(send(echo_site.port, MACHINES, sent, [basic(USER, PASSWORD)]))
+    assert request.path == arrives
+    assert f'"{arrives.split("?")[0]}"' in echo_site.service.text(), "the same path stands in the decision log"
+
+
+@pytest.mark.parametrize("path", ["/api/a%2fb", "/api/a%5cb", "/api/a%00b", "/api/../x", "/api/..%2fx"])
+def test_ambiguous_paths_go_nowhere(path: str, echo_site: Site, echo: Echo) -> None:
+    before = len(echo.received)
+    assert send(echo_site.port, MACHINES, path, [basic(USER, PASSWORD)]).status in {400, 404}
+    assert len(echo.received) == before

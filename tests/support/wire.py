@@ -1,0 +1,69 @@
+"""Requests exactly as written: no path is tidied up, no header merged, and WebSocket handshakes too."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+UPGRADE = (
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Protocol", "prefect"),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """Return the first header of this name, in any case."""
+        return next((value for seen, value in self.headers if seen.lower() == name.lower()), None)
+
+
+def basic(user: str, password: str) -> tuple[str, str]:
+    """Return the Authorization header of a user name and a password."""
+    return "Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def bearer(token: str) -> tuple[str, str]:
+    """Return the Authorization header of a token."""
+    return "Authorization", f"Bearer {token}"
+
+
+def send(
+    port: int, host: str, path: str, headers: Sequence[tuple[str, str]] = (), *, method: str = "GET"
+) -> Answer:
+    """Send one request to a loopback port, for this host, and return the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        connection.putheader("Host", f"{host}:{port}")
+        for name, value in headers:
+            connection.putheader(name, value)
+        if method in {"POST", "PUT", "PATCH"}:
+            connection.putheader("Content-Length", "0")
+        connection.endheaders()
+        response = connection.getresponse()
+        # After 101 the socket stays open for frames: there is no body to read.
+        body = b"" if response.status == 101 else response.read()
+        return Answer(response.status, tuple(response.getheaders()), body)
+    finally:
+        connection.close()
+
+
+def handshake(port: int, host: str, path: str, headers: Sequence[tuple[str, str]] = ()) -> Answer:
+    """Send a WebSocket handshake; 101 says that it was let through."""
+    key = ("Sec-WebSocket-Key", base64.b64encode(os.urandom(16)).decode())
+    return send(port, host, path, (*UPGRADE, key, *headers))
