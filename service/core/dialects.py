@@ -58,7 +58,7 @@ def identity_headers(principal: Principal) -> WireHeaders:
 
 def allow_headers(principal: Principal) -> WireHeaders:
     """Return all headers of an Allow, the same at every face, so that they can be rendered once."""
-    return [*identity_headers(principal), (b"cache-control", b"no-store"), (b"content-length", b"0")]
+    return [*identity_headers(principal), (b"content-length", b"0")]
 
 
 def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answer:

@@ -77,7 +77,7 @@ class KeySettings(_Section):
 
     refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
         300,
-        description="Keys are fetched again at least this often: for so long a removed key may still be accepted.",
+        description="Keys are fetched again within this; so long may a removed key be accepted.",
     )
     min_refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
         30, description="The least lifetime that the issuer's Cache-Control can ask for."

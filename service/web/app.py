@@ -14,7 +14,7 @@ def create_app(settings: Settings | None = None) -> ForwardAuth:
 
 
 def _load_web(service: ForwardAuth) -> ASGIApp:
-    """Build the FastAPI application. Importing it takes longer than all the rest: the gate does not wait for it."""
-    from service.web.operations import create_operations
+    """Build the FastAPI application, whose import takes longer than all the rest."""
+    from service.web.operations import create_operations  # noqa: PLC0415 - the gate does not wait for it
 
     return create_operations(service)
