@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from tests.e2e.campaign import Case
@@ -17,7 +17,9 @@ from tests.support.forms import (
     URL_USERINFO,
 )
 from tests.support.metrics import websocket_refusals
+from tests.support.site import MACHINES
 from tests.support.waiting import wait_until
+from tests.support.wire import handshake
 
 if TYPE_CHECKING:
     from tests.e2e.campaign import Campaign
@@ -73,17 +75,24 @@ def test_api_key_alone_loses_task_runs_but_not_in_silence(
     assert prefect_server.of_flow_run("artifacts", outcome.flow_run), "HTTP works with an API key"
     # The worker and its flow run have ended, so nothing is still on its way.
     assert prefect_server.of_flow_run("task_runs", outcome.flow_run) == []
-    assert websocket_refusals(site)["/api/events/in"] > 0
+    assert websocket_refusals(site)["events/in"] > 0
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/events/in", "/api/events/out", "/api/logs/out", "/api/task_runs/subscriptions/scheduled"]
+    ("path", "endpoint"),
+    [
+        ("/api/events/in", "events/in"),
+        ("/api/events/out", "events/out"),
+        ("/api/logs/out", "logs/out"),
+        ("/api/task_runs/subscriptions/scheduled", "task_runs/subscriptions/scheduled"),
+        ("/api/work_pools/any/workers/connect", "work_pools/{name}/workers/connect"),
+    ],
 )
-def test_refused_websocket_names_the_cure(path: str, site: Site) -> None:
-    before = websocket_refusals(site)[path]
+def test_refused_websocket_names_the_cure(path: str, endpoint: str, site: Site) -> None:
+    before = websocket_refusals(site)[endpoint]
 
-    refusal = httpx.get(f"{site.machines_url}{path}")
+    refusal = handshake(site.port, MACHINES, path)
 
-    assert refusal.status_code == 401
-    assert "PREFECT_CLIENT_CUSTOM_HEADERS" in refusal.json()["detail"]
-    assert websocket_refusals(site)[path] == before + 1
+    assert refusal.status == 401
+    assert "PREFECT_CLIENT_CUSTOM_HEADERS" in json.loads(refusal.body)["detail"]
+    assert websocket_refusals(site)[endpoint] > before

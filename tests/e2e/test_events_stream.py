@@ -54,11 +54,11 @@ def test_events_stream_with_an_auth_string_is_refused_loudly(
     folder: Path, site: Site, prefect_server: Server
 ) -> None:
     """Prefect sends no header on events/out with AUTH_STRING; the refusal is counted and shown."""
-    before = websocket_refusals(site)["/api/events/out"]
+    before = websocket_refusals(site)["events/out"]
     client = Client(SERVER_VERSION, folder / "stream-refused", BASIC.settings(f"{site.machines_url}/api", ""))
     with client.start("stream", *STREAM) as stream:
         wait_until(
-            lambda: websocket_refusals(site)["/api/events/out"] > before,
+            lambda: websocket_refusals(site)["events/out"] > before,
             timeout=60,
             what="a refusal in the service's metrics",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,12 @@ POLL = re.compile(rf'"POST /api/work_pools/{POOL}/get_scheduled_flow_runs HTTP/1
 def polls(site: Site) -> list[str]:
     """Return the status of every poll of the worker, as Traefik answered it."""
     return POLL.findall(site.traefik.text())
+
+
+def issuer_state(site: Site, issuer: Issuer) -> str:
+    """Return what the service's readiness says of an issuer."""
+    state = json.loads(send(site.service_port, "127.0.0.1", "/readyz").body)
+    return str(state["issuers"][issuer.url]["state"])
 
 
 def test_worker_survives_a_restart_of_the_service(
@@ -70,7 +77,7 @@ def test_cold_start_without_the_issuer_is_503_and_mends_itself(folder: Path) -> 
         answer = send(site.port, MACHINES, "/api/health", credential)
         assert answer.status == 503, answer
         assert int(answer.header("Retry-After") or 0) > 0
-        assert send(site.service_port, "127.0.0.1", "/readyz").status == 503
+        assert issuer_state(site, issuer) == "cold", "readiness names the issuer that is out of reach"
 
         with issuer:
             wait_until(
@@ -78,7 +85,7 @@ def test_cold_start_without_the_issuer_is_503_and_mends_itself(folder: Path) -> 
                 timeout=60,
                 what="the service finding its issuer by itself",
             )
-            assert send(site.service_port, "127.0.0.1", "/readyz").status == 200
+            assert issuer_state(site, issuer) == "warm"
 
         # And the other way round: keys that are known outlive their issuer.
         assert send(site.port, MACHINES, "/api/health", [bearer(issuer.mint(sub="another"))]).status == 200

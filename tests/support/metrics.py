@@ -11,10 +11,10 @@ import httpx
 if TYPE_CHECKING:
     from tests.support.site import Site
 
-_REFUSAL = re.compile(r'^forward_auth_websocket_refused_total\{path="(?P<path>[^"]*)"\} (?P<count>\S+)$', re.MULTILINE)
+_REFUSAL = re.compile(r'^forward_auth_websocket_refused_total\{endpoint="(?P<endpoint>[^"]*)"\} (?P<count>\S+)$', re.MULTILINE)
 
 
 def websocket_refusals(site: Site) -> Counter[str]:
-    """Return how many WebSocket handshakes without a credential were refused, by path."""
+    """Return how many WebSocket handshakes without a credential were refused, by endpoint."""
     text = httpx.get(f"{site.service_url}/metrics").text
-    return Counter({match["path"]: int(float(match["count"])) for match in _REFUSAL.finditer(text)})
+    return Counter({match["endpoint"]: int(float(match["count"])) for match in _REFUSAL.finditer(text)})

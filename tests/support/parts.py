@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = Path(os.environ.get("FORWARD_AUTH_TEST_PARTS") or ROOT / ".cache" / "parts")
+PARTS = Path(os.environ.get("TEST_PARTS_FOLDER") or ROOT / ".cache" / "parts")
 INSTALL = f"{Path(sys.executable).name} -m tests.support.install"
 
 SERVER_VERSION = "3.9.1"

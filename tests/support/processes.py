@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Every process that we start carries this variable, and hands it on to its children; that is how the ones that
 # left their process group are still known to be ours.
-MARK = "FORWARD_AUTH_TEST_PROCESS"
+MARK = "TEST_PROCESS_MARK"
 
 
 def clean_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
