@@ -63,7 +63,9 @@ class Campaign:
         name = str(case)
         self._server.create_pool(name)
         deployment = self._server.create_deployment(name, entrypoint="proof.py:proof", pool=name)
-        started = self._server.ask("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": {"marker": name}})
+        started = self._server.ask(
+            "POST", f"/deployments/{deployment}/create_flow_run", {"parameters": {"marker": name}}
+        )
         settings = case.form.settings(f"{self._site.machines_url}/api", self._provider.token(case.alg))
         client = Client(case.version, self._folder / name, settings)
         with client.start_worker(name, "--run-once") as worker:

@@ -57,7 +57,11 @@ def site(folder: Path, prefect_server: Server, service_settings: Mapping[str, st
 
 @pytest.fixture(scope="session")
 def campaign(
-    request: pytest.FixtureRequest, folder: Path, prefect_server: Server, site: Site, openid_provider: OpenIDProvider
+    request: pytest.FixtureRequest,
+    folder: Path,
+    prefect_server: Server,
+    site: Site,
+    openid_provider: OpenIDProvider,
 ) -> Iterator[Campaign]:
     """All collected cases, two at a time from the start; each test waits for its own."""
     wanted = [

@@ -41,7 +41,9 @@ TASKS = 2
 
 
 @pytest.mark.parametrize("case", COMPLETE, ids=str)
-def test_run_completes_and_everything_is_persisted(case: Case, campaign: Campaign, prefect_server: Server) -> None:
+def test_run_completes_and_everything_is_persisted(
+    case: Case, campaign: Campaign, prefect_server: Server
+) -> None:
     outcome = campaign.outcome(case)
 
     assert outcome.returncode == 0, outcome.worker_log

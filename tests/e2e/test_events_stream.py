@@ -29,7 +29,9 @@ def emit(server: Server, name: str) -> None:
     """Put an event into the server past the gate."""
     now = datetime.datetime.now(datetime.UTC).isoformat()
     resource = {"prefect.resource.id": f"e2e.{name}"}
-    server.ask("POST", "/events", [{"occurred": now, "event": name, "resource": resource, "id": str(uuid.uuid4())}])
+    server.ask(
+        "POST", "/events", [{"occurred": now, "event": name, "resource": resource, "id": str(uuid.uuid4())}]
+    )
 
 
 @pytest.mark.parametrize("form", [CUSTOM_HEADERS, URL_USERINFO], ids=lambda form: form.name)

@@ -103,12 +103,16 @@ def test_machines_host_opens_http_to_a_credential(site: Site, openid_provider: O
         assert (answer.status, answer.body) == (200, b'"3.9.1"')
 
 
-@pytest.mark.parametrize("path", ["/", "/v2/", "/ui-settings", "/docs", "/openapi.json", "/apix", "/api%2fhealth"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v2/", "/ui-settings", "/docs", "/openapi.json", "/apix", "/api%2fhealth"]
+)
 def test_machines_host_has_nothing_but_the_api(path: str, site: Site) -> None:
     assert send(site.port, MACHINES, path, [basic(USER, PASSWORD)]).status in {400, 404}
 
 
-@pytest.mark.parametrize("path", ["/", "/v2/", "/ui-settings", "/docs", "/api/health", "/api/flows/filter", "/_auth"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v2/", "/ui-settings", "/docs", "/api/health", "/api/flows/filter", "/_auth"]
+)
 def test_people_host_takes_no_machine_credential(path: str, site: Site, openid_provider: OpenIDProvider) -> None:
     for headers in ([], [basic(USER, PASSWORD)], [bearer(openid_provider.token())]):
         answer = send(site.port, PEOPLE, path, headers)

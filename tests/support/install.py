@@ -33,7 +33,14 @@ def _install_python(folder: Path, *requirements: str | Path) -> None:
     if uv:
         _run(uv, "venv", "--quiet", "--python", sys.executable, folder)
         _run(
-            uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", "--compile-bytecode", *requirements
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            folder / "bin" / "python",
+            "--compile-bytecode",
+            *requirements,
         )
     else:
         _run(sys.executable, "-m", "venv", folder)

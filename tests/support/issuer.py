@@ -136,7 +136,14 @@ class Issuer:
         """Return a token that would be accepted but for what is given here; a claim or header of None is left out."""
         key = key or self.key(alg)
         now = int(time.time())
-        proper = {"iss": self.url, "sub": "svc", "aud": "prefect", "iat": now, "exp": now + lifetime, "jti": str(now)}
+        proper = {
+            "iss": self.url,
+            "sub": "svc",
+            "aud": "prefect",
+            "iat": now,
+            "exp": now + lifetime,
+            "jti": str(now),
+        }
         body = {name: value for name, value in {**proper, **claims}.items() if value is not None}
         head = {"alg": key.alg, "kid": key.kid, "typ": "at+jwt", **(header or {})}
         head = {name: value for name, value in head.items() if value is not None}

@@ -11,7 +11,9 @@ import httpx
 if TYPE_CHECKING:
     from tests.support.site import Site
 
-_REFUSAL = re.compile(r'^forward_auth_websocket_refused_total\{endpoint="(?P<endpoint>[^"]*)"\} (?P<count>\S+)$', re.MULTILINE)
+_REFUSAL = re.compile(
+    r'^forward_auth_websocket_refused_total\{endpoint="(?P<endpoint>[^"]*)"\} (?P<count>\S+)$', re.MULTILINE
+)
 
 
 def websocket_refusals(site: Site) -> Counter[str]:

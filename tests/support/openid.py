@@ -29,13 +29,20 @@ class OpenIDProvider:
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = clean_environment(
             folder / "home",
-            {"PORT": str(self.port), "MODULES": str(modules), "TOKEN_SECONDS": str(token_seconds), "NODE_ENV": "test"},
+            {
+                "PORT": str(self.port),
+                "MODULES": str(modules),
+                "TOKEN_SECONDS": str(token_seconds),
+                "NODE_ENV": "test",
+            },
         )
         self._process: Process | None = None
 
     def start(self) -> None:
         """Start with fresh keys, and return once it listens."""
-        self._process = Process("OpenID Provider", ["node", SCRIPT], env=self._env, log=self._folder / "openid.log")
+        self._process = Process(
+            "OpenID Provider", ["node", SCRIPT], env=self._env, log=self._folder / "openid.log"
+        )
         self._process.wait_for_line("listening http", timeout=20)
 
     def stop(self) -> None:

@@ -52,14 +52,19 @@ def prefect_part(version: str) -> Part:
     """Return the part that holds one version of Prefect; its path is that environment's Python."""
     return Part(
         f"Prefect {version}",
-        lambda: _existing(PARTS / f"prefect-{version}" / ".complete") and PARTS / f"prefect-{version}" / "bin" / "python",
+        lambda: (
+            _existing(PARTS / f"prefect-{version}" / ".complete")
+            and PARTS / f"prefect-{version}" / "bin" / "python"
+        ),
         f"run `{INSTALL} prefect-{version}`",
     )
 
 
 TRAEFIK = Part("Traefik", _traefik, f"run `{INSTALL} traefik`")
 OPENID_PROVIDER = Part(
-    "the OpenID Provider", _openid_provider, f"install Node.js 20 or newer with npm, then run `{INSTALL} openid-provider`"
+    "the OpenID Provider",
+    _openid_provider,
+    f"install Node.js 20 or newer with npm, then run `{INSTALL} openid-provider`",
 )
 
 

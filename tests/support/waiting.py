@@ -14,7 +14,9 @@ T = TypeVar("T")
 POLL_SECONDS = 0.05
 
 
-def wait_until(condition: Callable[[], T], *, timeout: float, what: str, log: Callable[[], str] | None = None) -> T:
+def wait_until(
+    condition: Callable[[], T], *, timeout: float, what: str, log: Callable[[], str] | None = None
+) -> T:
     """Return the first truthy value of `condition`; after `timeout` seconds raise TimeoutError with `what` and `log`."""
     deadline = time.monotonic() + timeout
     while True:

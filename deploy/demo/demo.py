@@ -1,0 +1,230 @@
+"""Traefik, Prefect and prefect-forward-auth on 127.0.0.1 in one command: `python3 deploy/demo/demo.py`.
+
+Needs Python 3.11 to 3.13 and the network for the first start; nothing else, and nothing outside its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from decisions import Decisions
+from environments import HERE, ROOT, Environments, Unusable, check_python
+from parts import Part, Parts, answers, free_port
+
+USER = "demo-worker"
+AUDIENCE = "prefect"
+MACHINES, PEOPLE = "127.0.0.1", "localhost"  # two names of this machine, for Traefik's two hosts
+QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The ports of one run of the demo."""
+
+    issuer: int
+    prefect: int
+    service: int
+    traefik: int
+
+    @property
+    def api(self) -> str:
+        return f"http://{MACHINES}:{self.traefik}/api"
+
+
+def write_users(environments: Environments, file: Path) -> str:
+    """Write a users file with one user, by the service's own command; return the password."""
+    password = secrets.token_urlsafe(15)
+    argv = [environments.service.python, "-m", "service", "users", "add", USER, "--file", file]
+    done = subprocess.run(argv, input=password, text=True, capture_output=True, cwd=ROOT, check=False)
+    if done.returncode:
+        msg = f"the users file could not be written:\n{done.stdout}{done.stderr}"
+        raise Unusable(msg)
+    return password
+
+
+def static_configuration(ports: Addresses, file: Path) -> Path:
+    """Write the shipped static configuration with the demo's address and folder in it."""
+    text = (ROOT / "traefik" / "http.yml").read_text()
+    for shipped, ours in (
+        ('":8000"', f'"127.0.0.1:{ports.traefik}"'),
+        ("/etc/traefik/dynamic", str(ROOT / "traefik" / "dynamic")),
+    ):
+        if text.count(shipped) != 1:
+            msg = f"traefik/http.yml no longer contains {shipped} exactly once"
+            raise Unusable(msg)
+        text = text.replace(shipped, ours)
+    file.write_text(text)
+    return file
+
+
+def start(environments: Environments, run: Path, home: Path, ports: Addresses, parts: Parts) -> Part:
+    """Start the four parts, and return the service once flows can run through Traefik."""
+    python = environments.service.python
+    token_file = run / "token"
+    issuer_argv = [python, HERE / "issuer.py", "--port", str(ports.issuer), "--token-file", token_file]
+    parts.start("issuer", [*issuer_argv, "--audience", AUDIENCE, "--subject", USER], env={}, cwd=run)
+    prefect_argv = [environments.prefect.python, "-m", "prefect", "server", "start"]
+    parts.start(
+        "Prefect",
+        [*prefect_argv, "--host", "127.0.0.1", "--port", str(ports.prefect)],
+        env={**QUIET, "PREFECT_HOME": str(home / "server"), "PREFECT_SERVER_UI_API_URL": "/api"},
+        cwd=run,
+    )
+    issuer = f"http://127.0.0.1:{ports.issuer}"
+    parts.wait_until(token_file.exists, timeout=30, what="the issuer")
+    service = parts.start(
+        "service",
+        [python, "-m", "service", "serve"],
+        env={
+            "FORWARD_AUTH_HOST": "127.0.0.1",
+            "FORWARD_AUTH_PORT": str(ports.service),
+            "FORWARD_AUTH_ISSUER__URL": issuer,
+            "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
+            "FORWARD_AUTH_USERS__FILE": str(run / "users.htpasswd"),
+            "FORWARD_AUTH_LOG__FORMAT": "json",
+            "FORWARD_AUTH_LOG__DECISIONS": "all",
+        },
+        cwd=ROOT,
+    )
+    parts.start(
+        "Traefik",
+        [
+            environments.traefik.folder / "bin" / "traefik",
+            f"--configFile={static_configuration(ports, run / 'traefik.yml')}",
+        ],
+        env={
+            "GATE_MACHINES_HOST": MACHINES,
+            "GATE_PEOPLE_HOST": PEOPLE,
+            "GATE_PREFECT_URL": f"http://127.0.0.1:{ports.prefect}",
+            "GATE_AUTH_URL": f"http://127.0.0.1:{ports.service}",
+        },
+        cwd=run,
+    )
+    parts.wait_until(lambda: answers(f"http://127.0.0.1:{ports.service}/readyz"), timeout=30, what="the service")
+    parts.wait_until(lambda: answers(f"{ports.api}/health", status=401), timeout=30, what="Traefik")
+    parts.wait_until(
+        lambda: answers(f"http://127.0.0.1:{ports.prefect}/api/health"), timeout=180, what="the Prefect server"
+    )
+    return service
+
+
+def instructions(environments: Environments, home: Path, ports: Addresses, password: str, token: str) -> str:
+    """Return what to paste: a credential in one of three forms, then a flow."""
+    python, prefect = environments.prefect.python, environments.prefect.folder / "bin" / "prefect"
+    fresh = "unset PREFECT_API_KEY PREFECT_API_AUTH_STRING PREFECT_CLIENT_CUSTOM_HEADERS"
+    ui = f"http://127.0.0.1:{ports.prefect}"
+    common = f"export PREFECT_HOME={shlex.quote(str(home / 'client'))} PREFECT_UI_URL={ui}"
+    headers = shlex.quote(json.dumps({"Authorization": f"Bearer {token}"}))
+    flow = shlex.quote(str(HERE / "flow.py"))
+    return f"""
+Everything is up. In another terminal, take ONE of these three credentials:
+
+# 1. A user name and a password (Basic)
+  {fresh}; {common}
+  export PREFECT_API_URL={ports.api} PREFECT_API_AUTH_STRING={shlex.quote(f"{USER}:{password}")}
+
+# 2. A JWT in a header
+  {fresh}; {common}
+  export PREFECT_API_URL={ports.api} PREFECT_CLIENT_CUSTOM_HEADERS={headers}
+
+# 3. A JWT in the URL
+  {fresh}; {common}
+  export PREFECT_API_URL={ports.api.replace("://", f"://jwt:{token}@")}
+
+Then run a flow in that terminal:
+  {python} {flow}
+
+Or deploy it, and let a worker run it (the worker goes on polling: stop it with Ctrl-C):
+  {prefect} work-pool create demo --type process --overwrite
+  {python} {flow} --deploy
+  {prefect} worker start --pool demo --type process
+
+See the runs, past the gate since browsers cannot sign in yet:  {ui}
+Logs are in {home.parent / "run"}.  Ctrl-C stops everything.
+
+Decisions as they are made:
+"""
+
+
+def follow(service: Part, parts: Parts, interrupted: threading.Event) -> None:
+    """Print decisions until interrupted; raise if a part ends by itself."""
+    decisions = Decisions(service.log)
+    try:
+        while not interrupted.wait(0.2):
+            for line in decisions.new():
+                print(line, flush=True)
+            parts.check()
+    finally:
+        decisions.close()
+
+
+def demo(folder: Path, interrupted: threading.Event) -> None:
+    """Run the demo in a folder until interrupted."""
+    environments = Environments.within(folder)
+    environments.make()
+    run, home = folder / "run", folder / "prefect-homes"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(mode=0o700)
+    for one in ("server", "client"):
+        (home / one).mkdir(parents=True, exist_ok=True)
+    ports = Addresses(free_port(), free_port(), free_port(), free_port())
+    parts = Parts(run, interrupted.is_set)
+    try:
+        password = write_users(environments, run / "users.htpasswd")
+        print("Starting …", flush=True)
+        service = start(environments, run, home, ports, parts)
+        token = (run / "token").read_text()
+        print(instructions(environments, home, ports, password, token), flush=True)
+        follow(service, parts, interrupted)
+    finally:
+        print("\nStopping …", flush=True)
+        parts.stop()
+        print("Stopped.", flush=True)
+
+
+def main() -> int:
+    """Run the demo; 0 after Ctrl-C, 1 with a reason otherwise."""
+    parser = argparse.ArgumentParser(description="Traefik, Prefect and prefect-forward-auth on 127.0.0.1")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / ".demo", help="where all of it lives (default: .demo)"
+    )
+    folder = parser.parse_args().folder.absolute()
+
+    interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: interrupted.set())
+    # What another environment or profile says must not reach the demo's parts.
+    for name in [name for name in os.environ if name.startswith(("PREFECT_", "FORWARD_AUTH_", "PYTHON"))]:
+        del os.environ[name]
+    try:
+        check_python()
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                msg = f"A demo runs from {folder} already; stop it, or give another --folder."
+                raise Unusable(msg) from None
+            demo(folder, interrupted)
+    except Unusable as problem:
+        print(f"\n{problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The demo, taken at its word: what it prints is pasted into a shell, and nothing is left when it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.support.parts import PARTS, ROOT, SERVER_VERSION, prefect_part, require
+from tests.support.processes import Process, clean_environment, marked
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEMO = ROOT / "deploy" / "demo" / "demo.py"
+
+
+def start_demo(folder: Path) -> Process:
+    """Start the demo; its environments are cached between runs of the tests, and Prefect's is the tests' own."""
+    prefect = require(prefect_part(SERVER_VERSION)).parents[1]
+    cache = PARTS / "demo"
+    cache.mkdir(exist_ok=True)
+    if not (cache / "prefect").exists():
+        (cache / "prefect").symlink_to(prefect)
+    # pip may need to know where packages come from; nothing else of this environment is handed on.
+    pip = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))}
+    env = clean_environment(folder / "home", pip)
+    return Process("demo", [sys.executable, DEMO, "--folder", cache], env=env, log=folder / "demo.log")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """The demo, up; its last test ends it."""
+    with start_demo(tmp_path_factory.mktemp("demo")) as demo:
+        demo.wait_for_line("Decisions as they are made:", timeout=240)
+        yield demo
+
+
+def printed(demo: Process, start: str, end: str) -> list[str]:
+    """Return the commands (indented lines) that stand between two patterns."""
+    match = re.search(rf"(?ms)^{start}.*?$(.*?)^(?:{end})", demo.text())
+    assert match is not None, demo.text()
+    return [line.strip() for line in match[1].splitlines() if line.startswith("  ")]
+
+
+def shell(demo: Process, folder: Path, lines: list[str]) -> str:
+    """Run lines in a shell that knows nothing else, and return what they wrote."""
+    env = clean_environment(folder / "home", {})
+    script = "\n".join(lines)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+def ask(demo: Process, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ask Prefect's own API at the address that the demo prints for its UI."""
+    address = demo.wait_for_line(r"cannot sign in yet:  (http://\S+)", timeout=1)[1]
+    answer = httpx.post(f"{address}/api{path}", json=body)
+    answer.raise_for_status()
+    return list(answer.json())
+
+
+def completed_task_runs(demo: Process, flow_run_name: str) -> list[dict[str, Any]]:
+    """Return the task runs of a flow run once both are persisted as completed."""
+    condition = {"flow_runs": {"name": {"any_": [flow_run_name]}}}
+
+    def both() -> list[dict[str, Any]]:
+        rows = ask(demo, "/task_runs/filter", condition)
+        return rows if [row["state_type"] for row in rows] == ["COMPLETED"] * 2 else []
+
+    return wait_until(both, timeout=30, what=f"both task runs of {flow_run_name}")
+
+
+CREDENTIALS = {"basic": "# 1", "jwt-header": "# 2", "jwt-url": "# 3"}
+
+
+@pytest.mark.parametrize("credential", CREDENTIALS.values(), ids=CREDENTIALS)
+def test_printed_commands_run_a_flow(credential: str, demo: Process, tmp_path: Path) -> None:
+    export = printed(demo, credential, "#|Then run")
+    flow = printed(demo, "Then run a flow", "Or deploy")
+
+    output = shell(demo, tmp_path, [*export, *flow])
+
+    name = re.search(r"Flow run '([\w-]+)' - Finished in state Completed", output)
+    assert name, output
+    assert completed_task_runs(demo, name[1])
+    assert re.search(r"200 allowed +demo-worker +\w+ +/api/events/in", demo.text()), "the decisions are streamed"
+
+
+def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, tmp_path: Path) -> None:
+    export = printed(demo, "# 2", "#|Then run")
+    create, deploy, worker = printed(demo, "Or deploy", "See the runs")
+
+    output = shell(demo, tmp_path, [*export, create, deploy])
+
+    name = re.search(r"queued flow run ([\w-]+)", output)
+    assert name, output
+    script = "\n".join([*export, f"exec {worker}"])
+    env = clean_environment(tmp_path / "home", {})
+    with Process(
+        "worker", ["bash", "-euc", script], env=env, log=tmp_path / "worker.log", cwd=tmp_path
+    ) as running:
+        running.wait_for_line(f"Flow run '{name[1]}' - Finished in state Completed", timeout=60)
+        assert completed_task_runs(demo, name[1])
+        os.kill(running.pid, signal.SIGINT)
+        running.wait(timeout=30)
+
+
+def test_ctrl_c_leaves_nothing_running(demo: Process) -> None:
+    assert len(marked(demo.mark)) > 4, "the demo, the issuer, Prefect, the service, Traefik"
+    os.kill(demo.pid, signal.SIGINT)
+    assert demo.wait(timeout=60) == 0, demo.tail()
+    assert marked(demo.mark) == set()
+    assert demo.text().endswith("Stopped.\n")
+
+
+def test_a_part_that_dies_is_named_and_the_others_stop(tmp_path: Path) -> None:
+    with start_demo(tmp_path) as demo:
+        issuer = wait_until(lambda: running(demo, "issuer.py"), timeout=120, what="the demo's issuer")
+        os.kill(issuer, signal.SIGKILL)
+        assert demo.wait(timeout=60) == 1, demo.tail()
+        assert "issuer ended with status -9" in demo.text()
+        assert marked(demo.mark) == set()
+
+
+def running(demo: Process, word: str) -> int | None:
+    """Return the id of the demo's process that has this in its command line."""
+    for pid in marked(demo.mark):
+        try:
+            if word in Path(f"/proc/{pid}/cmdline").read_text():
+                return pid
+        except OSError:
+            continue
+    return None
+
+
+def test_python_without_venv_is_told_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian and Ubuntu leave ensurepip out of python3; the one line that cures it is printed."""
+    spec = importlib.util.spec_from_file_location("demo_environments", DEMO.parent / "environments.py")
+    assert spec is not None
+    assert spec.loader is not None
+    environments = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "demo_environments", environments)
+    spec.loader.exec_module(environments)
+    environments.check_python()
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(environments.Unusable, match=r"apt-get install python3\.\d+-venv"):
+        environments.check_python()
