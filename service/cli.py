@@ -74,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in {"add", "remove", "verify"}:
             command.add_argument("name")
         if name in {"hash", "add"}:
-            command.add_argument(
-                "--cost", type=int, default=DEFAULT_COST, help="bcrypt cost (default %(default)s)"
-            )
+            command.add_argument("--cost", type=int, default=DEFAULT_COST, help="bcrypt cost (default %(default)s)")
         if name != "hash":
             command.add_argument("--file", type=Path, help="the users file (default: users.file of the settings)")
             _configurable(command)
@@ -91,9 +89,7 @@ def _configurable(parser: argparse.ArgumentParser) -> None:
 def _load(options: argparse.Namespace) -> Loaded:
     """Load the settings, and find the problems of what they point at, too."""
     given = {name: getattr(options, name, None) for name in ("host", "port", "uds", "workers")}
-    loaded = load(
-        command_line={name: value for name, value in given.items() if value}, config_file=options.config
-    )
+    loaded = load(command_line={name: value for name, value in given.items() if value}, config_file=options.config)
     users = loaded.settings.users
     if users is not None:
         try:

@@ -117,17 +117,13 @@ class ForwardAuth:
         if isinstance(decision, Allow):
             self.telemetry.allowed[gate] += 1
             if self.telemetry.log_allowed:
-                self.telemetry.decided(
-                    decision, request, face=face, gate=gate, request_id="", reason="", peer=peer
-                )
+                self.telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
             await send(self._allow_message(decision.principal))
             await send(_EMPTY_BODY)
             return
         request_id = secrets.token_hex(8)
         reason = who.reason if isinstance(who, Refusal) else decision.code
-        self.telemetry.decided(
-            decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
-        )
+        self.telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer)
         answer = render(decision, face, gate, request_id)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})

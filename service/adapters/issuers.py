@@ -98,7 +98,8 @@ class Issuer:
         cannot be had, or those at hand are older than the token claims to be and must not be fetched yet. A
         caller who gave up on that (Prefect's worker ends at its first 401) would be lost to a key rotation.
         """
-        if self._flight is not None or time.monotonic() >= self._cool_until:
+        known = self.warm and self._keys.knows(kid)
+        if not known and (self._flight is not None or time.monotonic() >= self._cool_until):
             await self.refresh(by_request=True)
         key = self.key_at_hand(kid, algorithm)
         if key is not None:
@@ -109,7 +110,7 @@ class Issuer:
                 reason=f"issuer {self.trust.issuer}: {self.last_problem or 'no usable key'}",
                 retry_after=self._retry_after(),
             )
-        if _is_number(unverified_issued_at) and unverified_issued_at > self._fetched_wall:
+        if not known and _is_number(unverified_issued_at) and unverified_issued_at > self._fetched_wall:
             raise OutOfReach(
                 "This token's key is not known yet: try again shortly.",
                 reason=f"kid {kid!r:.100} is unknown and the cool-down has not passed",
@@ -219,9 +220,7 @@ class Issuer:
         check_url(url, allow_http=self._allow_http)
         async with self._client.stream("GET", url, headers={"accept": "application/json"}) as response:
             if response.status_code != httpx.codes.OK:
-                raise FetchError(
-                    f"{url} answered {response.status_code}, expected 200 (redirects are not followed)"
-                )
+                raise FetchError(f"{url} answered {response.status_code}, expected 200 (redirects are not followed)")
             body = bytearray()
             async for chunk in response.aiter_bytes():
                 body += chunk

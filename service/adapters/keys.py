@@ -104,6 +104,10 @@ class KeySet:
         """Return the key of that id for that algorithm; without an id, the one that there is, if there is one."""
         return self._keys.get((kid, algorithm))
 
+    def knows(self, kid: str | None) -> bool:
+        """Tell whether a key of that id is here, for whichever algorithm."""
+        return kid is not None and any(kid == one for one, _ in self._keys)
+
     def __len__(self) -> int:
         return len(self._fingerprint)
 
@@ -141,9 +145,7 @@ def parse_jwks(document: bytes, algorithms: frozenset[str], issuer: str) -> KeyS
                 found.setdefault((name, algorithm), []).append(key)
     for (kid, algorithm), candidates in found.items():
         if len(candidates) > 1 and kid is not None:
-            log.warning(
-                "issuer %s: several keys share the id %.100r for %s: none is used", issuer, kid, algorithm
-            )
+            log.warning("issuer %s: several keys share the id %.100r for %s: none is used", issuer, kid, algorithm)
     return KeySet({name: keys[0] for name, keys in found.items() if len(keys) == 1}, frozenset(fingerprints))
 
 

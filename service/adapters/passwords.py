@@ -120,8 +120,9 @@ class Passwords:
             if self._file.users is users or self._file.users.hashes.get(credential.username) == password_hash:
                 break  # else the file was replaced meanwhile, and what was proven is no longer asked
         if not proven:
-            known = "known" if password_hash else "unknown"
-            raise Rejected(_WRONG, reason=f"user {credential.username!r:.100} ({known}): wrong pair")
+            # an unknown name is not logged: it may be a password that was typed one field too early
+            who = f"user {credential.username!r}" if password_hash else "an unknown user"
+            raise Rejected(_WRONG, reason=f"wrong pair of {who}")
         principal = Principal(
             issuer=LOCAL_ISSUER,
             subject=credential.username,

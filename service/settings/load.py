@@ -6,9 +6,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from service.settings.schema import PREFIX, Settings
@@ -136,9 +136,7 @@ def _read_secret(path: Path, name: str, problems: list[str]) -> str | None:
     return None
 
 
-def _toml(
-    config_file: Path | None, environ: Mapping[str, str], problems: list[str]
-) -> tuple[dict[str, Any], str]:
+def _toml(config_file: Path | None, environ: Mapping[str, str], problems: list[str]) -> tuple[dict[str, Any], str]:
     named = config_file or (Path(environ[_CONFIG]) if environ.get(_CONFIG) else None)
     path = named or Path(DEFAULT_FILE)
     try:
@@ -165,14 +163,24 @@ def _variable_layer(
 
 
 def _known(name: str) -> bool:
-    """Tell whether the first part of a variable's name is a key; the parts behind it are judged with all keys."""
-    first = name.removeprefix(PREFIX).lower().partition("__")[0]
-    return first in Settings.model_fields
+    """Tell whether a variable's name is a key, or leads into one that takes any names."""
+    section: type[BaseModel] = Settings
+    for part in name.removeprefix(PREFIX).lower().split("__"):
+        field = section.model_fields.get(part)
+        if field is None:
+            return False
+        below = next((one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)), None)
+        if below is None:
+            return True
+        section = below
+    return True
 
 
-def _merge(
-    into: dict[str, Any], values: Mapping[str, Any], source: str, sources: dict[str, str], at: str
-) -> None:
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any], source: str, sources: dict[str, str], at: str) -> None:
     for key, value in values.items():
         path = f"{at}{key}"
         if isinstance(value, Mapping):

@@ -38,11 +38,7 @@ def _split(value: object) -> object:
 
 def _split_types(value: object) -> object:
     members = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    return (
-        [str(one).lower().removeprefix("application/") for one in members]
-        if isinstance(members, list)
-        else members
-    )
+    return [str(one).lower().removeprefix("application/") for one in members] if isinstance(members, list) else members
 
 
 def _json(value: object) -> object:
@@ -94,9 +90,7 @@ class KeySettings(_Section):
 class IssuerSettings(_Section):
     """One issuer of JWTs and what its tokens must carry."""
 
-    allow_http: bool = Field(
-        default=False, description="Accept plain http beyond loopback. Keys can then be forged."
-    )
+    allow_http: bool = Field(default=False, description="Accept plain http beyond loopback. Keys can then be forged.")
     url: str = Field(description="The issuer, exactly as in the token's `iss`; discovery starts here.")
     audiences: Words = Field(description="A token must be for one of these (`aud`). Mandatory.")
     jwks_url: str | None = Field(None, description="Where the keys are; without it, discovery finds them.")
@@ -116,9 +110,7 @@ class IssuerSettings(_Section):
     authorized_parties: Words = Field(
         frozenset(), description="If given, the client (`azp`, else `client_id`) must be one of these."
     )
-    principal_claim: str = Field(
-        "sub", min_length=1, description="The claim that names the principal in headers."
-    )
+    principal_claim: str = Field("sub", min_length=1, description="The claim that names the principal in headers.")
     email_claim: str = Field("email", description="The claim with the principal's e-mail address.")
     groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
     keys: KeySettings = Field(KeySettings(), description="How long its keys are believed.")
@@ -171,9 +163,7 @@ class UsersSettings(_Section):
         300, description="Seconds for which a verified password is not hashed again. A reload forgets it at once."
     )
     concurrency: Annotated[int, Field(ge=1, le=64)] = Field(
-        default_factory=lambda: max(
-            1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1
-        ),
+        default_factory=lambda: max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1),
         description="Passwords hashed at once; by default one less than there are processors.",
     )
     queue: Annotated[int, Field(ge=1, le=10_000)] = Field(
@@ -184,9 +174,7 @@ class UsersSettings(_Section):
 class LogSettings(_Section):
     """What is written to standard output."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least severe that is written."
-    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe that is written.")
     format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for a terminal.")
     decisions: Literal["refused", "all", "none"] = Field(
         "refused", description="Which decisions are logged. Logging all costs throughput."
@@ -207,12 +195,8 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="The address to listen at.")
-    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
-        8080, description="The port to listen at; 0 takes a free one."
-    )
-    uds: Path | None = Field(
-        None, description="A Unix socket to listen at instead; whoever may open it is trusted."
-    )
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8080, description="The port to listen at; 0 takes a free one.")
+    uds: Path | None = Field(None, description="A Unix socket to listen at instead; whoever may open it is trusted.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Processes; each has caches of its own.")
     shutdown_grace: Annotated[float, Field(ge=0, le=300)] = Field(
         10, description="Seconds that requests under way may take after SIGTERM."
@@ -248,9 +232,7 @@ class Settings(BaseSettings):
     def _someone_can_be_verified(self) -> Self:
         urls = [one.url for one in self.all_issuers]
         if not urls and self.users is None:
-            raise ValueError(
-                "nobody could be verified: configure an issuer (issuer.url) or a users file (users.file)"
-            )
+            raise ValueError("nobody could be verified: configure an issuer (issuer.url) or a users file (users.file)")
         twice = {url for url in urls if urls.count(url) > 1}
         if twice:
             raise ValueError(f"configured more than once: issuer {', '.join(sorted(twice))}")

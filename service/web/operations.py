@@ -34,9 +34,7 @@ def create_operations(service: ForwardAuth) -> ASGIApp:
     PlatformCollector(registry=registry)
 
     @app.middleware("http")
-    async def for_operators_alone(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
+    async def for_operators_alone(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         peer = request.client.host if request.client else ""
         if peer and not service.proxies.trusts(peer):
             return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
@@ -91,9 +89,7 @@ class ServiceCollector(Collector):
         yield from self._users()
 
     def _issuers(self) -> Iterator[Any]:
-        fetches = CounterMetricFamily(
-            "forward_auth_jwks_fetches", "Fetches of an issuer's keys", labels=["issuer"]
-        )
+        fetches = CounterMetricFamily("forward_auth_jwks_fetches", "Fetches of an issuer's keys", labels=["issuer"])
         failures = CounterMetricFamily("forward_auth_jwks_failures", "Fetches that failed", labels=["issuer"])
         keys = GaugeMetricFamily("forward_auth_jwks_keys", "Usable keys of an issuer", labels=["issuer"])
         age = GaugeMetricFamily(

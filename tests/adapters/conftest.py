@@ -1,0 +1,48 @@
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+import httpx
+import pytest
+
+from service.adapters.issuers import Issuer, KeyPolicy
+from service.adapters.tokens import Tokens
+from service.core.model import ALGORITHMS, IssuerTrust
+from tests.support.issuer import Issuer as Provider
+
+QUICK = KeyPolicy(refresh=300, cooldown=30, timeout=2)
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider("RS256", "ES256", "EdDSA") as running:
+        yield running
+
+
+class Keeping(Protocol):
+    def __call__(
+        self, provider: Provider, policy: KeyPolicy = ..., *, start: bool = ..., discovery: bool = ...
+    ) -> AbstractAsyncContextManager[tuple[Issuer, Tokens]]: ...
+
+
+@pytest.fixture
+def keeping() -> Keeping:
+    """Return a context that keeps a provider's keys, and verifies tokens by them."""
+
+    @asynccontextmanager
+    async def keep(
+        provider: Provider, policy: KeyPolicy = QUICK, *, start: bool = True, discovery: bool = True
+    ) -> AsyncIterator[tuple[Issuer, Tokens]]:
+        trust = IssuerTrust(provider.url, frozenset({"prefect"}), ALGORITHMS)
+        issuers: dict[str, Issuer] = {}
+        tokens = Tokens(issuers, remember=60, capacity=100)
+        async with httpx.AsyncClient() as client:
+            url = None if discovery else provider.jwks_url
+            issuer = Issuer(trust, jwks_url=url, policy=policy, client=client, on_change=tokens.forget)
+            issuers[provider.url] = issuer
+            if start:
+                issuer.start()
+            yield issuer, tokens
+            await issuer.stop()
+
+    return keep

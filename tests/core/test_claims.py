@@ -1,0 +1,164 @@
+"""What a signed token is worth: a table of claims that must not pass, around one that does."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.core.claims import principal_from
+from service.core.errors import Rejected
+from service.core.model import IssuerTrust, VerifiedClaims
+
+NOW = 1_800_000_000.0
+TRUST = IssuerTrust(
+    issuer="https://idp.example",
+    audiences=frozenset({"prefect"}),
+    algorithms=frozenset({"RS256"}),
+    leeway=30,
+    role="worker",
+)
+GOOD: dict[str, Any] = {
+    "iss": "https://idp.example",
+    "sub": "svc",
+    "aud": "prefect",
+    "iat": NOW - 10,
+    "exp": NOW + 300,
+    "email": "svc@example.com",
+    "groups": ["a", "b"],
+    "scope": "prefect:read prefect:write",
+}
+MISSING = object()
+
+
+def verified(token_type: str = "at+jwt", **changes: Any) -> VerifiedClaims:
+    claims = {name: value for name, value in {**GOOD, **changes}.items() if value is not MISSING}
+    return VerifiedClaims("https://idp.example", token_type, claims)
+
+
+def test_a_good_token_becomes_a_principal() -> None:
+    who = principal_from(verified(), TRUST, NOW)
+    assert (who.issuer, who.subject, who.name, who.email) == (TRUST.issuer, "svc", "svc", "svc@example.com")
+    assert who.groups == ("a", "b")
+    assert who.roles == ("worker",)
+    assert who.scopes == {"prefect:read", "prefect:write"}
+    assert who.expires == NOW + 300
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        pytest.param({"exp": MISSING}, "never expires", id="row33-exp-missing"),
+        pytest.param({"exp": NOW - 31}, "expired", id="row33-exp-past"),
+        pytest.param({"exp": NOW - 30}, "expired", id="row33-exp-is-now-at-the-end-of-the-leeway"),
+        pytest.param({"exp": str(NOW + 300)}, "dates", id="row33-exp-string"),
+        pytest.param({"exp": None}, "dates", id="row33-exp-null"),
+        pytest.param({"exp": True}, "dates", id="row33-exp-bool"),
+        pytest.param({"exp": float("inf")}, "dates", id="row33-exp-infinity"),
+        pytest.param({"exp": float("nan")}, "dates", id="row33-exp-nan"),
+        pytest.param({"exp": 10**400}, "dates", id="row33-exp-huge"),
+        pytest.param({"exp": -1}, "dates", id="row33-exp-negative"),
+        pytest.param({"exp": [NOW + 300]}, "dates", id="row33-exp-list"),
+        pytest.param({"iat": NOW + 31}, "not valid yet", id="row33-iat-future"),
+        pytest.param({"iat": "now"}, "dates", id="row33-iat-string"),
+        pytest.param({"nbf": NOW + 31}, "not valid yet", id="row33-nbf-future"),
+        pytest.param({"nbf": {}}, "dates", id="row33-nbf-object"),
+        pytest.param({"aud": MISSING}, "audience", id="row34-aud-missing"),
+        pytest.param({"aud": "other"}, "audience", id="row34-aud-other"),
+        pytest.param({"aud": ["other", "prefect2"]}, "audience", id="row34-aud-list-other"),
+        pytest.param({"aud": ["prefect", 7]}, "audience", id="row34-aud-list-with-number"),
+        pytest.param({"aud": {"prefect": 1}}, "audience", id="row34-aud-object"),
+        pytest.param({"aud": None}, "audience", id="row34-aud-null"),
+        pytest.param({"aud": "prefect "}, "audience", id="row34-aud-with-blank"),
+        pytest.param({"iss": "https://idp.example/"}, "issuer", id="row34-iss-trailing-slash"),
+        pytest.param({"iss": MISSING}, "issuer", id="row34-iss-missing"),
+        pytest.param({"sub": MISSING}, "sub", id="sub-missing"),
+        pytest.param({"sub": ""}, "sub", id="sub-empty"),
+        pytest.param({"sub": {"a": 1}}, "sub", id="sub-object"),
+        pytest.param({"sub": ["a", "b"]}, "sub", id="sub-two"),
+        pytest.param({"sub": "a\r\nX-Auth-Request-Roles: admin"}, "sub", id="row16-sub-crlf"),
+        pytest.param({"sub": "a\x00"}, "sub", id="row16-sub-nul"),
+        pytest.param({"sub": "\ud800"}, "sub", id="row33-sub-lone-surrogate"),
+        pytest.param({"sub": "x" * 600}, "sub", id="sub-long"),
+        pytest.param({"groups": ["a\nb"]}, "groups", id="row16-group-newline"),
+        pytest.param({"groups": ["g"] * 300}, "groups", id="groups-many"),
+        pytest.param({"email": "a\x7f@b"}, "email", id="row16-email-control"),
+        pytest.param({"nonce": "n"}, "access token", id="row34-id-token-nonce"),
+        pytest.param({"at_hash": "x"}, "access token", id="row34-id-token-at-hash"),
+        pytest.param({"typ": "ID"}, "access token", id="row34-keycloak-id-token"),
+        pytest.param({"typ": "Refresh"}, "access token", id="row34-keycloak-refresh-token"),
+        pytest.param({"token_use": "id"}, "access token", id="row34-cognito-id-token"),
+    ],
+)
+def test_a_claim_that_is_not_right_is_a_refusal(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(Rejected, match=word):
+        principal_from(verified(**changes), TRUST, NOW)
+
+
+@pytest.mark.parametrize("token_type", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", ""])
+def test_types_that_real_providers_send_are_accepted(token_type: str) -> None:
+    assert principal_from(verified(token_type), TRUST, NOW).subject == "svc"
+
+
+@pytest.mark.parametrize("token_type", ["logout+jwt", "dpop+jwt", "secevent+jwt", "JOSE", "jwt ", "id_token"])
+def test_row34_another_type_is_refused(token_type: str) -> None:
+    with pytest.raises(Rejected, match="type"):
+        principal_from(verified(token_type), TRUST, NOW)
+
+
+def test_row34_with_rfc9068_alone_a_plain_jwt_is_refused() -> None:
+    strict = replace(TRUST, token_types=frozenset({"at+jwt"}))
+    with pytest.raises(Rejected):
+        principal_from(verified("JWT"), strict, NOW)
+
+
+def test_row34_a_token_of_another_issuer_with_the_same_subject_is_refused() -> None:
+    other = replace(TRUST, issuer="https://other.example")
+    with pytest.raises(Rejected, match="issuer"):
+        principal_from(verified(), other, NOW)
+
+
+def test_row33_there_is_one_leeway() -> None:
+    assert principal_from(verified(exp=NOW - 29.5), TRUST, NOW)
+    assert principal_from(verified(nbf=NOW + 30, iat=NOW + 30), TRUST, NOW)
+    none = replace(TRUST, leeway=0)
+    with pytest.raises(Rejected):
+        principal_from(verified(exp=NOW), none, NOW)
+
+
+def test_an_expired_token_says_since_when() -> None:
+    with pytest.raises(Rejected, match=r"expired 12 minutes ago"):
+        principal_from(verified(exp=NOW - 12 * 60), TRUST, NOW)
+
+
+def test_required_scopes_are_all_required() -> None:
+    trust = replace(TRUST, required_scopes=frozenset({"prefect:read", "prefect:admin"}))
+    with pytest.raises(Rejected, match="prefect:admin"):
+        principal_from(verified(), trust, NOW)
+    assert principal_from(verified(scp=["prefect:admin"]), trust, NOW)
+
+
+@pytest.mark.parametrize("value", [MISSING, "x", [], {}, None, ["x"], 1])
+def test_a_required_claim_must_have_an_accepted_value(value: object) -> None:
+    trust = replace(TRUST, required_claims={"repository_owner": frozenset({"acme"})})
+    with pytest.raises(Rejected, match="repository_owner"):
+        principal_from(verified(repository_owner=value), trust, NOW)
+    assert principal_from(verified(repository_owner="acme"), trust, NOW)
+
+
+def test_nested_claims_are_found_by_dots() -> None:
+    trust = replace(TRUST, groups_claim="realm_access.roles", required_claims={"realm_access.roles": frozenset({"r"})})
+    who = principal_from(verified(realm_access={"roles": ["r", "s"]}), trust, NOW)
+    assert who.groups == ("r", "s")
+
+
+def test_the_authorized_party_can_be_required() -> None:
+    trust = replace(TRUST, authorized_parties=frozenset({"ci"}))
+    for changes in ({}, {"azp": "other"}, {"azp": ["ci"]}, {"azp": "other", "client_id": "ci"}):
+        with pytest.raises(Rejected):
+            principal_from(verified(**changes), trust, NOW)
+    assert principal_from(verified(client_id="ci"), trust, NOW)
+
+
+def test_a_missing_email_and_groups_are_nobodys_fault() -> None:
+    who = principal_from(verified(email=MISSING, groups=MISSING), TRUST, NOW)
+    assert (who.email, who.groups) == ("", ())

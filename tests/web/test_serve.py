@@ -1,0 +1,223 @@
+"""The command as an operator runs it: a process, its port, its signals, its exit codes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.adapters.users import hash_password
+from tests.support.issuer import Issuer as Provider
+from tests.support.waiting import free_port, wait_until
+from tests.web.conftest import FORWARDED
+
+COMMAND = [sys.executable, "-m", "service"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables}
+
+
+def run(*arguments: str, stdin: str = "", cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        env=environment(**variables),
+        timeout=30,
+    )
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    path = tmp_path / "users"
+    path.write_text(f"alice:{hash_password('secret', 4)}\n")
+    return path
+
+
+@contextmanager
+def serving(tmp_path: Path, *arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", *arguments],
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            env=environment(FORWARD_AUTH_PORT=str(port), **variables),
+        )
+    try:
+        if "--uds" not in arguments:
+            wait_until(lambda: ready(process, port, tmp_path), timeout=20, what="readiness")
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ready(process: subprocess.Popen[bytes], port: int, folder: Path) -> bool:
+    assert process.poll() is None, (folder / "log").read_text()
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_it_serves_and_stops_gracefully(tmp_path: Path, users: Path) -> None:
+    with serving(tmp_path, FORWARD_AUTH_USERS__FILE=str(users)) as (process, port):
+        url = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{url}/healthz").json() == {"status": "alive"}
+        assert httpx.get(f"{url}/forward-auth/api", headers=FORWARDED, auth=("alice", "secret")).status_code == 200
+        refused = httpx.get(f"{url}/forward-auth/api", headers=FORWARDED, auth=("alice", "wrong"))
+        assert refused.status_code == 401
+        assert "server" not in refused.headers
+        upgrade = {**FORWARDED, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x"}
+        assert httpx.get(f"{url}/forward-auth/api", headers=upgrade, auth=("alice", "secret")).status_code == 200
+        assert "forward_auth_decisions_total" in httpx.get(f"{url}/metrics").text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) in {0, -signal.SIGTERM}
+    log = (tmp_path / "log").read_text()
+    assert '"code": "invalid_token"' in log
+    assert "Traceback" not in log
+    assert "secret" not in log
+
+
+def test_a_request_under_way_is_answered_before_the_stop(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text(f"alice:{hash_password('secret', 13)}\n")
+    with serving(tmp_path, FORWARD_AUTH_USERS__FILE=str(users)) as (process, port):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            head = "".join(f"{name}: {value}\r\n" for name, value in FORWARDED.items())
+            credential = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n"
+            connection.sendall(f"GET /forward-auth/api HTTP/1.1\r\nHost: x\r\n{head}{credential}\r\n".encode())
+            metrics = f"http://127.0.0.1:{port}/metrics"
+            wait_until(lambda: "forward_auth_hashing 1.0" in httpx.get(metrics).text, timeout=5, what="hashing")
+            process.send_signal(signal.SIGTERM)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert process.wait(10) in {0, -signal.SIGTERM}
+
+
+def test_a_unix_socket_and_several_workers(tmp_path: Path, users: Path) -> None:
+    path = tmp_path / "gate.sock"
+    with serving(tmp_path, "--uds", str(path), "--workers", "2", FORWARD_AUTH_USERS__FILE=str(users)) as (
+        process,
+        _,
+    ):
+        wait_until(path.exists, timeout=20, what="the socket")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+
+            def allowed() -> bool:
+                with suppress(httpx.TransportError):  # bound, and not yet listening
+                    answer = client.get("http://gate/forward-auth/api", headers=FORWARDED, auth=("alice", "secret"))
+                    return answer.status_code == 200
+                return False
+
+            wait_until(allowed, timeout=20, what="an answer over the socket")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) in {0, -signal.SIGTERM}
+
+
+def test_it_becomes_ready_with_the_issuer_down(tmp_path: Path) -> None:
+    gone = Provider("RS256")
+    variables = {"FORWARD_AUTH_ISSUER__URL": gone.url, "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect"}
+    with serving(tmp_path, **variables) as (_, port):
+
+        def call() -> httpx.Response:
+            headers = {**FORWARDED, "Authorization": f"Bearer {gone.mint()}"}
+            return httpx.get(f"http://127.0.0.1:{port}/forward-auth/api", headers=headers)
+
+        cold = call()
+        assert (cold.status_code, "retry-after" in cold.headers) == (503, True)
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz").json()["issuers"][gone.url]["state"] == "cold"
+        with gone:
+            wait_until(lambda: call().status_code == 200, timeout=20, what="recovery")
+
+
+def test_a_users_file_that_changes_under_load_drops_no_request(tmp_path: Path, users: Path) -> None:
+    variables = {"FORWARD_AUTH_USERS__FILE": str(users), "FORWARD_AUTH_USERS__RELOAD": "0.1"}
+    with serving(tmp_path, **variables) as (_, port), httpx.Client(auth=("alice", "secret")) as client:
+        url = f"http://127.0.0.1:{port}/forward-auth/api"
+        statuses = set()
+        for round_ in range(6):
+            new = tmp_path / "new"
+            new.write_text(users.read_text() + f"user{round_}:{hash_password('x', 4)}\n")
+            new.replace(users)
+
+            def loaded(name: str = f"user{round_}") -> bool:
+                statuses.add(client.get(url, headers=FORWARDED).status_code)
+                return httpx.get(url, headers=FORWARDED, auth=(name, "x")).status_code == 200
+
+            wait_until(loaded, timeout=5, what="the new user")
+        assert statuses == {200}
+        users.write_text("broken")
+        state = f"http://127.0.0.1:{port}/readyz"
+        wait_until(lambda: httpx.get(state).json()["users"]["problem"], timeout=5, what="the problem")
+        assert client.get(url, headers=FORWARDED).status_code == 200
+        users.write_text(f"alice:{hash_password('changed', 4)}\n")
+        wait_until(lambda: client.get(url, headers=FORWARDED).status_code == 401, timeout=5, what="the new password")
+
+
+@pytest.mark.parametrize("command", [["serve"], ["config", "check"]])
+def test_mistakes_stop_the_start_and_all_are_listed(command: list[str], tmp_path: Path) -> None:
+    done = run(
+        *command, cwd=tmp_path, FORWARD_AUTH_PORT="x", FORWARD_AUTH_TYPO="1", FORWARD_AUTH_USERS__FILE="/nowhere"
+    )
+    assert done.returncode == 2
+    assert "port:" in done.stderr
+    assert "FORWARD_AUTH_TYPO" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_users_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    done = run("serve", cwd=tmp_path, FORWARD_AUTH_USERS__FILE="/nowhere")
+    assert done.returncode == 2
+    assert "users.file: /nowhere: the file cannot be read" in done.stderr
+
+
+def test_the_configuration_can_be_checked_and_shown(tmp_path: Path, users: Path) -> None:
+    good = run("config", "check", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users))
+    assert (good.returncode, "is good" in good.stdout) == (0, True)
+    shown = run("config", "show", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users)).stdout
+    assert f'users.file = "{users}"  # environment, FORWARD_AUTH_USERS__FILE' in shown
+    assert "port = 8080  # default" in shown
+
+
+def test_users_are_managed_and_passwords_are_never_arguments(tmp_path: Path) -> None:
+    file = str(tmp_path / "users")
+    assert run("users", "add", "alice", "--file", file, "--cost", "4", stdin="secret\n").returncode == 0
+    assert run("users", "add", "bob", "--file", file, "--cost", "4", stdin="other").returncode == 0
+    assert run("users", "list", "--file", file).stdout == "alice\nbob\n"
+    assert run("users", "verify", "alice", "--file", file, stdin="secret\n").returncode == 0
+    assert run("users", "verify", "alice", "--file", file, stdin="other\n").returncode == 1
+    assert run("users", "verify", "nobody", "--file", file, stdin="other\n").returncode == 1
+    assert "new password" in run("users", "add", "alice", "--file", file, "--cost", "4", stdin="new").stdout
+    assert run("users", "remove", "bob", "--file", file).returncode == 0
+    assert run("users", "remove", "bob", "--file", file).returncode == 1
+    assert run("users", "hash", "--cost", "4", stdin="x\n").stdout.startswith("$2b$04$")
+    assert run("users", "add", "carol", "secret", "--file", file).returncode == 2
+    for empty in ("", "x" * 80):
+        done = run("users", "add", "carol", "--file", file, stdin=empty)
+        assert done.returncode == 2
+        assert "72 bytes" in done.stderr
+    assert "Traceback" not in run("users", "list", "--file", "/nowhere").stderr
+
+
+def test_a_broken_users_file_is_not_written_to(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text("alice:plain\n")
+    assert run("users", "add", "bob", "--file", str(file), stdin="x").returncode == 2
+    assert file.read_text() == "alice:plain\n"
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == "0.1.0\n"
