@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
-from service.adapters.issuers import FetchError, KeyPolicy, check_url, parse_max_age
+from service.adapters.issuers import FetchError, Issuer, KeyPolicy, check_url, parse_max_age
 from service.core.errors import OutOfReach, Rejected
 from service.core.model import Bearer
 from tests.adapters.conftest import QUICK, Keeping
@@ -19,6 +19,10 @@ pytestmark = pytest.mark.anyio
 
 def bearer(provider: Provider, **changes: object) -> Bearer:
     return Bearer(provider.mint(**changes).encode())  # type: ignore[arg-type]
+
+
+def settled(issuer: Issuer) -> bool:
+    return issuer.warm and issuer._flight is None
 
 
 async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool], seconds: float = 5) -> None:
@@ -38,7 +42,7 @@ async def test_keys_are_fetched_at_the_start_by_nobodys_request(
     discovery: bool,  # noqa: FBT001
 ) -> None:
     async with keeping(provider, discovery=discovery) as (issuer, tokens):
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         assert provider.fetches["/jwks"] == 1
         assert provider.fetches["/.well-known/openid-configuration"] == int(discovery)
         for number in range(20):
@@ -48,7 +52,7 @@ async def test_keys_are_fetched_at_the_start_by_nobodys_request(
 
 async def test_a_new_key_is_fetched_once_for_all_who_ask(provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider) as (issuer, tokens):
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         provider.rotate()
         provider.delay = 0.2
         new = [bearer(provider, sub=str(number)) for number in range(50)]
@@ -59,7 +63,7 @@ async def test_a_new_key_is_fetched_once_for_all_who_ask(provider: Provider, kee
 
 async def test_row29_invented_key_ids_cost_one_fetch_a_cooldown(provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider) as (issuer, tokens):
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         known = bearer(provider)
         await tokens.verify(known)
         strangers = [bearer(provider, header={"kid": f"k{number}"}) for number in range(500)]
@@ -72,7 +76,7 @@ async def test_row29_invented_key_ids_cost_one_fetch_a_cooldown(provider: Provid
 
 async def test_the_cooldown_is_armed_by_a_fetch_that_fails(provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider) as (issuer, tokens):
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         provider.status = 500
         for number in range(20):
             with pytest.raises(Rejected):
@@ -83,7 +87,7 @@ async def test_the_cooldown_is_armed_by_a_fetch_that_fails(provider: Provider, k
 async def test_a_token_younger_than_the_keys_is_put_off_and_not_rejected(provider: Provider, keeping: Keeping) -> None:
     """A worker ends at its first 401; a key that the cool-down keeps us from seeing is no proof against it."""
     async with keeping(provider) as (issuer, tokens):
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         with pytest.raises(Rejected):
             await tokens.verify(bearer(provider, header={"kid": "stranger"}))  # arms the cool-down
         provider.rotate()
@@ -97,7 +101,7 @@ async def test_a_token_younger_than_the_keys_is_put_off_and_not_rejected(provide
 
 async def test_keys_are_refreshed_before_they_expire(provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider, KeyPolicy(refresh=1, min_refresh=1, cooldown=30)) as (issuer, tokens):
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         provider.rotate()
         began = time.monotonic()
         await until(lambda: provider.fetches["/jwks"] == 2)
@@ -130,7 +134,7 @@ async def test_while_the_issuer_is_down_known_keys_are_served_for_a_bounded_time
     provider: Provider, keeping: Keeping
 ) -> None:
     async with keeping(provider, KeyPolicy(refresh=1, max_stale=2, cooldown=1)) as (issuer, tokens):
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         provider.stop()
         old, other = bearer(provider), bearer(provider, sub="other")
         await tokens.verify(old)
@@ -141,7 +145,7 @@ async def test_while_the_issuer_is_down_known_keys_are_served_for_a_bounded_time
         with pytest.raises(OutOfReach):
             await tokens.verify(old)
         provider.start()
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         assert await tokens.verify(old)
 
 
@@ -154,7 +158,7 @@ async def test_it_starts_while_the_issuer_is_down_and_recovers_by_itself(keeping
         assert refusal.value.status == 503
         assert not issuer.warm
         with provider:
-            await until(lambda: issuer.warm)
+            await until(lambda: settled(issuer))
             assert await tokens.verify(token)
 
 
@@ -181,7 +185,7 @@ async def test_a_bad_answer_keeps_the_last_good_keys(
     body: bytes | None, status: int, headers: dict[str, str], provider: Provider, keeping: Keeping
 ) -> None:
     async with keeping(provider) as (issuer, tokens):
-        await until(lambda: issuer.warm)
+        await until(lambda: settled(issuer))
         provider.body, provider.status, provider.headers = body, status, headers
         assert not await issuer.refresh()
         assert issuer.last_problem
