@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import IO, Any
 
 LOGGER = "service.decisions"
 
@@ -16,7 +14,8 @@ def readable(entry: dict[str, Any]) -> str | None:
     clock = str(entry.get("time", ""))[11:19]
     if entry.get("logger") == LOGGER:
         who = entry.get("user") or entry.get("code") or ""
-        return f"{clock}  {entry.get('status')} {entry.get('message'):<8} {who:<20} {entry.get('method'):<6} {entry.get('path')}"
+        what = f"{entry.get('method'):<6} {entry.get('path')}"
+        return f"{clock}  {entry.get('status')} {entry.get('message'):<8} {who:<20} {what}"
     if entry.get("level") in {"warning", "error", "critical"}:
         return f"{clock}  {entry['level']}: {entry.get('message')}"
     return None

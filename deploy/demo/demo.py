@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decisions import Decisions
-from environments import HERE, ROOT, Environments, Unusable, check_python
+from environments import HERE, ROOT, Environments, UnusableError, check_python
 from parts import Part, Parts, answers, free_port
 
 USER = "demo-worker"
@@ -40,17 +40,18 @@ class Addresses:
 
     @property
     def api(self) -> str:
+        """What machines put into PREFECT_API_URL."""
         return f"http://{MACHINES}:{self.traefik}/api"
 
 
 def write_users(environments: Environments, file: Path) -> str:
     """Write a users file with one user, by the service's own command; return the password."""
     password = secrets.token_urlsafe(15)
-    argv = [environments.service.python, "-m", "service", "users", "add", USER, "--file", file]
+    argv: list[str | Path] = [environments.service.python, "-m", "service", "users", "add", USER, "--file", file]
     done = subprocess.run(argv, input=password, text=True, capture_output=True, cwd=ROOT, check=False)
     if done.returncode:
         msg = f"the users file could not be written:\n{done.stdout}{done.stderr}"
-        raise Unusable(msg)
+        raise UnusableError(msg)
     return password
 
 
@@ -63,7 +64,7 @@ def static_configuration(ports: Addresses, file: Path) -> Path:
     ):
         if text.count(shipped) != 1:
             msg = f"traefik/http.yml no longer contains {shipped} exactly once"
-            raise Unusable(msg)
+            raise UnusableError(msg)
         text = text.replace(shipped, ours)
     file.write_text(text)
     return file
@@ -73,9 +74,16 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
     """Start the four parts, and return the service once flows can run through Traefik."""
     python = environments.service.python
     token_file = run / "token"
-    issuer_argv = [python, HERE / "issuer.py", "--port", str(ports.issuer), "--token-file", token_file]
+    issuer_argv: list[str | Path] = [
+        python,
+        HERE / "issuer.py",
+        "--port",
+        str(ports.issuer),
+        "--token-file",
+        token_file,
+    ]
     parts.start("issuer", [*issuer_argv, "--audience", AUDIENCE, "--subject", USER], env={}, cwd=run)
-    prefect_argv = [environments.prefect.python, "-m", "prefect", "server", "start"]
+    prefect_argv: list[str | Path] = [environments.prefect.python, "-m", "prefect", "server", "start"]
     parts.start(
         "Prefect",
         [*prefect_argv, "--host", "127.0.0.1", "--port", str(ports.prefect)],
@@ -197,9 +205,7 @@ def demo(folder: Path, interrupted: threading.Event) -> None:
 def main() -> int:
     """Run the demo; 0 after Ctrl-C, 1 with a reason otherwise."""
     parser = argparse.ArgumentParser(description="Traefik, Prefect and prefect-forward-auth on 127.0.0.1")
-    parser.add_argument(
-        "--folder", type=Path, default=ROOT / ".demo", help="where all of it lives (default: .demo)"
-    )
+    parser.add_argument("--folder", type=Path, default=ROOT / ".demo", help="where all of it lives (default: .demo)")
     folder = parser.parse_args().folder.absolute()
 
     interrupted = threading.Event()
@@ -216,9 +222,9 @@ def main() -> int:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 msg = f"A demo runs from {folder} already; stop it, or give another --folder."
-                raise Unusable(msg) from None
+                raise UnusableError(msg) from None
             demo(folder, interrupted)
-    except Unusable as problem:
+    except UnusableError as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,8 +16,8 @@ ROOT = HERE.parents[1]
 COMPLETE = ".complete"
 
 
-class Unusable(Exception):
-    """This machine lacks something; the message says what to do about it."""
+class UnusableError(Exception):
+    """Something is lacking or has ended; the message says what, and what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Environment:
 
     @property
     def python(self) -> Path:
+        """Its interpreter."""
         return self.folder / "bin" / "python"
 
     @property
     def fingerprint(self) -> str:
+        """What it was made of: the lock, and this Python."""
         return hashlib.sha256(self.lock.read_bytes() + sys.version.encode()).hexdigest()
 
     def is_made(self) -> bool:
@@ -59,7 +61,7 @@ class Environment:
                 if done.returncode:
                     end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
                     msg = f"{self.folder.name} could not be installed (all of it is in {log}):\n{end}"
-                    raise Unusable(msg)
+                    raise UnusableError(msg)
         (self.folder / COMPLETE).write_text(self.fingerprint)
 
 
@@ -93,11 +95,11 @@ class Environments:
 
 
 def check_python() -> None:
-    """Raise Unusable if this Python cannot make environments, with the command that cures it."""
+    """Raise UnusableError if this Python cannot make environments, with the command that cures it."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not (3, 11) <= sys.version_info < (3, 14):
         msg = f"This is Python {version}; the demo needs 3.11, 3.12 or 3.13."
-        raise Unusable(msg)
+        raise UnusableError(msg)
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         msg = f"This Python cannot make environments. Cure: sudo apt-get install python{version}-venv"
-        raise Unusable(msg)
+        raise UnusableError(msg)

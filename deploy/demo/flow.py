@@ -1,4 +1,4 @@
-"""A flow with two tasks and an artifact. `python flow.py` runs it here; `python flow.py --deploy` queues a run."""
+"""A flow with two tasks and an artifact: `python flow.py` runs it, `python flow.py --deploy` queues a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from prefect.logging import get_run_logger
 
 @task
 def count(words: str) -> int:
+    """Count words."""
     return len(words.split())
 
 
 @flow(name="hello")
 def hello(words: str = "every task run arrives") -> int:
+    """Count some words, and publish the number."""
     number = count(words) + count("through the gate")
     get_run_logger().info("counted %s words", number)
     create_markdown_artifact(f"{number} words", key="hello")

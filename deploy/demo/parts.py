@@ -10,13 +10,10 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from environments import Unusable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+from environments import UnusableError
 
 GRACE_SECONDS = 10
 
@@ -42,9 +39,7 @@ def answers(url: str, *, status: int = 200) -> bool:
 class Part:
     """One program, in a process group of its own so that Ctrl-C reaches the demo alone."""
 
-    def __init__(
-        self, name: str, argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, log: Path
-    ) -> None:
+    def __init__(self, name: str, argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, log: Path) -> None:
         self.name = name
         self.log = log
         with log.open("wb") as sink:
@@ -60,6 +55,7 @@ class Part:
 
     @property
     def ended(self) -> bool:
+        """Whether it has gone, by itself or stopped."""
         return self._popen.poll() is not None
 
     def last_words(self, lines: int = 15) -> str:
@@ -97,10 +93,10 @@ class Parts:
         return part
 
     def check(self) -> None:
-        """Raise Unusable with the last words of a part that has ended."""
+        """Raise UnusableError with the last words of a part that has ended."""
         for part in self._parts:
             if part.ended:
-                raise Unusable(part.last_words())
+                raise UnusableError(part.last_words())
 
     def wait_until(self, condition: Callable[[], bool], *, timeout: float, what: str) -> None:
         """Return once the condition holds; raise if a part ends, time is up, or the demo is interrupted."""
@@ -111,7 +107,7 @@ class Parts:
             self.check()
             if time.monotonic() > deadline:
                 msg = f"{what}: not within {timeout:g} s. The logs are in {self._folder}."
-                raise Unusable(msg)
+                raise UnusableError(msg)
             time.sleep(0.1)
 
     def stop(self) -> None:

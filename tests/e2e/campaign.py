@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
+from tests.support.forms import Form
+from tests.support.openid import OpenIDProvider
 from tests.support.prefect import Client, Server
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.support.forms import Form
-    from tests.support.openid import OpenIDProvider
-    from tests.support.site import Site
+from tests.support.site import Site
 
 SIDE_BY_SIDE = 2
 

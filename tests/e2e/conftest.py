@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,6 @@ from tests.support.openid import AUDIENCE, OpenIDProvider
 from tests.support.parts import SERVER_VERSION, TRAEFIK, prefect_part, require
 from tests.support.prefect import Server
 from tests.support.site import PASSWORD, USER, Site, add_user
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +34,7 @@ def prefect_server(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def service_settings(folder: Path, openid_provider: OpenIDProvider) -> Mapping[str, str]:
-    """Settings of the service: one issuer, one users file with one user in it."""
+    """Return settings with one issuer, and a users file with one user in it."""
     users = folder / "users.htpasswd"
     add_user(users, USER, PASSWORD)
     return {
@@ -49,7 +46,7 @@ def service_settings(folder: Path, openid_provider: OpenIDProvider) -> Mapping[s
 
 @pytest.fixture(scope="session")
 def site(folder: Path, prefect_server: Server, service_settings: Mapping[str, str]) -> Iterator[Site]:
-    """The gated site in front of the real Prefect server."""
+    """Serve the gated site in front of the real Prefect server."""
     require(TRAEFIK)
     with Site(folder / "site", prefect_server.url, service_settings) as site:
         yield site
@@ -63,7 +60,7 @@ def campaign(
     site: Site,
     openid_provider: OpenIDProvider,
 ) -> Iterator[Campaign]:
-    """All collected cases, two at a time from the start; each test waits for its own."""
+    """Run all collected cases, two at a time from the start; each test waits for its own."""
     wanted = [
         item.callspec.params["case"]
         for item in request.session.items

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.campaign import Case
+from tests.e2e.campaign import Campaign, Case
 from tests.support.forms import (
     API_KEY,
     BASIC,
@@ -17,14 +16,10 @@ from tests.support.forms import (
     URL_USERINFO,
 )
 from tests.support.metrics import websocket_refusals
-from tests.support.site import MACHINES
+from tests.support.prefect import Server
+from tests.support.site import MACHINES, Site
 from tests.support.waiting import wait_until
 from tests.support.wire import handshake
-
-if TYPE_CHECKING:
-    from tests.e2e.campaign import Campaign
-    from tests.support.prefect import Server
-    from tests.support.site import Site
 
 COMPLETE = [
     Case("3.9.1", BASIC),
@@ -41,9 +36,7 @@ TASKS = 2
 
 
 @pytest.mark.parametrize("case", COMPLETE, ids=str)
-def test_run_completes_and_everything_is_persisted(
-    case: Case, campaign: Campaign, prefect_server: Server
-) -> None:
+def test_run_completes_and_everything_is_persisted(case: Case, campaign: Campaign, prefect_server: Server) -> None:
     outcome = campaign.outcome(case)
 
     assert outcome.returncode == 0, outcome.worker_log

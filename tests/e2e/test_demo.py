@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -17,9 +18,6 @@ import pytest
 from tests.support.parts import PARTS, ROOT, SERVER_VERSION, prefect_part, require
 from tests.support.processes import Process, clean_environment, marked
 from tests.support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 DEMO = ROOT / "deploy" / "demo" / "demo.py"
 
@@ -39,7 +37,7 @@ def start_demo(folder: Path) -> Process:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """The demo, up; its last test ends it."""
+    """Serve the demo until its last test ends it."""
     with start_demo(tmp_path_factory.mktemp("demo")) as demo:
         demo.wait_for_line("Decisions as they are made:", timeout=240)
         yield demo
@@ -115,9 +113,7 @@ def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, tmp_path: 
     assert name, output
     script = "\n".join([*export, f"exec {worker}"])
     env = clean_environment(tmp_path / "home", {})
-    with Process(
-        "worker", ["bash", "-euc", script], env=env, log=tmp_path / "worker.log", cwd=tmp_path
-    ) as running:
+    with Process("worker", ["bash", "-euc", script], env=env, log=tmp_path / "worker.log", cwd=tmp_path) as running:
         running.wait_for_line(f"Flow run '{name[1]}' - Finished in state Completed", timeout=60)
         assert completed_task_runs(demo, name[1])
         os.kill(running.pid, signal.SIGINT)
@@ -162,6 +158,6 @@ def test_python_without_venv_is_told_the_cure(monkeypatch: pytest.MonkeyPatch) -
     spec.loader.exec_module(environments)
     environments.check_python()
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(environments.Unusable, match=r"apt-get install python3\.\d+-venv"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(environments.UnusableError, match=r"apt-get install python3\.\d+-venv"):
         environments.check_python()

@@ -1,37 +1,29 @@
-"""`prefect events stream` through the gate: works where the credential rides the WebSocket, says 401 where not."""
+"""`prefect events stream`: works where the WebSocket carries the credential, and says 401 where not."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import uuid
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from tests.support.forms import BASIC, CUSTOM_HEADERS, URL_USERINFO
+from tests.support.forms import BASIC, CUSTOM_HEADERS, URL_USERINFO, Form
 from tests.support.metrics import websocket_refusals
+from tests.support.openid import OpenIDProvider
 from tests.support.parts import SERVER_VERSION
-from tests.support.prefect import Client
+from tests.support.prefect import Client, Server
+from tests.support.site import Site
 from tests.support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.support.forms import Form
-    from tests.support.openid import OpenIDProvider
-    from tests.support.prefect import Server
-    from tests.support.site import Site
 
 STREAM = ("-m", "prefect", "events", "stream", "--format", "text")
 
 
 def emit(server: Server, name: str) -> None:
     """Put an event into the server past the gate."""
-    now = datetime.datetime.now(datetime.UTC).isoformat()
+    now = dt.datetime.now(dt.UTC).isoformat()
     resource = {"prefect.resource.id": f"e2e.{name}"}
-    server.ask(
-        "POST", "/events", [{"occurred": now, "event": name, "resource": resource, "id": str(uuid.uuid4())}]
-    )
+    server.ask("POST", "/events", [{"occurred": now, "event": name, "resource": resource, "id": str(uuid.uuid4())}])
 
 
 @pytest.mark.parametrize("form", [CUSTOM_HEADERS, URL_USERINFO], ids=lambda form: form.name)
@@ -52,9 +44,7 @@ def test_events_stream_where_the_websocket_carries_the_credential(
         wait_until(streamed, timeout=60, what="an event in the stream", log=stream.tail)
 
 
-def test_events_stream_with_an_auth_string_is_refused_loudly(
-    folder: Path, site: Site, prefect_server: Server
-) -> None:
+def test_events_stream_with_an_auth_string_is_refused_loudly(folder: Path, site: Site, prefect_server: Server) -> None:
     """Prefect sends no header on events/out with AUTH_STRING; the refusal is counted and shown."""
     before = websocket_refusals(site)["events/out"]
     client = Client(SERVER_VERSION, folder / "stream-refused", BASIC.settings(f"{site.machines_url}/api", ""))

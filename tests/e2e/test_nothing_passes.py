@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.issuer import Issuer
-from tests.support.openid import AUDIENCE
-from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER
-from tests.support.wire import basic, bearer, handshake, send
-
-if TYPE_CHECKING:
-    from tests.support.openid import OpenIDProvider
-    from tests.support.site import Site
-    from tests.support.wire import Answer
+from tests.support.openid import AUDIENCE, OpenIDProvider
+from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
+from tests.support.wire import Answer, basic, bearer, handshake, send
 
 HTTP_PATHS = [
     ("GET", "/api/health"),
@@ -82,16 +76,12 @@ def test_machines_host_refuses_http(
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 @pytest.mark.parametrize("path", WEBSOCKET_PATHS)
-def test_machines_host_refuses_websockets(
-    path: str, forgery: str, site: Site, openid_provider: OpenIDProvider
-) -> None:
+def test_machines_host_refuses_websockets(path: str, forgery: str, site: Site, openid_provider: OpenIDProvider) -> None:
     assert_refused(handshake(site.port, MACHINES, path, forged(forgery, openid_provider)))
 
 
 @pytest.mark.parametrize("path", WEBSOCKET_PATHS)
-def test_machines_host_opens_websockets_to_a_credential(
-    path: str, site: Site, openid_provider: OpenIDProvider
-) -> None:
+def test_machines_host_opens_websockets_to_a_credential(path: str, site: Site, openid_provider: OpenIDProvider) -> None:
     """The counterpart, without which a gate that refuses everybody would pass."""
     for header in (basic(USER, PASSWORD), bearer(openid_provider.token()), basic("jwt", openid_provider.token())):
         assert handshake(site.port, MACHINES, path, [header]).status == 101
@@ -103,16 +93,12 @@ def test_machines_host_opens_http_to_a_credential(site: Site, openid_provider: O
         assert (answer.status, answer.body) == (200, b'"3.9.1"')
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v2/", "/ui-settings", "/docs", "/openapi.json", "/apix", "/api%2fhealth"]
-)
+@pytest.mark.parametrize("path", ["/", "/v2/", "/ui-settings", "/docs", "/openapi.json", "/apix", "/api%2fhealth"])
 def test_machines_host_has_nothing_but_the_api(path: str, site: Site) -> None:
     assert send(site.port, MACHINES, path, [basic(USER, PASSWORD)]).status in {400, 404}
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v2/", "/ui-settings", "/docs", "/api/health", "/api/flows/filter", "/_auth"]
-)
+@pytest.mark.parametrize("path", ["/", "/v2/", "/ui-settings", "/docs", "/api/health", "/api/flows/filter", "/_auth"])
 def test_people_host_takes_no_machine_credential(path: str, site: Site, openid_provider: OpenIDProvider) -> None:
     for headers in ([], [basic(USER, PASSWORD)], [bearer(openid_provider.token())]):
         answer = send(site.port, PEOPLE, path, headers)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 from tests.support.echo import Echo
 from tests.support.forms import CUSTOM_HEADERS
 from tests.support.issuer import Issuer
+from tests.support.openid import OpenIDProvider
 from tests.support.parts import SERVER_VERSION, TRAEFIK, require
-from tests.support.prefect import Client
+from tests.support.prefect import Client, Server
 from tests.support.site import MACHINES, Site
 from tests.support.waiting import wait_until
 from tests.support.wire import bearer, send
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from tests.support.openid import OpenIDProvider
-    from tests.support.prefect import Server
 
 POOL = "restart"
 POLL = re.compile(rf'"POST /api/work_pools/{POOL}/get_scheduled_flow_runs HTTP/1.1" (\d+)')

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tests.support.site import PASSWORD, USER
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Settings = dict[str, str]
 

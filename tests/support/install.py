@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.support.parts import OLDER_CLIENTS, PARTS, ROOT, SERVER_VERSION
@@ -92,10 +94,10 @@ def install_openid_provider() -> None:
         (folder / ".complete").write_text(fingerprint)
 
 
-INSTALLERS = {
+INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
     "openid-provider": install_openid_provider,
-    **{f"prefect-{v}": (lambda v=v: install_prefect(v)) for v in (SERVER_VERSION, *OLDER_CLIENTS)},
+    **{f"prefect-{version}": partial(install_prefect, version) for version in (SERVER_VERSION, *OLDER_CLIENTS)},
 }
 
 

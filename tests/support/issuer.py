@@ -7,17 +7,15 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
 from tests.support.waiting import free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -131,9 +129,9 @@ class Issuer:
         key: SigningKey | None = None,
         header: Mapping[str, Any] | None = None,
         lifetime: float = 300,
-        **claims: Any,  # noqa: ANN401  a token may claim anything
+        **claims: Any,
     ) -> str:
-        """Return a token that would be accepted but for what is given here; a claim or header of None is left out."""
+        """Return a token that is good but for what is given here; a claim or header of None is left out."""
         key = key or self.key(alg)
         now = int(time.time())
         proper = {

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import httpx
 
-if TYPE_CHECKING:
-    from tests.support.site import Site
+from tests.support.site import Site
 
 _REFUSAL = re.compile(
     r'^forward_auth_websocket_refused_total\{endpoint="(?P<endpoint>[^"]*)"\} (?P<count>\S+)$', re.MULTILINE

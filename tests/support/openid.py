@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from types import TracebackType
+from typing import Self
 
 import httpx
 
 from tests.support.parts import OPENID_PROVIDER, require
 from tests.support.processes import Process, clean_environment
 from tests.support.waiting import free_port
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
 AUDIENCE = "https://prefect.test"
@@ -40,9 +38,7 @@ class OpenIDProvider:
 
     def start(self) -> None:
         """Start with fresh keys, and return once it listens."""
-        self._process = Process(
-            "OpenID Provider", ["node", SCRIPT], env=self._env, log=self._folder / "openid.log"
-        )
+        self._process = Process("OpenID Provider", ["node", SCRIPT], env=self._env, log=self._folder / "openid.log")
         self._process.wait_for_line("listening http", timeout=20)
 
     def stop(self) -> None:

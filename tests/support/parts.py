@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = Path(os.environ.get("TEST_PARTS_FOLDER") or ROOT / ".cache" / "parts")
@@ -53,8 +50,7 @@ def prefect_part(version: str) -> Part:
     return Part(
         f"Prefect {version}",
         lambda: (
-            _existing(PARTS / f"prefect-{version}" / ".complete")
-            and PARTS / f"prefect-{version}" / "bin" / "python"
+            _existing(PARTS / f"prefect-{version}" / ".complete") and PARTS / f"prefect-{version}" / "bin" / "python"
         ),
         f"run `{INSTALL} prefect-{version}`",
     )

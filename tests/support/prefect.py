@@ -1,19 +1,17 @@
-"""Prefect, for real: a server, clients and workers of several versions, and questions put to the server directly."""
+"""Prefect, for real: a server, clients and workers of several versions, questions put to the server."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import httpx
 
 from tests.support.parts import SERVER_VERSION, prefect_part, require
 from tests.support.processes import Process, clean_environment
 from tests.support.waiting import free_port, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 FLOWS = Path(__file__).parent / "flows"
 QUIET = {
@@ -96,7 +94,7 @@ class Server:
         except httpx.TransportError:
             return False
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  JSON of any shape
+    def ask(self, method: str, path: str, body: object = None) -> Any:
         """Call the server's own API, past the gate, and return its JSON; wait while its SQLite is busy (503)."""
 
         def call() -> httpx.Response | None:
@@ -104,7 +102,6 @@ class Server:
             return None if answer.status_code == 503 else answer
 
         answer = wait_until(call, timeout=30, what=f"an answer other than 503 to {method} {path}")
-        assert answer is not None
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

@@ -8,13 +8,11 @@ import re
 import secrets
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from tests.support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 # Every process that we start carries this variable, and hands it on to its children; that is how the ones that
 # left their process group are still known to be ours.
@@ -91,9 +89,7 @@ class Process:
                 raise RuntimeError(msg)
             return match
 
-        match = wait_until(look, timeout=timeout, what=f"{pattern!r} in the log of {self.name}")
-        assert match is not None
-        return match
+        return wait_until(look, timeout=timeout, what=f"{pattern!r} in the log of {self.name}")
 
     def wait(self, *, timeout: float) -> int:
         """Return the exit status, or raise TimeoutError with the log's end."""

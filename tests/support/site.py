@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 import httpx
 
 from tests.support.parts import ROOT, TRAEFIK, require
 from tests.support.processes import Process, clean_environment
 from tests.support.waiting import accepts, free_port, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 SHIPPED = ROOT / "traefik"
 MACHINES = "127.0.0.1"  # two names of one address, for Traefik's two hosts

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -15,9 +13,9 @@ POLL_SECONDS = 0.05
 
 
 def wait_until(
-    condition: Callable[[], T], *, timeout: float, what: str, log: Callable[[], str] | None = None
+    condition: Callable[[], T | None], *, timeout: float, what: str, log: Callable[[], str] | None = None
 ) -> T:
-    """Return the first truthy value of `condition`; after `timeout` seconds raise TimeoutError with `what` and `log`."""
+    """Return the condition's first truthy value, or raise TimeoutError with `what` and `log` after some seconds."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()

@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import http.client
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 UPGRADE = (
     ("Connection", "Upgrade"),
@@ -42,9 +39,7 @@ def bearer(token: str) -> tuple[str, str]:
     return "Authorization", f"Bearer {token}"
 
 
-def send(
-    port: int, host: str, path: str, headers: Sequence[tuple[str, str]] = (), *, method: str = "GET"
-) -> Answer:
+def send(port: int, host: str, path: str, headers: Sequence[tuple[str, str]] = (), *, method: str = "GET") -> Answer:
     """Send one request to a loopback port, for this host, and return the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
