@@ -181,7 +181,7 @@ def follow(service: Part, parts: Parts, interrupted: threading.Event) -> None:
 def demo(folder: Path, interrupted: threading.Event) -> None:
     """Run the demo in a folder until interrupted."""
     environments = Environments.within(folder)
-    environments.make()
+    environments.make(interrupted.is_set)
     run, home = folder / "run", folder / "prefect-homes"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(mode=0o700)

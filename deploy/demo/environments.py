@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -18,6 +22,18 @@ COMPLETE = ".complete"
 
 class UnusableError(Exception):
     """Something is lacking or has ended; the message says what, and what to do about it."""
+
+
+def _run(argv: Sequence[str | Path], sink: IO[bytes], interrupted: Callable[[], bool]) -> int:
+    """Return the exit status of a program, which Ctrl-C ends by way of the demo alone."""
+    with subprocess.Popen(argv, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True) as program:
+        while True:
+            try:
+                return program.wait(0.2)
+            except subprocess.TimeoutExpired:
+                if interrupted():
+                    os.killpg(program.pid, signal.SIGKILL)
+                    raise KeyboardInterrupt from None
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class Environment:
         marker = self.folder / COMPLETE
         return marker.exists() and marker.read_text() == self.fingerprint
 
-    def make(self) -> None:
+    def make(self, interrupted: Callable[[], bool]) -> None:
         """Make it anew, and mark it complete at the very end."""
         shutil.rmtree(self.folder, ignore_errors=True)
         log = self.folder.with_suffix(".log")
@@ -57,8 +73,7 @@ class Environment:
         ]
         with log.open("wb") as sink:
             for argv in ([sys.executable, "-m", "venv", self.folder], [*pip, "-r", self.lock]):
-                done = subprocess.run(argv, stdout=sink, stderr=subprocess.STDOUT, check=False)
-                if done.returncode:
+                if _run(argv, sink, interrupted):
                     end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
                     msg = f"{self.folder.name} could not be installed (all of it is in {log}):\n{end}"
                     raise UnusableError(msg)
@@ -82,7 +97,7 @@ class Environments:
             Environment(folder / "prefect", HERE / "prefect-3.9.1.txt"),
         )
 
-    def make(self) -> None:
+    def make(self, interrupted: Callable[[], bool]) -> None:
         """Make those that are missing or out of date, side by side."""
         missing = [one for one in (self.service, self.traefik, self.prefect) if not one.is_made()]
         if not missing:
@@ -90,7 +105,7 @@ class Environments:
         names = ", ".join(one.folder.name for one in missing)
         print(f"Installing {names} into {self.service.folder.parent} (once; a minute or two) …", flush=True)
         with ThreadPoolExecutor() as pool:
-            for outcome in [pool.submit(one.make) for one in missing]:
+            for outcome in [pool.submit(one.make, interrupted) for one in missing]:
                 outcome.result()
 
 

@@ -68,11 +68,10 @@ def test_identity_is_the_service_s_own(how: str, echo_site: Site) -> None:
 
 
 @HOW
-@pytest.mark.parametrize("spell", [lambda name: name.replace("-", "_"), lambda name: name.replace("-", ".")])
-def test_aliases_of_identity_headers_are_deleted(how: str, spell: object, echo_site: Site) -> None:
-    assert callable(spell)
-    claims = [(spell(name), EVIL) for name in IDENTITY]
-    claims += [(spell(name).lower(), EVIL) for name in IDENTITY] + [("X-Auth_Request-User", EVIL)]
+@pytest.mark.parametrize("instead", ["_", "."], ids=["underscore", "dot"])
+def test_aliases_of_identity_headers_are_deleted(how: str, instead: str, echo_site: Site) -> None:
+    aliases = [name.replace("-", instead) for name in IDENTITY]
+    claims = [(alias, EVIL) for alias in (*aliases, *(alias.lower() for alias in aliases), "X-Auth_Request-User")]
     request = via(how, echo_site, [basic(USER, PASSWORD), *claims])
     assert EVIL not in json.dumps(request.headers)
     assert request.values("X-Auth-Request-User") == [USER]

@@ -84,13 +84,15 @@ class Site:
 
         wait_until(ready, timeout=20, what=f"200 from {probe} (see {self.service.log})")
 
-    def _start_traefik(self) -> Process:
-        static = (SHIPPED / "http.yml").read_text()
-        static = replace_once(static, '":8000"', f'"127.0.0.1:{self.port}"')
+    def start_traefik(self, variant: str, ports: Mapping[int, int], env: Mapping[str, str] | None = None) -> Process:
+        """Start Traefik from a static configuration as shipped, but for its ports and the folder it lies in."""
+        static = (SHIPPED / variant).read_text()
+        for shipped, port in ports.items():
+            static = replace_once(static, f'":{shipped}"', f'"127.0.0.1:{port}"')
         static = replace_once(static, "/etc/traefik/dynamic", str(SHIPPED / "dynamic"))
-        config = self.folder / "traefik.yml"
+        config = self.folder / f"traefik-{variant}"
         config.write_text(static)
-        env = {
+        gate = {
             "GATE_MACHINES_HOST": MACHINES,
             "GATE_PEOPLE_HOST": PEOPLE,
             "GATE_PREFECT_URL": self.prefect_url,
@@ -99,14 +101,14 @@ class Site:
         return Process(
             "Traefik",
             [require(TRAEFIK), f"--configFile={config}"],
-            env=clean_environment(self.folder / "home", env),
-            log=self.folder / "traefik.log",
+            env=clean_environment(self.folder / "home", {**gate, **(env or {})}),
+            log=self.folder / f"{config.stem}.log",
         )
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            self.traefik = stack.enter_context(self._start_traefik())
+            self.traefik = stack.enter_context(self.start_traefik("http.yml", {8000: self.port}))
             stack.callback(lambda: self.service.stop() if hasattr(self, "service") else None)
             self.start_service()
             # Routes are loaded a moment after the port is open: until then the machines' host knows no /api.
