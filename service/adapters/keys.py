@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from jose import jwk
 from jose.backends.base import Key
+from jose.backends.cryptography_backend import CryptographyRSAKey
 from jose.utils import base64url_decode
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,26 @@ _PUBLIC_MEMBERS: Final = ("kty", "n", "e", "crv", "x", "y")
 
 class JWKSError(Exception):
     """A document that is no JWK set; the message is for the log."""
+
+
+class RSAKey(CryptographyRSAKey):
+    """RSASSA-PKCS1-v1_5 (RFC 7518 §3.3): python-jose's key, with what it makes for each call made once."""
+
+    _HASHES: Final = {"RS256": hashes.SHA256(), "RS384": hashes.SHA384(), "RS512": hashes.SHA512()}
+    _PADDING: Final = padding.PKCS1v15()
+
+    def __init__(self, key: Mapping[str, Any], algorithm: str) -> None:
+        super().__init__(dict(key), algorithm)
+        self._hash = self._HASHES[algorithm]
+        self._verify = self.prepared_key.verify
+
+    def verify(self, msg: bytes, sig: bytes) -> bool:
+        """Tell whether the signature is this key's."""
+        try:
+            self._verify(sig, msg, self._PADDING, self._hash)
+        except InvalidSignature:
+            return False
+        return True
 
 
 class RSAPSSKey(Key):
@@ -84,12 +105,13 @@ class EdwardsKey(Key):
 
 def rsa_public_key(key: Mapping[str, Any]) -> rsa.RSAPublicKey:
     """Return a JWK's RSA key, as python-jose reads it."""
-    prepared: rsa.RSAPublicKey = jwk.construct(dict(key), "RS256").prepared_key  # type: ignore[attr-defined]
+    prepared: rsa.RSAPublicKey = RSAKey(key, "RS256").prepared_key
     return prepared
 
 
-for _algorithm in ("PS256", "PS384", "PS512"):
-    jwk.register_key(_algorithm, RSAPSSKey)
+for _family, _key in (("RS", RSAKey), ("PS", RSAPSSKey)):
+    for _bits in ("256", "384", "512"):
+        jwk.register_key(_family + _bits, _key)
 jwk.register_key("EdDSA", EdwardsKey)
 
 

@@ -14,10 +14,10 @@ MAX_NUMERIC_DATE: Final = 253_402_300_800.0  # the year 10000: past every calend
 MAX_TEXT: Final = 512
 MAX_GROUPS: Final = 256
 _ID_TOKEN_CLAIMS: Final = ("nonce", "at_hash", "c_hash", "s_hash")  # OIDC Core §2: of ID tokens alone
-_NOT_ACCESS: Final = {
-    "typ": frozenset({"ID", "Refresh", "Offline", "Logout"}),  # Keycloak writes the kind into the claims
-    "token_use": frozenset({"id"}),  # Cognito does
-}
+_NOT_ACCESS: Final = (
+    ("typ", frozenset({"ID", "Refresh", "Offline", "Logout"})),  # Keycloak writes the kind into the claims
+    ("token_use", frozenset({"id"})),  # Cognito does
+)
 
 
 def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> Principal:
@@ -29,9 +29,8 @@ def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> 
     _validate_audience(claims, trust)
     expires = _validate_times(claims, trust, now)
     scopes = _scopes(claims)
-    missing = trust.required_scopes - scopes
-    if missing:
-        wanted = " ".join(sorted(missing))
+    if not trust.required_scopes <= scopes:
+        wanted = " ".join(sorted(trust.required_scopes - scopes))
         raise Rejected(f"This token lacks the scope {wanted!r}: request it when you obtain the token.")
     for name, accepted in trust.required_claims.items():
         if accepted.isdisjoint(_values(claims, name)):
@@ -51,15 +50,14 @@ def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> 
 
 def _validate_kind(verified: VerifiedClaims, trust: IssuerTrust) -> None:
     """Tell an access token from every other kind of JWT that an issuer signs (RFC 8725 §3.11, RFC 9068 §4)."""
-    token_type = verified.token_type.lower().removeprefix("application/")
-    if token_type not in trust.token_types:
+    if verified.token_type.lower().removeprefix("application/") not in trust.token_types:
         raise Rejected(
             "This token is not of a type that is accepted here: send an access token.",
             reason=f"typ {verified.token_type[:40]!r}, expected one of {sorted(trust.token_types)}",
         )
     claims = verified.claims
     marks = [name for name in _ID_TOKEN_CLAIMS if name in claims]
-    marks += [name for name, values in _NOT_ACCESS.items() if _hashable(claims.get(name)) in values]
+    marks += [name for name, values in _NOT_ACCESS if _word(claims.get(name)) in values]
     if marks:
         raise Rejected("This is not an access token: send the access token instead.", reason=f"it has {marks}")
 
@@ -77,7 +75,7 @@ def _validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
         )
     if trust.authorized_parties:
         party = claims.get("azp", claims.get("client_id"))
-        if _hashable(party) not in trust.authorized_parties:
+        if _word(party) not in trust.authorized_parties:
             raise Rejected("This token was issued to a client that is not accepted here.", reason="azp")
 
 
@@ -102,9 +100,10 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None and name not in claims:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_NUMERIC_DATE:
+    kind = type(value)
+    if (kind is not int and kind is not float) or not 0 <= value < MAX_NUMERIC_DATE:  # type: ignore[operator]
         raise Rejected("This token's dates cannot be read.", reason=f"{name} is no NumericDate")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]
 
 
 def _ago(seconds: float) -> str:
@@ -117,20 +116,29 @@ def _ago(seconds: float) -> str:
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     """RFC 9068 §2.2.3 has ``scope``, a string; Okta and Entra write ``scp``, a list or a string."""
-    found: set[str] = set()
+    words: list[str] = []
     for name in ("scope", "scp"):
-        for value in _values(claims, name):
-            found.update(value.split(" "))
-    return frozenset(found - {""})
+        if name in claims:
+            for value in _values(claims, name):
+                words += value.split()
+    return frozenset(words)
 
 
-def _values(claims: Mapping[str, Any], path: str) -> list[str]:
-    """Return the strings at a claim, which may be nested (``realm_access.roles``) or have dots in its name."""
-    value: Any = claims.get(path)
-    if value is None and path not in claims:
+def _at(claims: Mapping[str, Any], path: str) -> Any:
+    """Return what stands at a claim, which may be nested (``realm_access.roles``) or have dots in its name."""
+    value = claims.get(path)
+    if value is None and "." in path and path not in claims:
         value = claims
         for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _values(claims: Mapping[str, Any], path: str) -> list[str]:
+    """Return the strings at a claim, numbers and booleans as JSON writes them; anything else is passed over."""
+    value = _at(claims, path)
+    if isinstance(value, str):
+        return [value]
     members = value if isinstance(value, list) else [value]
     return [
         str(member).lower() if isinstance(member, bool) else str(member)
@@ -143,13 +151,11 @@ def _groups(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
     groups = _values(claims, path) if path else []
     if len(groups) > MAX_GROUPS:
         raise Rejected("This token names too many groups.", reason=f"{len(groups)}, at most {MAX_GROUPS}")
-    return tuple(_clean(group, path) for group in groups)
+    return tuple([_clean(group, path) for group in groups])
 
 
 def _text(claims: Mapping[str, Any], path: str, *, required: bool = False) -> str:
-    if not path:
-        return ""
-    values = _values(claims, path)
+    values = _values(claims, path) if path else []
     if len(values) == 1 and values[0]:
         return _clean(values[0], path)
     if required or len(values) > 1:
@@ -159,10 +165,11 @@ def _text(claims: Mapping[str, Any], path: str, *, required: bool = False) -> st
 
 def _clean(value: str, name: str) -> str:
     """Pass text that a header and a log line can carry; control characters and surrogates are refused."""
-    if len(value) > MAX_TEXT or not all(char.isprintable() for char in value):
+    if len(value) > MAX_TEXT or not value.isprintable():
         raise Rejected(f"This token's claim {name!r} has characters, or a length, that cannot be used.")
     return value
 
 
-def _hashable(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _word(value: Any) -> str:
+    """Return a string, and of anything else one that is in no set."""
+    return value if isinstance(value, str) else ""

@@ -42,6 +42,8 @@ def header_text(value: str) -> bytes:
 
     ``%`` and ``,`` are encoded too, so that a list joined by commas has one reading.
     """
+    if value.isascii() and value.isprintable() and "%" not in value and "," not in value:
+        return value.encode("ascii")
     return quote(value, safe=_PLAIN).encode("ascii")
 
 

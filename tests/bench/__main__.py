@@ -1,0 +1,217 @@
+"""Measure the gate beside what it is to be compared with, in one run: `make bench`.
+
+Rows of a group are measured in turns, several rounds, and the median counts, since a machine's speed drifts.
+"""
+
+import argparse
+import base64
+import json
+import os
+import platform
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from tests.bench.load import Load, Measured
+from tests.bench.stage import FORWARDED, LOAD_CORE, SERVER_CORE, Stage, resident_mb
+from tests.support.parts import ROOT
+
+OUTPUT = ROOT / "build" / "bench.json"
+
+
+def basic(user: str, password: str) -> str:
+    """Return the value of an Authorization header."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def with_credential(credential: str) -> dict[str, str]:
+    """Return the headers of a verify call."""
+    return {**FORWARDED, "Authorization": credential}
+
+
+def in_turns(rows: dict[str, Callable[[], Measured]], rounds: int) -> dict[str, Measured]:
+    """Measure each row once a round; return the medians."""
+    seen: dict[str, list[Measured]] = {name: [] for name in rows}
+    for _ in range(rounds):
+        for name, measure in rows.items():
+            seen[name].append(measure())
+    return {
+        name: Measured(
+            statistics.median(one.rps for one in all_),
+            statistics.median(one.p50_ms for one in all_),
+            statistics.median(one.p99_ms for one in all_),
+            sum(one.requests for one in all_),
+            sum(one.refused for one in all_),
+        )
+        for name, all_ in seen.items()
+    }
+
+
+def raw_rsa_seconds(stage: Stage) -> float:
+    """Return the time of one RS256 verification by the library alone, on the server's core: the median of many."""
+    key = stage.issuer.key()
+    messages = [token.rpartition(".")[0].encode() for token in stage.tokens(200)]
+    pairs = [(key.sign(message), message) for message in messages]  # one pair again and again would flatter it
+    public = key.private.public_key()
+    assert isinstance(public, rsa.RSAPublicKey)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {SERVER_CORE})
+    times = []
+    for _ in range(15):
+        began = time.perf_counter()
+        for signature, message in pairs:
+            public.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+        times.append((time.perf_counter() - began) / len(pairs))
+    os.sched_setaffinity(0, before)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measure, print the table, write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=3, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each row")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, Stage(Path(name)) as stage:
+        folder = Path(name)
+
+        def load(url: str, headers: list[dict[str, str]], label: str, **more: Any) -> Load:
+            given: dict[str, Any] = {"seconds": options.seconds, "core": LOAD_CORE, **more}
+            return Load(url, headers, folder=folder, name=label, **given)
+
+        bearer = with_credential(f"Bearer {stage.issuer.mint(lifetime=3600)}")
+        password = with_credential(basic("bench", stage.password))
+        many = [with_credential(f"Bearer {token}") for token in stage.tokens(2000)]
+        for url in (stage.gate, stage.ordinary):
+            for headers in (bearer, password):
+                httpx.get(url, headers=headers).raise_for_status()
+
+        rsa_seconds = [raw_rsa_seconds(stage)]
+        direct = in_turns(
+            {
+                "bare ASGI answer": lambda: load(stage.bare, [bearer], "bare").result(),
+                "gate, cached Bearer": lambda: load(stage.gate, [bearer], "bearer").result(),
+                "gate, cached Basic": lambda: load(stage.gate, [password], "basic").result(),
+                "gate, first-seen Bearer": lambda: load(stage.forgetful, many, "first").result(),
+                "gate, no credential": lambda: load(stage.gate, [dict(FORWARDED)], "denied").result(),
+                "FastAPI endpoint, cached Bearer": lambda: load(stage.ordinary, [bearer], "fa-bearer").result(),
+                "FastAPI endpoint, cached Basic": lambda: load(stage.ordinary, [password], "fa-basic").result(),
+            },
+            options.rounds,
+        )
+        rsa_seconds.append(raw_rsa_seconds(stage))
+        user = {"Authorization": basic("bench", stage.password)}
+        # both cores are Traefik's, the gate's and the load's together here
+        through = in_turns(
+            {
+                f"Traefik, {title}": lambda path=path: load(  # type: ignore[misc]
+                    f"{stage.traefik}/{path}", [user], path, core=None
+                ).result()
+                for path, title in (("open", "open route"), ("own", "its basicAuth, bcrypt 10"), ("ours", "our gate"))
+            },
+            options.rounds,
+        )
+        steady = in_turns(
+            {
+                "gate, 1,000 requests/s": lambda: load(
+                    stage.gate, [bearer], "steady", rate=1000, connections=10
+                ).result()
+            },
+            options.rounds,
+        )
+
+        def while_under(attack: Callable[[], Load]) -> Measured:
+            """Measure a valid caller while the attack goes on."""
+            attacker = attack()
+            measured = load(stage.gate, [bearer], "meanwhile", rate=500, connections=5).result()
+            attacks.append(attacker.result())
+            return measured
+
+        attacks: list[Measured] = []
+        long = options.seconds + 1
+        strangers = [with_credential(f"Bearer {token}") for token in stage.strangers(10_000)]
+        fetches, began = stage.issuer.fetches["/jwks"], time.monotonic()
+        wrong = [with_credential(basic(f"user{number}", "wrong")) for number in range(1000)]
+        attacked = in_turns(
+            {
+                "valid caller, 500/s, quiet": lambda: load(
+                    stage.gate, [bearer], "meanwhile", rate=500, connections=5
+                ).result(),
+                "valid caller, 500/s, unknown key ids at 1,000/s": lambda: while_under(
+                    lambda: load(stage.gate, strangers, "strangers", rate=1000, connections=10, seconds=long)
+                ),
+                "valid caller, 500/s, 200 parallel wrong passwords": lambda: while_under(
+                    lambda: load(stage.gate, wrong, "wrong", connections=200, seconds=long)
+                ),
+            },
+            options.rounds,
+        )
+        flood_seconds = time.monotonic() - began
+        unknown_kid_fetches = stage.issuer.fetches["/jwks"] - fetches
+        if any(one.requests != one.refused for one in attacks):
+            raise SystemExit("an attacker was let in")
+        rss = resident_mb(stage.gate_process)
+        ready = stage.start_up_seconds()
+
+    rows = {**direct, **through, **steady, **attacked}
+    for name, row in rows.items():
+        if row.refused and name != "gate, no credential":
+            raise SystemExit(f"{name}: {row.refused} of {row.requests} were refused: not a measurement")
+    summary = {
+        "rss_mb": rss,
+        "ready_s": ready,
+        "raw_rsa_verify_us": statistics.median(rsa_seconds) * 1e6,
+        "cached_bearer_to_bare": direct["gate, cached Bearer"].rps / direct["bare ASGI answer"].rps,
+        "cached_basic_to_bare": direct["gate, cached Basic"].rps / direct["bare ASGI answer"].rps,
+        "cached_bearer_to_fastapi": direct["gate, cached Bearer"].rps / direct["FastAPI endpoint, cached Bearer"].rps,
+        "cached_basic_to_fastapi": direct["gate, cached Basic"].rps / direct["FastAPI endpoint, cached Basic"].rps,
+        "first_seen_extra_to_raw_rsa": (
+            1 / direct["gate, first-seen Bearer"].rps - 1 / direct["gate, cached Bearer"].rps
+        )
+        / statistics.median(rsa_seconds),
+        "traefik_ours_to_its_basicauth": through["Traefik, our gate"].rps
+        / through["Traefik, its basicAuth, bcrypt 10"].rps,
+        "p99_ms_at_1000_rps": steady["gate, 1,000 requests/s"].p99_ms,
+        "unknown_kid_p99_to_quiet": attacked["valid caller, 500/s, unknown key ids at 1,000/s"].p99_ms
+        / attacked["valid caller, 500/s, quiet"].p99_ms,
+        "unknown_kid_fetches": unknown_kid_fetches,
+        "unknown_kid_seconds": flood_seconds,
+        "wrong_passwords_p99_ms": attacked["valid caller, 500/s, 200 parallel wrong passwords"].p99_ms,
+    }
+    report(rows, summary)
+
+
+def report(rows: dict[str, Measured], summary: dict[str, float]) -> None:
+    """Print the table in Markdown and write both to build/bench.json."""
+    print(f"\n{machine()}\n")
+    print("| | requests/s | p50 ms | p99 ms |\n| --- | ---: | ---: | ---: |")
+    for name, row in rows.items():
+        print(f"| {name} | {row.rps:,.0f} | {row.p50_ms:.2f} | {row.p99_ms:.2f} |")
+    print("\n| figure | value |\n| --- | ---: |")
+    for name, value in summary.items():
+        print(f"| {name} | {value:,.2f} |")
+    OUTPUT.parent.mkdir(exist_ok=True)
+    table = [{"name": name, "rps": row.rps, "p50_ms": row.p50_ms, "p99_ms": row.p99_ms} for name, row in rows.items()]
+    OUTPUT.write_text(json.dumps({"machine": machine(), "rows": table, "summary": summary}, indent=2) + "\n")
+
+
+def machine() -> str:
+    """Describe this machine in a line."""
+    cpu = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", cpu)
+    return (
+        f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores, "
+        f"{platform.system()} {platform.release()}, CPython {platform.python_version()}"
+    )
+
+
+if __name__ == "__main__":
+    main()

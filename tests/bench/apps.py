@@ -1,0 +1,81 @@
+"""What the gate is measured against, on the same server: a bare answer, and an ordinary FastAPI endpoint."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Response
+
+from service.core.dialects import allow_headers, render
+from service.core.errors import Refusal
+from service.core.model import Allow, Basic, Bearer, Face, ForwardedRequest, Gate, Principal
+from service.core.policy import decide
+from service.core.request import parse_credential, parse_host, parse_method, parse_scheme, parse_target
+from service.gate import ForwardAuth, Receive, Scope, Send
+from service.web.app import create_app
+
+_START: dict[str, Any] = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"x-auth-request-user", b"somebody"), (b"content-length", b"0")],
+}
+_BODY: dict[str, Any] = {"type": "http.response.body", "body": b""}
+
+
+async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 200 without a look at the request: the server's ceiling."""
+    await send(_START)
+    await send(_BODY)
+
+
+def ordinary() -> FastAPI:
+    """Return the same decision, by the same functions, as one would write it with FastAPI."""
+    service: ForwardAuth = create_app()
+
+    async def lifespan(_: FastAPI) -> Any:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/forward-auth/api")
+    async def verify(
+        x_forwarded_method: Annotated[str, Header()],
+        x_forwarded_uri: Annotated[str, Header()],
+        x_forwarded_host: Annotated[str, Header()],
+        x_forwarded_proto: Annotated[str, Header()],
+        x_forwarded_for: Annotated[str, Header()],
+        authorization: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        who: Any
+        call = None
+        try:
+            target = parse_target(x_forwarded_uri.encode())
+            call = ForwardedRequest(
+                parse_method(x_forwarded_method.encode()),
+                parse_scheme(x_forwarded_proto.encode()),
+                parse_host(x_forwarded_host.encode()),
+                target.path,
+                target.query,
+                service.proxies.client_of(x_forwarded_for.encode()),
+            )
+            credential = parse_credential(None if authorization is None else authorization.encode())
+            who = credential
+            if isinstance(credential, Bearer):
+                who = service.tokens.recall(credential, time.time()) or await service.tokens.verify(credential)
+            elif isinstance(credential, Basic) and service.passwords is not None:
+                who = service.passwords.recall(credential, time.time()) or await service.passwords.verify(credential)
+        except Refusal as refusal:
+            who = refusal
+        decision = decide(call, who, Gate.API)
+        if isinstance(decision, Allow):
+            return _response(decision.principal)
+        answer = render(decision, Face.FORWARD_AUTH, Gate.API, "")
+        return Response(answer.body, answer.status)
+
+    return app
+
+
+def _response(principal: Principal) -> Response:
+    headers = {name.decode(): value.decode() for name, value in allow_headers(principal) if name != b"content-length"}
+    return Response(status_code=200, headers=headers)

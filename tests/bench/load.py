@@ -1,0 +1,87 @@
+"""Load from wrk, to loopback alone and bounded in time, and what came back."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Each request of the list in turn; after each answer a connection may pause, which bounds the rate.
+_SCRIPT = """
+local requests, next_one, pause = {}, 0, tonumber(os.getenv("LOAD_PAUSE_MS") or "0")
+function init()
+  for line in io.lines(os.getenv("LOAD_HEADERS")) do
+    local headers = {}
+    for name, value in string.gmatch(line, "([^\\t]+)\\t([^\\t]+)") do headers[name] = value end
+    requests[#requests + 1] = wrk.format("GET", nil, headers)
+  end
+end
+function request()
+  next_one = next_one % #requests + 1
+  return requests[next_one]
+end
+if pause > 0 then function delay() return pause end end
+function done(summary, latency)
+  io.write(string.format('\\n{"requests":%d,"micros":%d,"refused":%d,"broken":%d,"p50":%.1f,"p99":%.1f}\\n',
+    summary.requests, summary.duration, summary.errors.status,
+    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
+    latency:percentile(50), latency:percentile(99)))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of load: answers a second, latencies in milliseconds, and how many were no 2xx."""
+
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    requests: int
+    refused: int
+
+
+class Load:
+    """A running wrk."""
+
+    def __init__(
+        self,
+        url: str,
+        headers: Sequence[dict[str, str]],
+        *,
+        folder: Path,
+        name: str,
+        seconds: int,
+        connections: int = 16,
+        rate: float | None = None,
+        core: int | None = None,
+    ) -> None:
+        script, lines = folder / f"{name}.lua", folder / f"{name}.tsv"
+        script.write_text(_SCRIPT)
+        lines.write_text("".join("\t".join(f"{key}\t{value}" for key, value in one.items()) + "\n" for one in headers))
+        pause = 0 if rate is None else max(1, round(connections / rate * 1000))
+        wrk = shutil.which("wrk")
+        if wrk is None:
+            raise SystemExit("the benchmark needs wrk: apt-get install wrk")
+        self._process = subprocess.Popen(
+            [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url],
+            env={**os.environ, "LOAD_HEADERS": str(lines), "LOAD_PAUSE_MS": str(pause)},
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509
+        )
+
+    def result(self) -> Measured:
+        """Wait for the end and return what was measured."""
+        output, _ = self._process.communicate(timeout=120)
+        if self._process.returncode:
+            raise SystemExit(f"wrk ended with {self._process.returncode}: {output}")
+        found = json.loads(output.strip().splitlines()[-1])
+        if found["broken"]:
+            raise SystemExit(f"{found['broken']} requests were not answered: {output}")
+        seconds = found["micros"] / 1e6
+        return Measured(
+            found["requests"] / seconds, found["p50"] / 1e3, found["p99"] / 1e3, found["requests"], found["refused"]
+        )

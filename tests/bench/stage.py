@@ -1,0 +1,179 @@
+"""The servers that are measured, each a process of its own on loopback."""
+
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import httpx
+import yaml
+
+from service.adapters.users import hash_password
+from tests.support.issuer import Issuer, b64url
+from tests.support.parts import ROOT, TRAEFIK, require
+from tests.support.waiting import accepts, free_port, wait_until
+
+FORWARDED = {
+    "X-Forwarded-Method": "POST",
+    "X-Forwarded-Uri": "/api/flow_runs/filter",
+    "X-Forwarded-Host": "prefect.example.com",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-For": "203.0.113.7",
+}
+UVICORN = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log", "--no-server-header"]
+SERVER_CORE, LOAD_CORE = 0, 1
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a measured process: ours, with compiled Python allowed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+class Stage:
+    """Everything that is measured, up inside the `with` block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.issuer = Issuer("RS256")
+        self.password = secrets.token_urlsafe(24)
+        self.users = folder / "users"
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        subprocess.run([sys.executable, "-m", "compileall", "-q", str(ROOT / "service")], check=True, env=environment())
+        self._stack.enter_context(self.issuer)
+        hashed = hash_password(self.password, 10)
+        self.users.write_text(f"bench:{hashed}\n")
+        self.gate_process, self.gate = self.service()
+        # so small a memory that each of many tokens, sent in turn, is new to it
+        self.forgetful_process, self.forgetful = self.service(FORWARD_AUTH_VERDICT_COUNT="1")
+        self.bare = self._uvicorn("tests.bench.apps:bare", "--lifespan", "off")
+        self.ordinary = self._uvicorn("tests.bench.apps:ordinary", "--factory")
+        self.traefik = self._traefik(hashed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(
+        self, argv: list[str], variables: dict[str, str], port: int, *, core: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a program and return once its port is open."""
+        log = self._stack.enter_context((self.folder / f"{port}.log").open("wb"))
+        process = subprocess.Popen(
+            argv,
+            env={**environment(), **variables},
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509
+        )
+
+        def stop() -> None:
+            process.kill()
+            process.wait()
+
+        self._stack.callback(stop)
+
+        def up() -> bool:
+            if process.poll() is not None:
+                raise SystemExit(f"{argv} ended: {Path(log.name).read_text()}")
+            return accepts(port)
+
+        wait_until(up, timeout=30, what=f"port {port} of {argv}")
+        return process
+
+    def _variables(self, port: int) -> dict[str, str]:
+        return {
+            "FORWARD_AUTH_PORT": str(port),
+            "FORWARD_AUTH_ISSUER__URL": self.issuer.url,
+            "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
+            "FORWARD_AUTH_USERS__FILE": str(self.users),
+        }
+
+    def service(self, *, core: int | None = SERVER_CORE, **variables: str) -> tuple[subprocess.Popen[bytes], str]:
+        """Start the product and return it with its verify endpoint."""
+        port = free_port()
+        argv = [sys.executable, "-m", "service", "serve"]
+        process = self.start(argv, {**self._variables(port), **variables}, port, core=core)
+        ready = f"http://127.0.0.1:{port}/readyz"
+        wait_until(lambda: httpx.get(ready).json()["status"] == "ready", timeout=30, what=ready)
+        return process, f"http://127.0.0.1:{port}/forward-auth/api"
+
+    def _uvicorn(self, app: str, *options: str) -> str:
+        port = free_port()
+        argv = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning"]
+        self.start([*argv, "--no-date-header", *UVICORN, *options], self._variables(port), port, core=SERVER_CORE)
+        return f"http://127.0.0.1:{port}/forward-auth/api"
+
+    def _traefik(self, hashed: str) -> str:
+        """Start Traefik with three routes to one upstream: open, its own basicAuth, and our gate."""
+        port = free_port()
+        static = {
+            "entryPoints": {"web": {"address": f"127.0.0.1:{port}"}},
+            "providers": {"file": {"filename": str(self.folder / "dynamic.yml")}},
+            "log": {"level": "ERROR"},
+        }
+        middlewares = {
+            "own": {"basicAuth": {"users": [f"bench:{hashed}"]}},
+            "ours": {
+                "forwardAuth": {
+                    "address": self.gate,
+                    "authRequestHeaders": ["Authorization"],
+                    "authResponseHeaders": ["X-Auth-Request-User"],
+                }
+            },
+        }
+        routers = {
+            name: {"rule": f"PathPrefix(`/{name}`)", "service": "up", "middlewares": used}
+            for name, used in (("open", []), ("own", ["own"]), ("ours", ["ours"]))
+        }
+        upstream = {"loadBalancer": {"servers": [{"url": self.bare.removesuffix("/forward-auth/api")}]}}
+        dynamic = {"http": {"routers": routers, "services": {"up": upstream}, "middlewares": middlewares}}
+        (self.folder / "dynamic.yml").write_text(yaml.safe_dump(dynamic))
+        (self.folder / "static.yml").write_text(yaml.safe_dump(static))
+        traefik = str(require(TRAEFIK))
+        self.start([traefik, f"--configFile={self.folder / 'static.yml'}"], {}, port)
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: httpx.get(f"{url}/open").status_code == 200, timeout=20, what="routes in Traefik")
+        return url
+
+    def start_up_seconds(self, runs: int = 5) -> float:
+        """Return the median time from starting the process to the first 200 of /readyz."""
+        times = []
+        for _ in range(runs):
+            port = free_port()
+            began = time.perf_counter()
+            process = self.start([sys.executable, "-m", "service", "serve"], self._variables(port), port)
+            with httpx.Client() as client:
+                wait_until(
+                    lambda: client.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, timeout=20, what="ready"
+                )
+            times.append(time.perf_counter() - began)
+            process.kill()
+            process.wait()
+        return statistics.median(times)
+
+    def tokens(self, count: int) -> list[str]:
+        """Return distinct good tokens."""
+        return [self.issuer.mint(lifetime=3600, sub=f"svc-{number}") for number in range(count)]
+
+    def strangers(self, count: int) -> list[str]:
+        """Return tokens with invented key ids, whose signatures are nobody's."""
+        payload = self.issuer.mint(lifetime=3600).split(".")[1]
+        return [
+            ".".join([b64url(json.dumps({"alg": "RS256", "kid": secrets.token_hex(8)}).encode()), payload, "A" * 342])
+            for _ in range(count)
+        ]
+
+
+def resident_mb(process: subprocess.Popen[bytes]) -> float:
+    """Return the resident memory of a process in megabytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
