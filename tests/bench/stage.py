@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -151,10 +152,8 @@ class Stage:
             port = free_port()
             began = time.perf_counter()
             process = self.start([sys.executable, "-m", "service", "serve"], self._variables(port), port)
-            with httpx.Client() as client:
-                wait_until(
-                    lambda: client.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, timeout=20, what="ready"
-                )
+            url = f"http://127.0.0.1:{port}/readyz"
+            wait_until(partial(_answers, url), timeout=20, what=url)
             times.append(time.perf_counter() - began)
             process.kill()
             process.wait()
@@ -171,6 +170,10 @@ class Stage:
             ".".join([b64url(json.dumps({"alg": "RS256", "kid": secrets.token_hex(8)}).encode()), payload, "A" * 342])
             for _ in range(count)
         ]
+
+
+def _answers(url: str) -> bool:
+    return httpx.get(url).status_code == 200
 
 
 def resident_mb(process: subprocess.Popen[bytes]) -> float:
