@@ -29,10 +29,10 @@ check: init ## lint, types, the floors of the house, generated documents
 	$(RUN)/python -m docs.generate --check
 
 test: parts ## all tests, with real parts
-	$(RUN)/pytest
+	$(RUN)/pytest -q
 
 test-quick: init ## the tests that need no other program
-	$(RUN)/pytest tests/core tests/adapters tests/web
+	$(RUN)/pytest -q tests/core tests/adapters tests/settings tests/web
 
 bench: parts ## measure, print a table, write build/bench.json
 	$(RUN)/python -m tests.bench

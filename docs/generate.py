@@ -76,8 +76,10 @@ def _default(field: Any, name: str) -> str:
     if name == "algorithms":
         return "all ten"
     if isinstance(value, frozenset | tuple):
-        return ", ".join(f"`{one}`" if str(one) else "none" for one in sorted(value, key=str)) or "–"
-    return "–" if value is None or value in ("", {}) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+        return ", ".join(f"`{one}`" if str(one) else "without" for one in sorted(value, key=str)) or "none"
+    if value is None or value in ("", {}):
+        return "none"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def page() -> str:
