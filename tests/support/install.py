@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -102,15 +103,17 @@ INSTALLERS: dict[str, Callable[[], None]] = {
 
 
 def main(names: list[str]) -> int:
-    """Install the named parts, or all; go on after a failure and report it at the end."""
+    """Install the named parts, or all, side by side; go on after a failure and report it at the end."""
     unknown = [name for name in names if name not in INSTALLERS]
     if unknown:
         print(f"unknown part: {', '.join(unknown)}; there are {', '.join(INSTALLERS)}", file=sys.stderr)  # noqa: T201
         return 2
     failed = []
-    for name in names or list(INSTALLERS):
+    with ThreadPoolExecutor() as pool:
+        installations = {name: pool.submit(INSTALLERS[name]) for name in names or INSTALLERS}
+    for name, installation in installations.items():
         try:
-            INSTALLERS[name]()
+            installation.result()
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
             failed.append(f"{name}: {error}")
     for line in failed:
