@@ -25,6 +25,8 @@ check: init ## lint, types, the floors of the house, generated documents
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/e2e tests/bench docs
+	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
 	$(RUN)/lint-imports
 	$(RUN)/python -m docs.generate --check
 

@@ -6,17 +6,18 @@ while the first verify calls are already being answered.
 """
 
 import asyncio
+import gc
 import json
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import httpx
 
 from service import __version__
+from service.adapters.fingerprints import Fingerprints
 from service.adapters.issuers import Issuer, KeyPolicy
 from service.adapters.passwords import HashingPolicy, Passwords
 from service.adapters.telemetry import Telemetry
@@ -30,7 +31,6 @@ from service.core.model import (
     Allow,
     Basic,
     Bearer,
-    Credential,
     Face,
     ForwardedRequest,
     Gate,
@@ -62,6 +62,7 @@ class ForwardAuth:
 
     def __init__(self, settings: Settings, load_web: Callable[["ForwardAuth"], ASGIApp]) -> None:
         self.settings = settings
+        self._fingerprints = Fingerprints()
         self.telemetry = Telemetry(settings.log.decisions)
         self.proxies = TrustedProxies(settings.trusted_proxies)
         self.issuers: dict[str, Issuer] = {}
@@ -75,7 +76,7 @@ class ForwardAuth:
             headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False
         )
         self._watcher: asyncio.Task[None] | None = None
-        self._allow_message = lru_cache(maxsize=settings.verdict_count)(_allow_message)
+        self._allow_message = lru_cache(maxsize=min(settings.verdict_count, 4096))(_allow_message)
         if settings.users is not None:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
             policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
@@ -101,13 +102,20 @@ class ForwardAuth:
 
     async def _answer(self, face: Face, gate: Gate, scope: Scope, target: bytes, send: Send) -> None:
         request: ForwardedRequest | None = None
-        who: Principal | NoCredential | Refusal
-        peer = (scope.get("client") or ("",))[0]
+        who: Principal | NoCredential | Refusal | None
+        client = scope.get("client")
+        peer = client[0] if client else ""
         try:
-            self._check_peer(peer)
+            if not (self.proxies.trusts(peer) if peer else self.settings.uds):
+                self._refuse_peer(peer)
             request, authorization = parse_call(face, scope["method"], target, scope["headers"], self.proxies)
             credential = NO_CREDENTIAL if gate is Gate.UI else parse_credential(authorization)
-            who = self._recall(credential, gate) or await self._verify(credential, gate)
+            if isinstance(credential, NoCredential):
+                who = credential
+            else:
+                fingerprint = self._fingerprints.of(credential)
+                who = self._recall(credential, fingerprint, gate)
+                who = who or await self._authenticate(credential, fingerprint, gate)
         except Refusal as refusal:
             who = refusal
         except Exception:
@@ -128,32 +136,30 @@ class ForwardAuth:
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    def _check_peer(self, peer: str) -> None:
+    @staticmethod
+    def _refuse_peer(peer: str) -> NoReturn:
         """Let our proxies ask, and nobody else; whoever may open the Unix socket has no address."""
-        if not (self.proxies.trusts(peer) if peer else self.settings.uds):
-            raise UntrustedPeer(
-                "This address may not call the verify endpoints.", reason=f"{peer!r} is not in trusted_proxies"
-            )
+        raise UntrustedPeer(
+            "This address may not call the verify endpoints.", reason=f"{peer!r} is not in trusted_proxies"
+        )
 
-    def _recall(self, credential: Credential, gate: Gate) -> Principal | None:
-        """Return whom this very credential proved a short time ago."""
+    def _recall(self, credential: Bearer | Basic, fingerprint: bytes, gate: Gate) -> Principal | None:
+        """Return whom this very credential proved a short time ago, if this gate takes its kind."""
         if isinstance(credential, Bearer):
-            return self.tokens.recall(credential, time.time()) if gate is not Gate.BASIC else None
-        if isinstance(credential, Basic) and self.passwords is not None and gate is not Gate.JWT:
-            return self.passwords.recall(credential, time.time())
-        return None
+            return self.tokens.recall(fingerprint) if gate is not Gate.BASIC else None
+        if self.passwords is None or gate is Gate.JWT:
+            return None
+        return self.passwords.recall(credential, fingerprint)
 
-    async def _verify(self, credential: Credential, gate: Gate) -> Principal | NoCredential:
+    async def _authenticate(self, credential: Bearer | Basic, fingerprint: bytes, gate: Gate) -> Principal:
         """Prove a credential as the one kind that it is, or raise a Refusal."""
-        if isinstance(credential, NoCredential):
-            return credential
         if isinstance(credential, Bearer):
             if gate is Gate.BASIC or not self.issuers:
                 raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
-            return await self.tokens.verify(credential)
+            return await self.tokens.authenticate(credential, fingerprint)
         if gate is Gate.JWT or self.passwords is None:
             raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
-        return await self.passwords.verify(credential)
+        return await self.passwords.authenticate(credential, fingerprint)
 
     async def _answer_ext_authz(self, scope: Scope, send: Send) -> None:
         """Envoy puts the original path behind the prefix; both are taken from the bytes that were sent."""
@@ -233,8 +239,14 @@ class ForwardAuth:
                 on_change=self.tokens.forget,
             )
             issuer.start()
-        self._web = asyncio.create_task(asyncio.to_thread(self._load_web, self))
+        self._web = asyncio.create_task(self._loaded_web())
         self.ready = True
+
+    async def _loaded_web(self) -> ASGIApp:
+        web = await asyncio.to_thread(self._load_web, self)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
+        return web
 
     async def stop(self) -> None:
         """Stop what start() began; calls under way have been answered by now."""

@@ -1,7 +1,7 @@
 """User names and passwords: bcrypt off the event loop, and not paid on each request.
 
-A success is remembered, one a user, as an HMAC under a key of this process; the next request with the same
-password costs an HMAC. Failures are never remembered. Whatever the outcome of a wrong pair, it costs what the
+A success is remembered, one a user, by its fingerprint; the next request with the same password costs an
+HMAC. Failures are never remembered. Whatever the outcome of a wrong pair, it costs what the
 most expensive hash of the file costs, so that time tells nothing about who exists.
 """
 
@@ -9,7 +9,6 @@ import asyncio
 import hmac
 import logging
 import os
-import secrets
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _WRONG: Final = "The user name or the password is wrong: check PREFECT_API_AUTH_STRING ('user:password')."
 _RETRY_AFTER: Final = 2
+_PATIENCE: Final = 0.25  # seconds
+_AT_THE_DOOR: Final = 1000
 LOCAL_ISSUER: Final = "local"
 
 
@@ -42,7 +43,7 @@ class HashingPolicy:
 
 @dataclass(slots=True)
 class _Remembered:
-    mac: bytes
+    fingerprint: bytes
     principal: Principal
     until: float
 
@@ -54,10 +55,11 @@ class Passwords:
         self._file = file
         self._policy = policy
         self._role = role
-        self._key = secrets.token_bytes(32)
         self._remembered: dict[str, _Remembered] = {}
         self._flights: dict[bytes, asyncio.Task[Principal]] = {}
         self._waiting = 0
+        self._at_the_door = 0
+        self._limit = policy.concurrency + policy.queue
         self._threads = ThreadPoolExecutor(
             policy.concurrency, thread_name_prefix="bcrypt", initializer=_yield_to_others
         )
@@ -67,33 +69,47 @@ class Passwords:
         """Return how many hashings are queued or under way."""
         return self._waiting
 
-    def recall(self, credential: Basic, now: float) -> Principal | None:
+    def recall(self, credential: Basic, fingerprint: bytes) -> Principal | None:
         """Return the principal if this very pair was verified a short time ago and the users are the same."""
         remembered = self._remembered.get(credential.username)
-        if remembered is None or now >= remembered.until:
+        if remembered is None or time.time() >= remembered.until:
             return None
-        same = hmac.compare_digest(remembered.mac, self._mac(credential))
-        return remembered.principal if same else None
+        return remembered.principal if hmac.compare_digest(remembered.fingerprint, fingerprint) else None
 
-    async def verify(self, credential: Basic) -> Principal:
-        """Return whom the pair proves, or raise Rejected, or Throttled where too many wait already.
+    async def authenticate(self, credential: Basic, fingerprint: bytes) -> Principal:
+        """Return whom the pair proves, and remember it, or raise Rejected, or Throttled where too many wait.
 
         Callers with the same pair share one hashing.
         """
-        mac = self._mac(credential)
-        flight = self._flights.get(mac)
+        flight = self._flights.get(fingerprint)
         if flight is None:
-            if self._waiting >= self._policy.concurrency + self._policy.queue:
-                raise Throttled(
-                    "Too many passwords are being checked at once: try again shortly.",
-                    reason=f"{self._waiting} bcrypt checks wait (users.queue)",
-                    retry_after=_RETRY_AFTER,
-                )
+            await self._room()
+            flight = self._flights.get(fingerprint)
+        if flight is None:
             self._waiting += 1
-            flight = asyncio.create_task(self._verify(credential, mac))
-            self._flights[mac] = flight
-            flight.add_done_callback(lambda done: self._landed(mac, done))
+            flight = asyncio.create_task(self._verify(credential, fingerprint))
+            self._flights[fingerprint] = flight
+            flight.add_done_callback(lambda done: self._landed(fingerprint, done))
         return await asyncio.shield(flight)
+
+    async def _room(self) -> None:
+        """Return once another hashing may be queued, or raise Throttled.
+
+        A full queue is given a moment to empty. That serves an honest caller, and slows down a guesser, whose next
+        try would else come at once and keep the event loop busy with refusals.
+        """
+        if self._waiting >= self._limit and self._at_the_door < _AT_THE_DOOR:
+            self._at_the_door += 1
+            try:
+                await asyncio.sleep(_PATIENCE)
+            finally:
+                self._at_the_door -= 1
+        if self._waiting >= self._limit:
+            raise Throttled(
+                "Too many passwords are being checked at once: try again shortly.",
+                reason=f"{self._waiting} bcrypt checks wait (users.queue)",
+                retry_after=_RETRY_AFTER,
+            )
 
     def forget(self) -> None:
         """Forget every verified password: the users have changed."""
@@ -103,13 +119,13 @@ class Passwords:
         """End the hashing threads; what waits is given up."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _landed(self, mac: bytes, flight: asyncio.Task[Principal]) -> None:
+    def _landed(self, fingerprint: bytes, flight: asyncio.Task[Principal]) -> None:
         self._waiting -= 1
-        del self._flights[mac]
+        del self._flights[fingerprint]
         if not flight.cancelled():
             flight.exception()  # each waiter has it; here it is only marked as seen
 
-    async def _verify(self, credential: Basic, mac: bytes) -> Principal:
+    async def _verify(self, credential: Basic, fingerprint: bytes) -> Principal:
         loop = asyncio.get_running_loop()
         while True:
             users = self._file.users
@@ -130,14 +146,8 @@ class Passwords:
             roles=(self._role,) if self._role else (),
         )
         until = time.time() + self._policy.remember
-        self._remembered[credential.username] = _Remembered(mac, principal, until)
+        self._remembered[credential.username] = _Remembered(fingerprint, principal, until)
         return principal
-
-    def _mac(self, credential: Basic) -> bytes:
-        """HMAC-SHA256 over both fields; the length in front keeps ('ab', 'c') apart from ('a', 'bc')."""
-        username = credential.username.encode()
-        message = len(username).to_bytes(4, "big") + username + credential.password.encode()
-        return hmac.digest(self._key, message, "sha256")
 
 
 def _yield_to_others() -> None:

@@ -7,10 +7,7 @@ claims are worth is for ``core.claims`` to say. Every exception on the way is a 
 """
 
 import binascii
-import hmac
 import json
-import re
-import secrets
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -23,7 +20,7 @@ from service.core.claims import principal_from
 from service.core.errors import Refusal, Rejected
 from service.core.model import Bearer, Principal, VerifiedClaims
 
-_COMPACT_JWS: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+_SEGMENTS: Final = 3
 _NOT_A_JWT: Final = "This is not a JWT: set PREFECT_API_KEY to an access token of your identity provider."
 _UNREADABLE: Final = "This token cannot be read: copy it again, whole."
 _UNVERIFIED: Final = "This token's signature could not be verified: obtain a new one."
@@ -42,28 +39,27 @@ class Tokens:
     """Verifies access tokens of the given issuers, and remembers for a short while whom they proved.
 
     What is remembered ends with the token, with the belief in its issuer's keys, and with ``forget()``, whichever
-    comes first. It is found by an HMAC under a key of this process, so that memory holds no token.
+    comes first.
     """
 
     def __init__(self, issuers: Mapping[str, Issuer], *, remember: float, capacity: int) -> None:
         self._issuers = issuers
         self._remember = remember
         self._remembered: LRUCache[bytes, tuple[Principal, float]] = LRUCache(capacity)
-        self._key = secrets.token_bytes(32)
 
-    def recall(self, credential: Bearer, now: float) -> Principal | None:
-        """Return the principal if this very token was verified a short time ago."""
-        remembered = self._remembered.get(self._mac(credential))
-        return remembered[0] if remembered is not None and now < remembered[1] else None
+    def recall(self, fingerprint: bytes) -> Principal | None:
+        """Return whom the token of this fingerprint proved a short time ago."""
+        remembered = self._remembered.get(fingerprint)
+        return remembered[0] if remembered is not None and time.time() < remembered[1] else None
 
-    async def verify(self, credential: Bearer) -> Principal:
-        """Return whom a token proves, or raise Rejected or OutOfReach.
+    async def authenticate(self, credential: Bearer, fingerprint: bytes) -> Principal:
+        """Return whom a token proves, and remember it, or raise Rejected or OutOfReach.
 
         Awaits only where the key is not at hand; with a known key there is no suspension between its look-up
         and the return, so the keys cannot change in between.
         """
         try:
-            verified = await self.verify_signature(credential.token)
+            verified = await self.verify(credential.token)
             issuer = self._issuers[verified.issuer]
             now = time.time()
             principal = principal_from(verified, issuer.trust, now)
@@ -73,22 +69,19 @@ class Tokens:
             raise Rejected(_UNREADABLE, reason=f"{type(problem).__name__}: {problem!s:.200}") from None
         until = min(now + self._remember, principal.expires, issuer.believed_until)
         if until > now:
-            self._remembered[self._mac(credential)] = (principal, until)
+            self._remembered[fingerprint] = (principal, until)
         return principal
 
     def forget(self) -> None:
         """Forget every verified token: keys have changed."""
         self._remembered.clear()
 
-    def _mac(self, credential: Bearer) -> bytes:
-        return hmac.digest(self._key, credential.token, "sha256")
-
-    async def verify_signature(self, token: bytes) -> VerifiedClaims:
+    async def verify(self, token: bytes) -> VerifiedClaims:
         """Return the claims of a token that one of the issuers signed."""
-        match = _COMPACT_JWS.fullmatch(token)
-        if match is None:
-            raise Rejected(_NOT_A_JWT, reason="expected three base64url segments (RFC 7515 §7.1)")
-        header_segment, payload_segment, signature_segment = match.groups()
+        segments = token.split(b".")
+        if len(segments) != _SEGMENTS:
+            raise Rejected(_NOT_A_JWT, reason="expected three segments (RFC 7515 §7.1)")
+        header_segment, payload_segment, signature_segment = segments
         header = parse_header(header_segment)
         signature = decode_segment(signature_segment)
         unverified_claims = parse_json_object(decode_segment(payload_segment))
@@ -107,7 +100,7 @@ class Tokens:
         key = issuer.key_at_hand(header.kid, header.algorithm)
         if key is None:
             key = await issuer.find_key(header.kid, header.algorithm, unverified_claims.get("iat"))
-        if key.verify(token[: match.end(2)], signature) is not True:
+        if key.verify(token[: -len(signature_segment) - 1], signature) is not True:
             raise Rejected(_UNVERIFIED, reason=f"alg {header.algorithm}, kid {header.kid!r:.100}")
         return VerifiedClaims(issuer.trust.issuer, header.token_type, unverified_claims)
 
@@ -131,24 +124,27 @@ def parse_header(segment: bytes) -> TokenHeader:
 def decode_segment(segment: bytes) -> bytes:
     """Return the bytes of canonical, unpadded base64url (RFC 7515 §2): each value has one spelling."""
     padding = -len(segment) % 4
-    if padding > len(_LAST):  # one character over cannot be
-        raise Rejected(_UNREADABLE, reason="base64url of an impossible length")
-    decoded = binascii.a2b_base64(segment.translate(_URLSAFE) + b"=" * padding)
-    if padding and segment[-1] not in _LAST[padding]:
-        raise Rejected(_UNREADABLE, reason="base64url with stray trailing bits")
+    try:
+        decoded = binascii.a2b_base64(segment.translate(_FROM_URLSAFE) + b"=" * padding, strict_mode=True)
+    except binascii.Error:
+        raise Rejected(_UNREADABLE, reason="a segment is not base64url") from None
+    if not decoded or (padding and segment[-1] not in _LAST[padding]):
+        raise Rejected(_UNREADABLE, reason="a segment is empty, or has stray trailing bits")
     return decoded
 
 
-_URLSAFE: Final = bytes.maketrans(b"-_", b"+/")
+# to the alphabet that binascii knows, with its own two characters, and padding, turned into what it refuses
+_FROM_URLSAFE: Final = bytes.maketrans(b"-_+/=", b"+/***")
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _LAST: Final = {1: frozenset(_ALPHABET[::4]), 2: frozenset(_ALPHABET[::16])}  # whose unused low bits are zero
 
 
 def parse_json_object(document: bytes) -> dict[str, Any]:
     """Return a JSON object; repeated names, NaN and Infinity are refused (RFC 8259 §4, RFC 7519 §4)."""
-    value = _DECODER.decode(document.decode("utf-8"))
-    if not isinstance(value, dict):
-        raise Rejected(_UNREADABLE, reason="expected a JSON object")
+    text = document.decode("utf-8").strip(" \t\n\r")
+    value, end = _DECODER.raw_decode(text)
+    if not isinstance(value, dict) or end != len(text):
+        raise Rejected(_UNREADABLE, reason="expected one JSON object")
     return value
 
 

@@ -13,7 +13,8 @@ from service.core.model import IssuerTrust, Principal, VerifiedClaims
 MAX_NUMERIC_DATE: Final = 253_402_300_800.0  # the year 10000: past every calendar that a log can print
 MAX_TEXT: Final = 512
 MAX_GROUPS: Final = 256
-_ID_TOKEN_CLAIMS: Final = ("nonce", "at_hash", "c_hash", "s_hash")  # OIDC Core §2: of ID tokens alone
+_NO_SCOPES: Final[frozenset[str]] = frozenset()
+_ID_TOKEN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})  # OIDC Core §2: of ID tokens alone
 _NOT_ACCESS: Final = (
     ("typ", frozenset({"ID", "Refresh", "Offline", "Logout"})),  # Keycloak writes the kind into the claims
     ("token_use", frozenset({"id"})),  # Cognito does
@@ -35,31 +36,36 @@ def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> 
     for name, accepted in trust.required_claims.items():
         if accepted.isdisjoint(_values(claims, name)):
             raise Rejected(f"This token's claim {name!r} is missing or is not one that is accepted here.")
-    subject = _text(claims, "sub", required=True)
+    subject = _text(claims, "sub")
+    name = subject if trust.principal_claim == "sub" else _text(claims, trust.principal_claim)
+    if not subject or not name:
+        raise Rejected(f"This token's claims 'sub' and {trust.principal_claim!r} do not name one principal.")
     return Principal(
-        issuer=trust.issuer,
-        subject=subject,
-        name=_text(claims, trust.principal_claim, required=True),
-        email=_text(claims, trust.email_claim),
-        groups=_groups(claims, trust.groups_claim),
-        roles=(trust.role,) if trust.role else (),
-        scopes=scopes,
-        expires=expires,
+        trust.issuer,
+        subject,
+        name,
+        _text(claims, trust.email_claim),
+        _groups(claims, trust.groups_claim),
+        (trust.role,) if trust.role else (),
+        scopes,
+        expires,
     )
 
 
 def _validate_kind(verified: VerifiedClaims, trust: IssuerTrust) -> None:
     """Tell an access token from every other kind of JWT that an issuer signs (RFC 8725 §3.11, RFC 9068 §4)."""
-    if verified.token_type.lower().removeprefix("application/") not in trust.token_types:
+    kind = verified.token_type.lower()
+    if kind not in trust.token_types and kind.removeprefix("application/") not in trust.token_types:
         raise Rejected(
             "This token is not of a type that is accepted here: send an access token.",
             reason=f"typ {verified.token_type[:40]!r}, expected one of {sorted(trust.token_types)}",
         )
     claims = verified.claims
-    marks = [name for name in _ID_TOKEN_CLAIMS if name in claims]
-    marks += [name for name, values in _NOT_ACCESS if _word(claims.get(name)) in values]
-    if marks:
-        raise Rejected("This is not an access token: send the access token instead.", reason=f"it has {marks}")
+    if not _ID_TOKEN_CLAIMS.isdisjoint(claims):
+        raise Rejected("This is not an access token: send the access token instead.", reason="claims of an ID token")
+    for name, kinds in _NOT_ACCESS:
+        if name in claims and _word(claims[name]) in kinds:
+            raise Rejected("This is not an access token: send the access token instead.", reason=f"by {name}")
 
 
 def _validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
@@ -121,7 +127,7 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
         if name in claims:
             for value in _values(claims, name):
                 words += value.split()
-    return frozenset(words)
+    return frozenset(words) if words else _NO_SCOPES
 
 
 def _at(claims: Mapping[str, Any], path: str) -> Any:
@@ -148,19 +154,24 @@ def _values(claims: Mapping[str, Any], path: str) -> list[str]:
 
 
 def _groups(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
-    groups = _values(claims, path) if path else []
+    value = _at(claims, path) if path else None
+    if value is None:
+        return ()
+    groups = _values(claims, path)
     if len(groups) > MAX_GROUPS:
         raise Rejected("This token names too many groups.", reason=f"{len(groups)}, at most {MAX_GROUPS}")
     return tuple([_clean(group, path) for group in groups])
 
 
-def _text(claims: Mapping[str, Any], path: str, *, required: bool = False) -> str:
-    values = _values(claims, path) if path else []
-    if len(values) == 1 and values[0]:
-        return _clean(values[0], path)
-    if required or len(values) > 1:
+def _text(claims: Mapping[str, Any], path: str) -> str:
+    """Return the one string at a claim, or an empty one; of several, none is the right one."""
+    value = _at(claims, path) if path else None
+    if isinstance(value, str):
+        return _clean(value, path)
+    values = _values(claims, path) if value is not None else []
+    if len(values) > 1:
         raise Rejected(f"This token's claim {path!r} does not name one principal.")
-    return ""
+    return _clean(values[0], path) if values else ""
 
 
 def _clean(value: str, name: str) -> str:

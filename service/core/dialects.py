@@ -5,6 +5,7 @@ leaves the client's own in place in some proxies.
 """
 
 import json
+from functools import lru_cache
 from typing import Final, NamedTuple, assert_never
 from urllib.parse import quote
 
@@ -37,6 +38,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
+@lru_cache(maxsize=4096)
 def header_text(value: str) -> bytes:
     """Return text that any header can carry: printable ASCII, the rest percent-encoded UTF-8 (RFC 3986 §2.1).
 
@@ -52,15 +54,17 @@ def identity_headers(principal: Principal) -> WireHeaders:
     return [
         (b"x-auth-request-user", header_text(principal.name)),
         (b"x-auth-request-email", header_text(principal.email)),
-        (b"x-auth-request-groups", b",".join(header_text(group) for group in principal.groups)),
-        (b"x-auth-request-roles", b",".join(header_text(role) for role in principal.roles)),
+        (b"x-auth-request-groups", b",".join([header_text(group) for group in principal.groups])),
+        (b"x-auth-request-roles", b",".join([header_text(role) for role in principal.roles])),
         (b"x-auth-request-issuer", header_text(principal.issuer)),
     ]
 
 
 def allow_headers(principal: Principal) -> WireHeaders:
     """Return all headers of an Allow, the same at every face, so that they can be rendered once."""
-    return [*identity_headers(principal), (b"content-length", b"0")]
+    headers = identity_headers(principal)
+    headers.append((b"content-length", b"0"))
+    return headers
 
 
 def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answer:

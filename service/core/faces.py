@@ -1,5 +1,6 @@
 """Where each proxy puts the original request, and what may not be missing there."""
 
+from functools import lru_cache
 from typing import Final
 
 from service.core.errors import MalformedRequest
@@ -16,22 +17,18 @@ from service.core.request import (
     require,
 )
 
-_WANTED: Final = {
-    Face.FORWARD_AUTH: frozenset(
-        {
-            b"authorization",
-            b"x-forwarded-method",
-            b"x-forwarded-uri",
-            b"x-forwarded-host",
-            b"x-forwarded-proto",
-            b"x-forwarded-for",
-        }
-    ),
-    Face.AUTH_REQUEST: frozenset(
-        {b"authorization", b"x-original-method", b"x-original-url", b"x-forwarded-for"},
-    ),
-    Face.EXT_AUTHZ: frozenset({b"authorization", b"host", b"x-forwarded-proto", b"x-forwarded-for"}),
-}
+_FORWARD_AUTH: Final = frozenset(
+    {
+        b"authorization",
+        b"x-forwarded-method",
+        b"x-forwarded-uri",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-for",
+    }
+)
+_AUTH_REQUEST: Final = frozenset({b"authorization", b"x-original-method", b"x-original-url", b"x-forwarded-for"})
+_EXT_AUTHZ: Final = frozenset({b"authorization", b"host", b"x-forwarded-proto", b"x-forwarded-for"})
 
 
 def parse_call(
@@ -43,19 +40,22 @@ def parse_call(
     MalformedRequest where anything is missing, repeated or unreadable: a proxy drops a forwarded header that a
     client names in ``Connection``, so what is missing may have been made to.
     """
-    found = collect(headers, _WANTED[face])
-    authorization = found.get(b"authorization")
     if face is Face.FORWARD_AUTH:
-        target = parse_target(require(found, b"x-forwarded-uri"))
-        request = ForwardedRequest(
-            parse_method(require(found, b"x-forwarded-method")),
-            parse_scheme(require(found, b"x-forwarded-proto")),
-            parse_host(require(found, b"x-forwarded-host")),
-            target.path,
-            target.query,
-            proxies.client_of(require(found, b"x-forwarded-for")),
-        )
+        found = collect(headers, _FORWARD_AUTH)
+        try:
+            request = _forwarded(
+                found[b"x-forwarded-method"],
+                found[b"x-forwarded-uri"],
+                found[b"x-forwarded-host"],
+                found[b"x-forwarded-proto"],
+                found[b"x-forwarded-for"],
+                proxies,
+            )
+        except KeyError as missing:
+            require(found, missing.args[0])
+            raise
     elif face is Face.AUTH_REQUEST:
+        found = collect(headers, _AUTH_REQUEST)
         scheme, host, target = parse_url(require(found, b"x-original-url"))
         request = ForwardedRequest(
             parse_method(require(found, b"x-original-method")),
@@ -66,6 +66,7 @@ def parse_call(
             _optional_client(found, proxies),
         )
     else:
+        found = collect(headers, _EXT_AUTHZ)
         target = parse_target(raw_target)
         request = ForwardedRequest(
             parse_method(method.encode("latin-1", "replace")),
@@ -77,7 +78,18 @@ def parse_call(
         )
     if face is not Face.EXT_AUTHZ and method != "GET":
         raise MalformedRequest("The verify endpoint is asked with GET.", reason=f"method {method!r:.20}")
-    return request, authorization
+    return request, found.get(b"authorization")
+
+
+@lru_cache(maxsize=4096)  # a caller who polls sends the same again and again
+def _forwarded(
+    method: bytes, uri: bytes, host: bytes, proto: bytes, forwarded_for: bytes, proxies: TrustedProxies
+) -> ForwardedRequest:
+    target = parse_target(uri)
+    client = proxies.client_of(forwarded_for)
+    return ForwardedRequest(
+        parse_method(method), parse_scheme(proto), parse_host(host), target.path, target.query, client
+    )
 
 
 def _optional_client(found: dict[bytes, bytes], proxies: TrustedProxies) -> str:

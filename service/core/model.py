@@ -19,6 +19,8 @@ ALGORITHMS: Final = frozenset(
 class Gate(StrEnum):
     """Which kinds of proof a verify endpoint takes: the last segment of its path."""
 
+    __hash__ = str.__hash__  # Enum's own is written in Python, and this one is asked for on each call
+
     API = "api"
     JWT = "jwt"
     BASIC = "basic"
@@ -48,19 +50,23 @@ class ForwardedRequest(NamedTuple):
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bearer:
-    """A JWT as it was presented, in whichever form: unproven."""
+class Bearer(NamedTuple):
+    """A JWT as it was presented, in whichever form: unproven, and never shown."""
 
-    token: bytes = field(repr=False)
+    token: bytes
+
+    def __repr__(self) -> str:
+        return "Bearer(…)"
 
 
-@dataclass(frozen=True, slots=True)
-class Basic:
-    """A user name and a password as they were presented: unproven."""
+class Basic(NamedTuple):
+    """A user name and a password as they were presented: unproven, and never shown."""
 
     username: str
-    password: str = field(repr=False)
+    password: str
+
+    def __repr__(self) -> str:
+        return "Basic(…)"
 
 
 class NoCredential:
@@ -96,17 +102,15 @@ class IssuerTrust:
     role: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedClaims:
+class VerifiedClaims(NamedTuple):
     """The claims of a token whose signature was verified. Only ``adapters.tokens`` makes one."""
 
     issuer: str
     token_type: str
-    claims: Mapping[str, Any] = field(repr=False)
+    claims: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Principal:
+class Principal(NamedTuple):
     """Whom a credential proved to be: one proof, so equal to itself alone.
 
     ``expires`` is when the credential ends, in seconds since the epoch.
@@ -121,16 +125,20 @@ class Principal:
     scopes: frozenset[str] = frozenset()
     expires: float = float("inf")
 
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
-@dataclass(frozen=True, slots=True)
-class Allow:
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Allow(NamedTuple):
     """The request may pass, as this principal."""
 
     principal: Principal
 
 
-@dataclass(frozen=True, slots=True)
-class Deny:
+class Deny(NamedTuple):
     """The request may not pass, and no other credential is asked for."""
 
     status: int
@@ -138,8 +146,7 @@ class Deny:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(NamedTuple):
     """The request may not pass without a better credential."""
 
     status: int
@@ -147,8 +154,7 @@ class Challenge:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unavailable:
+class Unavailable(NamedTuple):
     """Nothing was decided; the same request may be sent again after ``retry_after`` seconds."""
 
     status: int

@@ -33,7 +33,6 @@ class TrustedProxies:
     def __init__(self, networks: tuple[Network, ...]) -> None:
         self.networks = networks
         self.trusts = lru_cache(maxsize=1024)(self._trusts)
-        self.client_of = lru_cache(maxsize=4096)(self._client_of)
 
     def _contains(self, address: Address) -> bool:
         return any(address in network for network in self.networks)
@@ -45,7 +44,7 @@ class TrustedProxies:
         except MalformedRequest:
             return False
 
-    def _client_of(self, forwarded_for: bytes) -> str:
+    def client_of(self, forwarded_for: bytes) -> str:
         """Return the sender's address: the rightmost of X-Forwarded-For that is no trusted proxy's.
 
         Whatever stands to its left was written by strangers. Every member must be an address: an unreadable

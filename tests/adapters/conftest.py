@@ -1,13 +1,15 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 import pytest
 
+from service.adapters.fingerprints import Fingerprints
 from service.adapters.issuers import Issuer, KeyPolicy
+from service.adapters.passwords import Passwords
 from service.adapters.tokens import Tokens
-from service.core.model import ALGORITHMS, IssuerTrust
+from service.core.model import ALGORITHMS, IssuerTrust, Principal
 from tests.support.issuer import Issuer as Provider
 
 QUICK = KeyPolicy(refresh=300, cooldown=30, timeout=2)
@@ -17,6 +19,20 @@ QUICK = KeyPolicy(refresh=300, cooldown=30, timeout=2)
 def provider() -> Iterator[Provider]:
     with Provider("RS256", "ES256", "EdDSA") as running:
         yield running
+
+
+FINGERPRINTS = Fingerprints()
+
+
+async def authenticate(of: Tokens | Passwords, credential: Any) -> Principal:
+    """Authenticate as the gate does, without a look at what is remembered."""
+    return await of.authenticate(credential, FINGERPRINTS.of(credential))
+
+
+def recall(of: Tokens | Passwords, credential: Any) -> Principal | None:
+    """Look whom this very credential is remembered to prove."""
+    fingerprint = FINGERPRINTS.of(credential)
+    return of.recall(fingerprint) if isinstance(of, Tokens) else of.recall(credential, fingerprint)
 
 
 class Keeping(Protocol):

@@ -10,7 +10,7 @@ import pytest
 from service.adapters.issuers import FetchError, Issuer, KeyPolicy, check_url, parse_max_age
 from service.core.errors import OutOfReach, Rejected
 from service.core.model import Bearer
-from tests.adapters.conftest import QUICK, Keeping
+from tests.adapters.conftest import QUICK, Keeping, authenticate, recall
 from tests.support.issuer import Issuer as Provider
 from tests.support.waiting import free_port
 
@@ -46,7 +46,7 @@ async def test_keys_are_fetched_at_the_start_by_nobodys_request(
         assert provider.fetches["/jwks"] == 1
         assert provider.fetches["/.well-known/openid-configuration"] == int(discovery)
         for number in range(20):
-            await tokens.verify(bearer(provider, sub=str(number)))
+            await authenticate(tokens, bearer(provider, sub=str(number)))
         assert provider.fetches["/jwks"] == 1
 
 
@@ -56,7 +56,7 @@ async def test_a_new_key_is_fetched_once_for_all_who_ask(provider: Provider, kee
         provider.rotate()
         provider.delay = 0.2
         new = [bearer(provider, sub=str(number)) for number in range(50)]
-        principals = await asyncio.gather(*(tokens.verify(one) for one in new))
+        principals = await asyncio.gather(*(authenticate(tokens, one) for one in new))
         assert [one.subject for one in principals] == [str(number) for number in range(50)]
         assert provider.fetches["/jwks"] == 2
 
@@ -65,13 +65,13 @@ async def test_row29_invented_key_ids_cost_one_fetch_a_cooldown(provider: Provid
     async with keeping(provider) as (issuer, tokens):
         await until(lambda: settled(issuer))
         known = bearer(provider)
-        await tokens.verify(known)
+        await authenticate(tokens, known)
         strangers = [bearer(provider, header={"kid": f"k{number}"}) for number in range(500)]
-        answers = await asyncio.gather(*(tokens.verify(one) for one in strangers), return_exceptions=True)
+        answers = await asyncio.gather(*(authenticate(tokens, one) for one in strangers), return_exceptions=True)
         assert all(isinstance(answer, Rejected) for answer in answers)
         assert provider.fetches["/jwks"] == 2  # the first at the start, and one for all of these
-        assert tokens.recall(known, time.time())
-        assert await tokens.verify(bearer(provider, sub="another"))
+        assert recall(tokens, known)
+        assert await authenticate(tokens, bearer(provider, sub="another"))
 
 
 async def test_the_cooldown_is_armed_by_a_fetch_that_fails(provider: Provider, keeping: Keeping) -> None:
@@ -80,7 +80,7 @@ async def test_the_cooldown_is_armed_by_a_fetch_that_fails(provider: Provider, k
         provider.status = 500
         for number in range(20):
             with pytest.raises(Rejected):
-                await tokens.verify(bearer(provider, header={"kid": f"k{number}"}, iat=int(time.time()) - 60))
+                await authenticate(tokens, bearer(provider, header={"kid": f"k{number}"}, iat=int(time.time()) - 60))
         assert provider.fetches["/.well-known/openid-configuration"] == 2
 
 
@@ -89,14 +89,14 @@ async def test_a_token_younger_than_the_keys_is_put_off_and_not_rejected(provide
     async with keeping(provider) as (issuer, tokens):
         await until(lambda: settled(issuer))
         with pytest.raises(Rejected):
-            await tokens.verify(bearer(provider, header={"kid": "stranger"}))  # arms the cool-down
+            await authenticate(tokens, bearer(provider, header={"kid": "stranger"}))  # arms the cool-down
         provider.rotate()
         young = bearer(provider, iat=time.time() + 1)
         with pytest.raises(OutOfReach) as refusal:
-            await tokens.verify(young)
+            await authenticate(tokens, young)
         assert 1 <= refusal.value.retry_after <= QUICK.cooldown + 1
         issuer._cool_until = 0  # as if it had passed
-        assert await tokens.verify(young)
+        assert await authenticate(tokens, young)
 
 
 async def test_keys_are_refreshed_before_they_expire(provider: Provider, keeping: Keeping) -> None:
@@ -106,28 +106,28 @@ async def test_keys_are_refreshed_before_they_expire(provider: Provider, keeping
         began = time.monotonic()
         await until(lambda: provider.fetches["/jwks"] == 2)
         assert time.monotonic() - began < 1
-        await tokens.verify(bearer(provider))
+        await authenticate(tokens, bearer(provider))
         assert provider.fetches["/jwks"] <= 3
 
 
 async def test_a_removed_key_ends_what_was_remembered_of_it(provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider, KeyPolicy(refresh=1, min_refresh=1, cooldown=30)) as (_, tokens):
         token = bearer(provider)
-        await tokens.verify(token)
-        assert tokens.recall(token, time.time())
+        await authenticate(tokens, token)
+        assert recall(tokens, token)
         provider.rotate()
         provider.drop_old()
-        await until(lambda: tokens.recall(token, time.time()) is None, 2)
+        await until(lambda: recall(tokens, token) is None, 2)
         with pytest.raises(Rejected):
-            await tokens.verify(token)
+            await authenticate(tokens, token)
 
 
 async def test_an_unchanged_set_forgets_nothing(provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider) as (issuer, tokens):
         token = bearer(provider)
-        await tokens.verify(token)
+        await authenticate(tokens, token)
         assert await issuer.refresh()
-        assert tokens.recall(token, time.time())
+        assert recall(tokens, token)
 
 
 async def test_while_the_issuer_is_down_known_keys_are_served_for_a_bounded_time(
@@ -137,16 +137,16 @@ async def test_while_the_issuer_is_down_known_keys_are_served_for_a_bounded_time
         await until(lambda: settled(issuer))
         provider.stop()
         old, other = bearer(provider), bearer(provider, sub="other")
-        await tokens.verify(old)
+        await authenticate(tokens, old)
         await until(lambda: issuer.failures > 0)
-        await tokens.verify(other)
+        await authenticate(tokens, other)
         await until(lambda: not issuer.warm)
-        assert tokens.recall(old, time.time()) is None
+        assert recall(tokens, old) is None
         with pytest.raises(OutOfReach):
-            await tokens.verify(old)
+            await authenticate(tokens, old)
         provider.start()
         await until(lambda: settled(issuer))
-        assert await tokens.verify(old)
+        assert await authenticate(tokens, old)
 
 
 async def test_it_starts_while_the_issuer_is_down_and_recovers_by_itself(keeping: Keeping) -> None:
@@ -154,12 +154,12 @@ async def test_it_starts_while_the_issuer_is_down_and_recovers_by_itself(keeping
     async with keeping(provider, KeyPolicy(cooldown=1)) as (issuer, tokens):
         token = bearer(provider)
         with pytest.raises(OutOfReach) as refusal:
-            await tokens.verify(token)
+            await authenticate(tokens, token)
         assert refusal.value.status == 503
         assert not issuer.warm
         with provider:
             await until(lambda: settled(issuer))
-            assert await tokens.verify(token)
+            assert await authenticate(tokens, token)
 
 
 async def test_a_fetch_is_bounded_in_time(provider: Provider, keeping: Keeping) -> None:
@@ -167,7 +167,7 @@ async def test_a_fetch_is_bounded_in_time(provider: Provider, keeping: Keeping) 
     async with keeping(provider, KeyPolicy(timeout=0.3), start=False) as (_, tokens):
         began = time.monotonic()
         with pytest.raises(OutOfReach):
-            await tokens.verify(bearer(provider))
+            await authenticate(tokens, bearer(provider))
         assert time.monotonic() - began < 1.5
 
 
@@ -189,18 +189,18 @@ async def test_a_bad_answer_keeps_the_last_good_keys(
         provider.body, provider.status, provider.headers = body, status, headers
         assert not await issuer.refresh()
         assert issuer.last_problem
-        assert await tokens.verify(bearer(provider))
+        assert await authenticate(tokens, bearer(provider))
 
 
 async def test_an_issuer_that_withdraws_all_keys_is_believed(provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider) as (issuer, tokens):
         token = bearer(provider)
-        await tokens.verify(token)
+        await authenticate(tokens, token)
         provider.body = b'{"keys": []}'
         assert await issuer.refresh()
-        assert tokens.recall(token, time.time()) is None
+        assert recall(tokens, token) is None
         with pytest.raises(OutOfReach):
-            await tokens.verify(token)
+            await authenticate(tokens, token)
 
 
 async def test_discovery_must_speak_for_this_very_issuer(keeping: Keeping) -> None:

@@ -10,10 +10,12 @@ import bcrypt
 import pytest
 
 from service.adapters import passwords as module
+from service.adapters.fingerprints import Fingerprints
 from service.adapters.passwords import HashingPolicy, Passwords
 from service.adapters.users import UsersFile, hash_password
 from service.core.errors import Rejected, Throttled
-from service.core.model import Basic
+from service.core.model import Basic, Bearer
+from tests.adapters.conftest import FINGERPRINTS, authenticate, recall
 
 pytestmark = pytest.mark.anyio
 ALICE = Basic("alice", "secret")
@@ -52,12 +54,14 @@ class Slow:
         return self.real(users, name, password)  # type: ignore[arg-type]
 
 
-async def test_a_right_pair_is_hashed_once(passwords: Passwords) -> None:
-    assert passwords.recall(ALICE, time.time()) is None
-    who = await passwords.verify(ALICE)
+async def test_a_right_pair_is_hashed_once(passwords: Passwords, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recall(passwords, ALICE) is None
+    who = await authenticate(passwords, ALICE)
     assert (who.issuer, who.name, who.roles) == ("local", "alice", ("worker",))
-    assert passwords.recall(ALICE, time.time()) is who
-    assert passwords.recall(ALICE, time.time() + 61) is None
+    assert recall(passwords, ALICE) is who
+    later = time.time() + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert recall(passwords, ALICE) is None
 
 
 @pytest.mark.parametrize(
@@ -75,14 +79,14 @@ async def test_a_right_pair_is_hashed_once(passwords: Passwords) -> None:
     ],
 )
 async def test_a_wrong_pair_is_rejected_and_says_not_which_half_is_wrong(pair: Basic, passwords: Passwords) -> None:
-    await passwords.verify(ALICE)
-    assert passwords.recall(pair, time.time()) is None
+    await authenticate(passwords, ALICE)
+    assert recall(passwords, pair) is None
     with pytest.raises(Rejected) as refusal:
-        await passwords.verify(pair)
+        await authenticate(passwords, pair)
     assert refusal.value.detail == module._WRONG
     known = pair.username in {"alice", "bob"}
     assert refusal.value.reason == f"wrong pair of {f'user {pair.username!r}' if known else 'an unknown user'}"
-    assert passwords.recall(pair, time.time()) is None
+    assert recall(passwords, pair) is None
 
 
 async def test_row21_a_failure_costs_the_same_whoever_was_named(
@@ -106,34 +110,36 @@ async def test_row21_a_failure_costs_the_same_whoever_was_named(
     ):
         rounds.clear()
         with pytest.raises(Rejected):
-            await passwords.verify(pair)
+            await authenticate(passwords, pair)
         assert sum(rounds) == 2**6, pair.username
 
 
 async def test_row22_each_user_has_one_entry_and_a_new_password_replaces_it(
     passwords: Passwords, file: UsersFile
 ) -> None:
-    await passwords.verify(ALICE)
+    await authenticate(passwords, ALICE)
     file.path.write_text(f"alice:{hash_password('new', 4)}\n")
     await file.reload_if_changed()
-    assert passwords.recall(ALICE, time.time()) is None
-    await passwords.verify(Basic("alice", "new"))
+    assert recall(passwords, ALICE) is None
+    await authenticate(passwords, Basic("alice", "new"))
     assert len(passwords._remembered) == 1
     with pytest.raises(Rejected):
-        await passwords.verify(ALICE)
+        await authenticate(passwords, ALICE)
 
 
 async def test_row22_the_key_of_the_memory_has_a_delimiter(passwords: Passwords) -> None:
     pairs = [Basic("ab", "c"), Basic("a", "bc"), Basic("abc", ""), Basic("", "abc"), Basic("a", "bc\x00")]
-    assert len({passwords._mac(pair) for pair in pairs}) == len(pairs)
-    assert passwords._mac(Basic("a", "x" * 80 + "1")) != passwords._mac(Basic("a", "x" * 80 + "2"))
+    assert len({FINGERPRINTS.of(pair) for pair in pairs}) == len(pairs)
+    assert FINGERPRINTS.of(Basic("a", "x" * 80 + "1")) != FINGERPRINTS.of(Basic("a", "x" * 80 + "2"))
+    assert FINGERPRINTS.of(Bearer(b"abc")) not in {FINGERPRINTS.of(pair) for pair in pairs}
+    assert FINGERPRINTS.of(ALICE) != Fingerprints().of(ALICE)  # another process, another key
 
 
 async def test_a_reload_during_hashing_decides_by_the_new_file(
     passwords: Passwords, file: UsersFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow(monkeypatch)
-    under_way = asyncio.create_task(passwords.verify(ALICE))
+    under_way = asyncio.create_task(authenticate(passwords, ALICE))
     while not slow.calls:
         await asyncio.sleep(0.005)
     file.path.write_text(f"alice:{hash_password('new', 4)}\n")
@@ -141,12 +147,12 @@ async def test_a_reload_during_hashing_decides_by_the_new_file(
     slow.go.set()
     with pytest.raises(Rejected):
         await under_way
-    assert passwords.recall(ALICE, time.time()) is None
+    assert recall(passwords, ALICE) is None
 
 
 async def test_many_with_the_same_pair_share_one_hashing(passwords: Passwords, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(monkeypatch)
-    many = [asyncio.create_task(passwords.verify(ALICE)) for _ in range(50)]
+    many = [asyncio.create_task(authenticate(passwords, ALICE)) for _ in range(50)]
     while not slow.calls:
         await asyncio.sleep(0.005)
     slow.go.set()
@@ -157,29 +163,29 @@ async def test_many_with_the_same_pair_share_one_hashing(passwords: Passwords, m
 async def test_row25_the_queue_is_bounded_and_a_full_one_says_when_to_come_back(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await passwords.verify(ALICE)
+    await authenticate(passwords, ALICE)
     slow = Slow(monkeypatch)
-    waiting = [asyncio.create_task(passwords.verify(Basic("bob", str(n)))) for n in range(4)]
+    waiting = [asyncio.create_task(authenticate(passwords, Basic("bob", str(n)))) for n in range(4)]
     while passwords.waiting < 4:
         await asyncio.sleep(0.005)
     with pytest.raises(Throttled) as refusal:
-        await passwords.verify(Basic("bob", "one more"))
+        await authenticate(passwords, Basic("bob", "one more"))
     assert refusal.value.status == 429
     assert refusal.value.retry_after >= 1
-    assert passwords.recall(ALICE, time.time())  # whoever is remembered waits for nobody
+    assert recall(passwords, ALICE)  # whoever is remembered waits for nobody
     slow.go.set()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(outcome, Rejected) for outcome in outcomes)
     assert passwords.waiting == 0
     with pytest.raises(Rejected):
-        await passwords.verify(Basic("bob", "now there is room"))
+        await authenticate(passwords, Basic("bob", "now there is room"))
 
 
 async def test_a_caller_who_leaves_does_not_end_the_hashing_of_others(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow(monkeypatch)
-    leaver, stayer = (asyncio.create_task(passwords.verify(ALICE)) for _ in range(2))
+    leaver, stayer = (asyncio.create_task(authenticate(passwords, ALICE)) for _ in range(2))
     while not slow.calls:
         await asyncio.sleep(0.005)
     leaver.cancel()
@@ -188,7 +194,16 @@ async def test_a_caller_who_leaves_does_not_end_the_hashing_of_others(
 
 
 async def test_row24_the_comparison_takes_constant_time(passwords: Passwords, monkeypatch: pytest.MonkeyPatch) -> None:
-    """compare_digest is the only comparison: without it, nothing is recalled."""
-    await passwords.verify(ALICE)
+    """compare_digest is the only comparison: where it says no, the password is hashed again."""
+    hashed: list[str] = []
+
+    def counting(_: object, name: str, __: str) -> bool:
+        hashed.append(name)
+        return True
+
+    monkeypatch.setattr(module, "verify_password", counting)
+    await authenticate(passwords, ALICE)
+    assert hashed == ["alice"]
+    assert recall(passwords, ALICE)
     monkeypatch.setattr(module.hmac, "compare_digest", lambda *_: False)
-    assert passwords.recall(ALICE, time.time()) is None
+    assert recall(passwords, ALICE) is None

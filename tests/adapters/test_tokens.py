@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from service.adapters.tokens import decode_segment, parse_header, parse_json_object
 from service.core.errors import Refusal, Rejected
 from service.core.model import Bearer
-from tests.adapters.conftest import Keeping
+from tests.adapters.conftest import Keeping, authenticate, recall
 from tests.support.issuer import Issuer as Provider
 from tests.support.issuer import SigningKey, b64url, encode_jws
 
@@ -124,12 +124,12 @@ FORGERIES: list[Any] = [
 @pytest.mark.parametrize("forge", FORGERIES)
 async def test_a_forgery_is_rejected(forge: Callable[[Provider], str], provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider) as (_, tokens):
-        assert await tokens.verify(Bearer(provider.mint().encode()))  # the table stands around one that passes
+        assert await authenticate(tokens, Bearer(provider.mint().encode()))  # the table stands around one that passes
         token = Bearer(forge(provider).encode())
         for _attempt in range(2):  # the second time, nothing was remembered
             with pytest.raises(Rejected) as refusal:
-                await tokens.verify(token)
-            assert tokens.recall(token, time.time()) is None
+                await authenticate(tokens, token)
+            assert recall(tokens, token) is None
         assert not any(secret in refusal.value.detail + refusal.value.reason for secret in (provider.mint()[-40:],))
 
 
@@ -142,7 +142,7 @@ async def test_row32_a_signature_has_one_spelling(provider: Provider, keeping: K
         assert last % 16 == 0
         for spare in range(1, 16):
             with pytest.raises(Rejected):
-                await tokens.verify(Bearer((token[:-1] + alphabet[last + spare]).encode()))
+                await authenticate(tokens, Bearer((token[:-1] + alphabet[last + spare]).encode()))
 
 
 @pytest.mark.parametrize(
@@ -152,25 +152,31 @@ async def test_a_token_of_each_algorithm_is_verified_and_remembered(alg: str, ke
     with Provider(alg) as provider:
         async with keeping(provider) as (_, tokens):
             token = Bearer(provider.mint(header={"typ": "JWT"}).encode())
-            assert tokens.recall(token, time.time()) is None
-            principal = await tokens.verify(token)
+            assert recall(tokens, token) is None
+            principal = await authenticate(tokens, token)
             assert principal.subject == "svc"
-            assert tokens.recall(token, time.time()) is principal
+            assert recall(tokens, token) is principal
             tampered = Bearer(token.token[:-8] + b"AAAAAAAA")
-            assert tokens.recall(tampered, time.time()) is None
+            assert recall(tokens, tampered) is None
 
 
-async def test_what_is_remembered_ends_with_the_token(provider: Provider, keeping: Keeping) -> None:
+async def test_what_is_remembered_ends_with_the_token(
+    provider: Provider, keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with keeping(provider) as (_, tokens):
         token = Bearer(provider.mint(lifetime=20).encode())
-        await tokens.verify(token)
+        await authenticate(tokens, token)
         now = time.time()
-        assert tokens.recall(token, now + 18)
-        assert tokens.recall(token, now + 21) is None
+        for seconds, remembered in ((18, True), (21, False)):
+            with monkeypatch.context() as later:
+                later.setattr(time, "time", lambda seconds=seconds: now + seconds)
+                assert (recall(tokens, token) is not None) is remembered
         longer = Bearer(provider.mint(lifetime=3600).encode())
-        await tokens.verify(longer)
-        assert tokens.recall(longer, now + 50)
-        assert tokens.recall(longer, now + 62) is None  # the bound, verdict_seconds
+        await authenticate(tokens, longer)
+        for seconds, remembered in ((50, True), (62, False)):  # the bound, verdict_seconds
+            with monkeypatch.context() as later:
+                later.setattr(time, "time", lambda seconds=seconds: now + seconds)
+                assert (recall(tokens, longer) is not None) is remembered
 
 
 async def test_what_is_remembered_is_bounded_and_strangers_cannot_push_it_out(
@@ -178,13 +184,15 @@ async def test_what_is_remembered_is_bounded_and_strangers_cannot_push_it_out(
 ) -> None:
     async with keeping(provider) as (_, tokens):
         token = Bearer(provider.mint().encode())
-        await tokens.verify(token)
+        await authenticate(tokens, token)
         for number in range(300):
             with pytest.raises(Rejected):
-                await tokens.verify(Bearer(encode_jws(head(), claims(provider, sub=str(number)), STRANGER).encode()))
-        assert tokens.recall(token, time.time())
+                await authenticate(
+                    tokens, Bearer(encode_jws(head(), claims(provider, sub=str(number)), STRANGER).encode())
+                )
+        assert recall(tokens, token)
         for number in range(150):
-            await tokens.verify(Bearer(provider.mint(sub=str(number)).encode()))
+            await authenticate(tokens, Bearer(provider.mint(sub=str(number)).encode()))
         assert len(tokens._remembered) == 100
 
 
@@ -192,10 +200,10 @@ async def test_an_exception_of_our_own_is_a_refusal(
     provider: Provider, keeping: Keeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with keeping(provider) as (issuer, tokens):
-        await tokens.verify(Bearer(provider.mint().encode()))
+        await authenticate(tokens, Bearer(provider.mint().encode()))
         monkeypatch.setattr(issuer, "key_at_hand", lambda *_: 1 / 0)
         with pytest.raises(Rejected):
-            await tokens.verify(Bearer(provider.mint(sub="x").encode()))
+            await authenticate(tokens, Bearer(provider.mint(sub="x").encode()))
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

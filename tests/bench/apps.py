@@ -1,10 +1,10 @@
 """What the gate is measured against, on the same server: a bare answer, and an ordinary FastAPI endpoint."""
 
-import time
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Response
 
+from service.adapters.fingerprints import Fingerprints
 from service.core.dialects import allow_headers, render
 from service.core.errors import Refusal
 from service.core.model import Allow, Basic, Bearer, Face, ForwardedRequest, Gate, Principal
@@ -30,6 +30,7 @@ async def bare(scope: Scope, receive: Receive, send: Send) -> None:
 def ordinary() -> FastAPI:
     """Return the same decision, by the same functions, as one would write it with FastAPI."""
     service: ForwardAuth = create_app()
+    fingerprints = Fingerprints()
 
     async def lifespan(_: FastAPI) -> Any:
         await service.start()
@@ -62,9 +63,12 @@ def ordinary() -> FastAPI:
             credential = parse_credential(None if authorization is None else authorization.encode())
             who = credential
             if isinstance(credential, Bearer):
-                who = service.tokens.recall(credential, time.time()) or await service.tokens.verify(credential)
+                mark = fingerprints.of(credential)
+                who = service.tokens.recall(mark) or await service.tokens.authenticate(credential, mark)
             elif isinstance(credential, Basic) and service.passwords is not None:
-                who = service.passwords.recall(credential, time.time()) or await service.passwords.verify(credential)
+                mark = fingerprints.of(credential)
+                who = service.passwords.recall(credential, mark)
+                who = who or await service.passwords.authenticate(credential, mark)
         except Refusal as refusal:
             who = refusal
         decision = decide(call, who, Gate.API)

@@ -27,7 +27,8 @@ FORWARDED = {
     "X-Forwarded-Proto": "https",
     "X-Forwarded-For": "203.0.113.7",
 }
-UVICORN = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log", "--no-server-header"]
+UVICORN = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log"]
+UVICORN += ["--no-server-header", "--no-date-header", "--no-proxy-headers"]
 SERVER_CORE, LOAD_CORE = 0, 1
 
 
@@ -48,16 +49,21 @@ class Stage:
 
     def __enter__(self) -> Self:
         subprocess.run([sys.executable, "-m", "compileall", "-q", str(ROOT / "service")], check=True, env=environment())
+        with self._stack:  # what was started ends if a later start fails
+            self._start_all()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def _start_all(self) -> None:
         self._stack.enter_context(self.issuer)
         hashed = hash_password(self.password, 10)
         self.users.write_text(f"bench:{hashed}\n")
         self.gate_process, self.gate = self.service()
-        # so small a memory that each of many tokens, sent in turn, is new to it
-        self.forgetful_process, self.forgetful = self.service(FORWARD_AUTH_VERDICT_COUNT="1")
+        # so short a memory that each of many tokens, sent in turn, has to be verified
+        self.forgetful_process, self.forgetful = self.service(FORWARD_AUTH_VERDICT_SECONDS="0.05")
         self.bare = self._uvicorn("tests.bench.apps:bare", "--lifespan", "off")
         self.ordinary = self._uvicorn("tests.bench.apps:ordinary", "--factory")
         self.traefik = self._traefik(hashed)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -110,30 +116,26 @@ class Stage:
     def _uvicorn(self, app: str, *options: str) -> str:
         port = free_port()
         argv = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning"]
-        self.start([*argv, "--no-date-header", *UVICORN, *options], self._variables(port), port, core=SERVER_CORE)
+        self.start([*argv, *UVICORN, *options], self._variables(port), port, core=SERVER_CORE)
         return f"http://127.0.0.1:{port}/forward-auth/api"
 
     def _traefik(self, hashed: str) -> str:
-        """Start Traefik with three routes to one upstream: open, its own basicAuth, and our gate."""
+        """Start Traefik with four routes to one upstream: open, its own basicAuth, our gate, and a bare one in its place."""
         port = free_port()
         static = {
             "entryPoints": {"web": {"address": f"127.0.0.1:{port}"}},
             "providers": {"file": {"filename": str(self.folder / "dynamic.yml")}},
             "log": {"level": "ERROR"},
         }
+        copied = {"authRequestHeaders": ["Authorization"], "authResponseHeaders": ["X-Auth-Request-User"]}
         middlewares = {
             "own": {"basicAuth": {"users": [f"bench:{hashed}"]}},
-            "ours": {
-                "forwardAuth": {
-                    "address": self.gate,
-                    "authRequestHeaders": ["Authorization"],
-                    "authResponseHeaders": ["X-Auth-Request-User"],
-                }
-            },
+            "ours": {"forwardAuth": {"address": self.gate, **copied}},
+            "bare": {"forwardAuth": {"address": self.bare, **copied}},
         }
         routers = {
             name: {"rule": f"PathPrefix(`/{name}`)", "service": "up", "middlewares": used}
-            for name, used in (("open", []), ("own", ["own"]), ("ours", ["ours"]))
+            for name, used in (("open", []), ("own", ["own"]), ("ours", ["ours"]), ("bare", ["bare"]))
         }
         upstream = {"loadBalancer": {"servers": [{"url": self.bare.removesuffix("/forward-auth/api")}]}}
         dynamic = {"http": {"routers": routers, "services": {"up": upstream}, "middlewares": middlewares}}

@@ -61,8 +61,12 @@ def serving(tmp_path: Path, *arguments: str, **variables: str) -> Iterator[tuple
             wait_until(lambda: ready(process, port, tmp_path), timeout=20, what="readiness")
         yield process, port
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # a supervisor ends its workers then
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def ready(process: subprocess.Popen[bytes], port: int, folder: Path) -> bool:
