@@ -120,7 +120,7 @@ class Stage:
         return f"http://127.0.0.1:{port}/forward-auth/api"
 
     def _traefik(self, hashed: str) -> str:
-        """Start Traefik with four routes to one upstream: open, its own basicAuth, our gate, and a bare one in its place."""
+        """Start Traefik with four routes to one upstream: open, its basicAuth, our gate, a bare one in its place."""
         port = free_port()
         static = {
             "entryPoints": {"web": {"address": f"127.0.0.1:{port}"}},
