@@ -11,7 +11,6 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 import httpx
@@ -76,7 +75,6 @@ class ForwardAuth:
             headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False
         )
         self._watcher: asyncio.Task[None] | None = None
-        self._allow_message = lru_cache(maxsize=min(settings.verdict_count, 4096))(_allow_message)
         if settings.users is not None:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
             policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
@@ -126,7 +124,8 @@ class ForwardAuth:
             self.telemetry.allowed[gate] += 1
             if self.telemetry.log_allowed:
                 self.telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
-            await send(self._allow_message(decision.principal))
+            headers = allow_headers(decision.principal.identity)
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
         request_id = secrets.token_hex(8)
@@ -184,8 +183,25 @@ class ForwardAuth:
         elif self._web is None:
             await self._not_found(send)
         else:
-            web = await asyncio.shield(self._web)
-            await web(scope, receive, send)
+            await self._behind(self._web, scope, receive, send)
+
+    @staticmethod
+    async def _behind(web: "asyncio.Task[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the web application answer; if it fails, or never loaded, that is 503 like every fault of ours."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await (await asyncio.shield(web))(scope, receive, watched)
+        except Exception:
+            log.exception("the web application failed")
+            if not begun:
+                fault = {"detail": "The service failed: tell its operators.", "code": Code.INTERNAL_ERROR}
+                await _send_json(send, 503, {**fault, "request_id": secrets.token_hex(8)})
 
     @staticmethod
     async def _not_found(send: Send) -> None:
@@ -270,7 +286,3 @@ async def _send_json(send: Send, status: int, content: dict[str, Any]) -> None:
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _allow_message(principal: Principal) -> Message:
-    return {"type": "http.response.start", "status": 200, "headers": allow_headers(principal)}

@@ -42,11 +42,11 @@ def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> 
         raise Rejected(f"This token's claims 'sub' and {trust.principal_claim!r} do not name one principal.")
     return Principal(
         trust.issuer,
-        subject,
         name,
         _text(claims, trust.email_claim),
         _groups(claims, trust.groups_claim),
         (trust.role,) if trust.role else (),
+        subject,
         scopes,
         expires,
     )

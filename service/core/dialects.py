@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, assert_never
 from urllib.parse import quote
 
-from service.core.model import Allow, Challenge, Decision, Deny, Face, Gate, Principal, Unavailable
+from service.core.model import Allow, Challenge, Decision, Deny, Face, Gate, Identity, Unavailable
 
 WireHeaders = list[tuple[bytes, bytes]]
 
@@ -38,7 +38,6 @@ class Answer(NamedTuple):
     body: bytes
 
 
-@lru_cache(maxsize=4096)
 def header_text(value: str) -> bytes:
     """Return text that any header can carry: printable ASCII, the rest percent-encoded UTF-8 (RFC 3986 §2.1).
 
@@ -49,29 +48,25 @@ def header_text(value: str) -> bytes:
     return quote(value, safe=_PLAIN).encode("ascii")
 
 
-def identity_headers(principal: Principal) -> WireHeaders:
-    """Return the five identity headers of a principal."""
+@lru_cache(maxsize=4096)  # a caller who renews its token stays who it is
+def allow_headers(identity: Identity) -> WireHeaders:
+    """Return all headers of an Allow, the same at every face. Do not change the list."""
+    issuer, name, email, groups, roles = identity
     return [
-        (b"x-auth-request-user", header_text(principal.name)),
-        (b"x-auth-request-email", header_text(principal.email)),
-        (b"x-auth-request-groups", b",".join([header_text(group) for group in principal.groups])),
-        (b"x-auth-request-roles", b",".join([header_text(role) for role in principal.roles])),
-        (b"x-auth-request-issuer", header_text(principal.issuer)),
+        (b"x-auth-request-user", header_text(name)),
+        (b"x-auth-request-email", header_text(email)),
+        (b"x-auth-request-groups", b",".join([header_text(group) for group in groups])),
+        (b"x-auth-request-roles", b",".join([header_text(role) for role in roles])),
+        (b"x-auth-request-issuer", header_text(issuer)),
+        (b"content-length", b"0"),
     ]
-
-
-def allow_headers(principal: Principal) -> WireHeaders:
-    """Return all headers of an Allow, the same at every face, so that they can be rendered once."""
-    headers = identity_headers(principal)
-    headers.append((b"content-length", b"0"))
-    return headers
 
 
 def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answer:
     """Return the answer for one proxy."""
     match decision:
         case Allow():
-            return Answer(200, allow_headers(decision.principal), b"")
+            return Answer(200, allow_headers(decision.principal.identity), b"")
         case Challenge():
             headers = [(b"www-authenticate", one) for one in _challenges(decision, gate)]
         case Unavailable():

@@ -110,26 +110,25 @@ class VerifiedClaims(NamedTuple):
     claims: Mapping[str, Any]
 
 
-class Principal(NamedTuple):
-    """Whom a credential proved to be: one proof, so equal to itself alone.
+Identity = tuple[str, str, str, tuple[str, ...], tuple[str, ...]]
 
-    ``expires`` is when the credential ends, in seconds since the epoch.
-    """
+
+class Principal(NamedTuple):
+    """Whom a credential proved to be. ``expires`` is when the credential ends, in seconds since the epoch."""
 
     issuer: str
-    subject: str
     name: str
     email: str = ""
     groups: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
+    subject: str = ""
     scopes: frozenset[str] = frozenset()
     expires: float = float("inf")
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
+    @property
+    def identity(self) -> Identity:
+        """Return what the upstream is told: issuer, name, e-mail, groups and roles."""
+        return self[:5]
 
 
 class Allow(NamedTuple):

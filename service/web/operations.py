@@ -1,9 +1,11 @@
 """The FastAPI application behind the gate: metrics and OpenAPI, for operators and never for the outside."""
 
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
+from httpx import codes
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.platform_collector import PlatformCollector
@@ -15,8 +17,6 @@ from starlette.responses import JSONResponse
 from service import __version__
 from service.core.errors import Code
 from service.gate import ASGIApp, ForwardAuth
-
-_CODES = {404: Code.NOT_FOUND, 500: Code.INTERNAL_ERROR}
 
 
 def create_operations(service: ForwardAuth) -> ASGIApp:
@@ -42,9 +42,13 @@ def create_operations(service: ForwardAuth) -> ASGIApp:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, problem: HTTPException) -> Response:
-        code = _CODES.get(problem.status_code, Code.INVALID_REQUEST)
-        detail = "There is nothing here." if code is Code.NOT_FOUND else str(problem.detail)
-        return _refusal(problem.status_code, code, detail)
+        if problem.status_code == codes.NOT_FOUND:
+            return _refusal(404, Code.NOT_FOUND, "There is nothing here.")
+        return _refusal(problem.status_code, Code.INVALID_REQUEST, str(problem.detail))
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> Response:
+        return _refusal(503, Code.INTERNAL_ERROR, "The service failed: tell its operators.")
 
     @app.get("/metrics", response_class=Response, summary="Metrics in Prometheus' text format")
     def metrics() -> Response:
@@ -54,7 +58,7 @@ def create_operations(service: ForwardAuth) -> ASGIApp:
 
 
 def _refusal(status: int, code: Code, detail: str) -> Response:
-    return JSONResponse({"detail": detail, "code": code, "request_id": ""}, status)
+    return JSONResponse({"detail": detail, "code": code, "request_id": secrets.token_hex(8)}, status)
 
 
 class ServiceCollector(Collector):

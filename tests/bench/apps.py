@@ -81,5 +81,7 @@ def ordinary() -> FastAPI:
 
 
 def _response(principal: Principal) -> Response:
-    headers = {name.decode(): value.decode() for name, value in allow_headers(principal) if name != b"content-length"}
+    headers = {
+        name.decode(): value.decode() for name, value in allow_headers(principal.identity) if name != b"content-length"
+    }
     return Response(status_code=200, headers=headers)

@@ -225,6 +225,13 @@ async def test_an_exception_in_the_gate_is_a_refusal_and_no_traceback(
     assert "ZeroDivision" not in answer.body.decode()
 
 
+async def test_a_fault_behind_the_gate_is_503_too(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call.app.telemetry, "allowed", None)
+    answer = await call.raw("/metrics", [])
+    assert (answer.status, answer.json()["code"]) == (503, "internal_error")
+    assert "Traceback" not in answer.body.decode()
+
+
 async def test_row17_no_secret_is_logged_or_answered(
     call: Caller, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
