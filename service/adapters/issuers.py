@@ -46,7 +46,7 @@ class KeyPolicy:
     refresh: float = 300.0
     min_refresh: float = 30.0
     max_stale: float = 86_400.0
-    cooldown: float = 10.0
+    cooldown: float = 5.0
     timeout: float = 5.0
 
 

@@ -82,7 +82,7 @@ class KeySettings(_Section):
         86_400, description="While the issuer cannot be reached, the last good keys are believed for so long."
     )
     cooldown: Annotated[float, Field(ge=1, le=3_600)] = Field(
-        10, description="The least time between two fetches that unknown key ids cause."
+        5, description="The least time between two fetches that unknown key ids cause."
     )
     timeout: Annotated[float, Field(gt=0, le=60)] = Field(5, description="The time one fetch may take.")
 

@@ -208,8 +208,8 @@ async def test_two_issuers_are_kept_apart() -> None:
             assert (await caller(f"Bearer {first.mint(aud='a')}")).header("x-auth-request-issuer") == first.url
             assert (await caller(f"Bearer {second.mint(aud='b')}")).header("x-auth-request-issuer") == second.url
             assert (await caller(f"Bearer {first.mint(aud='b')}")).status == 401
-            assert (await caller(f"Bearer {first.mint(aud='b', iss=second.url)}")).status == 401
-            assert (await caller(f"Bearer {second.mint(aud='a', iss=first.url)}")).status == 401
+            assert (await caller(f"Bearer {first.mint(aud='b', iss=second.url, iat=1)}")).status == 401
+            assert (await caller(f"Bearer {second.mint(aud='a', iss=first.url, iat=1)}")).status == 401
             assert (await caller(basic("alice:secret"))).status == 401
         finally:
             await app.stop()
