@@ -1,7 +1,11 @@
 """What the gate is measured against, on the same server: a bare answer, and an ordinary FastAPI endpoint."""
 
+import secrets
+from itertools import cycle
 from typing import Annotated, Any
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from fastapi import FastAPI, Header, Response
 
 from service.adapters.fingerprints import Fingerprints
@@ -25,6 +29,21 @@ async def bare(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer 200 without a look at the request: the server's ceiling."""
     await send(_START)
     await send(_BODY)
+
+
+def one_rsa() -> Any:
+    """Return the bare answer behind one RS256 verification by the library alone: what no first-seen token can spare."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    messages = [secrets.token_hex(300).encode() for _ in range(200)]
+    pairs = cycle([(private.sign(one, padding.PKCS1v15(), hashes.SHA256()), one) for one in messages])
+    verify, scheme, digest = private.public_key().verify, padding.PKCS1v15(), hashes.SHA256()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        verify(*next(pairs), scheme, digest)
+        await send(_START)
+        await send(_BODY)
+
+    return app
 
 
 def ordinary() -> FastAPI:
