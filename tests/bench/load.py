@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Each request of the list in turn; after each answer a connection may pause, which bounds the rate.
+# Each request of the list in turn; after each answer a connection may pause for a while of random length, which
+# bounds the rate and keeps the connections from marching in step.
 _SCRIPT = """
 local requests, next_one, pause = {}, 0, tonumber(os.getenv("LOAD_PAUSE_MS") or "0")
 function init()
@@ -22,7 +23,7 @@ function request()
   next_one = next_one % #requests + 1
   return requests[next_one]
 end
-if pause > 0 then function delay() return pause end end
+if pause > 0 then function delay() return math.random(0, 2 * pause) end end
 function done(summary, latency)
   io.write(string.format('\\n{"requests":%d,"micros":%d,"refused":%d,"broken":%d,"p50":%.1f,"p99":%.1f}\\n',
     summary.requests, summary.duration, summary.errors.status,
