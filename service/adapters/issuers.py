@@ -27,6 +27,7 @@ from service.core.proxies import is_loopback
 log = logging.getLogger(__name__)
 
 MAX_DOCUMENT: Final = 512 * 1024
+MAX_WAITING: Final = 1000  # requests that wait for one fetch; more are put off at once
 REFRESH_AT: Final = 0.8  # of a key set's lifetime: before it ends, with time for a second try
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 30.0
@@ -82,6 +83,7 @@ class Issuer:
         self._usable_until = 0.0  # monotonic
         self._lifetime = self.policy.refresh
         self._cool_until = 0.0  # monotonic
+        self._waiting = 0
         self._flight: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -99,8 +101,13 @@ class Issuer:
         caller who gave up on that (Prefect's worker ends at its first 401) would be lost to a key rotation.
         """
         known = self.warm and self._keys.knows(kid)
-        if not known and (self._flight is not None or time.monotonic() >= self._cool_until):
-            await self.refresh(by_request=True)
+        may_fetch = self._flight is not None or time.monotonic() >= self._cool_until
+        if not known and may_fetch and self._waiting < MAX_WAITING:
+            self._waiting += 1
+            try:
+                await self.refresh(by_request=True)
+            finally:
+                self._waiting -= 1
         key = self.key_at_hand(kid, algorithm)
         if key is not None:
             return key

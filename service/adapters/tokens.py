@@ -25,6 +25,7 @@ _NOT_A_JWT: Final = "This is not a JWT: set PREFECT_API_KEY to an access token o
 _UNREADABLE: Final = "This token cannot be read: copy it again, whole."
 _UNVERIFIED: Final = "This token's signature could not be verified: obtain a new one."
 MAX_KID: Final = 512
+MAX_CONTAINERS: Final = 900  # under every Python's limit of nesting, so that none differs from another
 
 
 class TokenHeader(NamedTuple):
@@ -140,7 +141,9 @@ _LAST: Final = {1: frozenset(_ALPHABET[::4]), 2: frozenset(_ALPHABET[::16])}  # 
 
 
 def parse_json_object(document: bytes) -> dict[str, Any]:
-    """Return a JSON object; repeated names, NaN and Infinity are refused (RFC 8259 §4, RFC 7519 §4)."""
+    """Return a JSON object; repeated names, NaN, Infinity and deep nesting are refused (RFC 8259 §4, RFC 7519 §4)."""
+    if document.count(b"[") + document.count(b"{") > MAX_CONTAINERS:
+        raise Rejected(_UNREADABLE, reason=f"more than {MAX_CONTAINERS} arrays and objects")
     text = document.decode("utf-8").strip(" \t\n\r")
     value, end = _DECODER.raw_decode(text)
     if not isinstance(value, dict) or end != len(text):

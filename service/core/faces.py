@@ -17,6 +17,7 @@ from service.core.request import (
     require,
 )
 
+MAX_REMEMBERED: Final = 512  # bytes; strangers' long requests must not fill the memory
 _FORWARD_AUTH: Final = frozenset(
     {
         b"authorization",
@@ -43,12 +44,14 @@ def parse_call(
     if face is Face.FORWARD_AUTH:
         found = collect(headers, _FORWARD_AUTH)
         try:
-            request = _forwarded(
+            uri, forwarded_for = found[b"x-forwarded-uri"], found[b"x-forwarded-for"]
+            forwarded = _remembered if len(uri) + len(forwarded_for) <= MAX_REMEMBERED else _forwarded
+            request = forwarded(
                 found[b"x-forwarded-method"],
-                found[b"x-forwarded-uri"],
+                uri,
                 found[b"x-forwarded-host"],
                 found[b"x-forwarded-proto"],
-                found[b"x-forwarded-for"],
+                forwarded_for,
                 proxies,
             )
         except KeyError as missing:
@@ -81,7 +84,6 @@ def parse_call(
     return request, found.get(b"authorization")
 
 
-@lru_cache(maxsize=4096)  # a caller who polls sends the same again and again
 def _forwarded(
     method: bytes, uri: bytes, host: bytes, proto: bytes, forwarded_for: bytes, proxies: TrustedProxies
 ) -> ForwardedRequest:
@@ -90,6 +92,9 @@ def _forwarded(
     return ForwardedRequest(
         parse_method(method), parse_scheme(proto), parse_host(host), target.path, target.query, client
     )
+
+
+_remembered: Final = lru_cache(maxsize=4096)(_forwarded)  # a caller who polls sends the same again and again
 
 
 def _optional_client(found: dict[bytes, bytes], proxies: TrustedProxies) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import MalformedCredential, MalformedRequest
-from service.core.faces import parse_call
+from service.core.faces import _remembered, parse_call
 from service.core.model import Basic, Bearer, Face, NoCredential
 from service.core.proxies import TrustedProxies
 from service.core.request import parse_credential, parse_host, parse_method, parse_target, parse_url
@@ -302,3 +302,12 @@ def test_a_malformed_credential_is_refused_and_never_taken_for_another(header: b
 def test_secrets_do_not_stand_in_a_repr() -> None:
     assert "s3cret" not in repr(parse_credential(basic("alice:s3cret")))
     assert JWT not in repr(parse_credential(f"Bearer {JWT}".encode()))
+
+
+def test_long_requests_are_understood_and_not_remembered() -> None:
+    long = [(name, value) for name, value in FORWARDED.items() if name != b"x-forwarded-uri"]
+    long.append((b"x-forwarded-uri", b"/api/" + b"a" * 4000))
+    before = _remembered.cache_info().currsize
+    request, _ = parse_call(Face.FORWARD_AUTH, "GET", b"", long, PROXIES)
+    assert len(request.path) == 4005
+    assert _remembered.cache_info().currsize == before
