@@ -51,9 +51,10 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 _ENDPOINTS: Final = {
-    f"/{face}/{gate}": (face, gate) for face in (Face.FORWARD_AUTH, Face.AUTH_REQUEST) for gate in Gate
+    f"/{face}/{gate}": (face, gate, b"") for face in (Face.FORWARD_AUTH, Face.AUTH_REQUEST) for gate in Gate
 }
-_EXT_AUTHZ: Final = {f"/{Face.EXT_AUTHZ}/{gate}".encode(): gate for gate in Gate}
+_EXT_AUTHZ: Final = f"/{Face.EXT_AUTHZ}/".encode()
+_GATES: Final = {gate.encode(): gate for gate in Gate}
 
 
 class ForwardAuth:
@@ -82,23 +83,11 @@ class ForwardAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call (ASGI 3.0)."""
-        if scope["type"] == "http":
-            path = scope["path"]
-            endpoint = _ENDPOINTS.get(path)
-            if endpoint is not None:
-                await self._answer(*endpoint, scope, b"", send)
-            elif path.startswith("/ext-authz/"):
-                await self._answer_ext_authz(scope, send)
-            else:
-                await self._elsewhere(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1008})
-
-    # the hot path -----------------------------------------------------------------------------------------
-
-    async def _answer(self, face: Face, gate: Gate, scope: Scope, target: bytes, send: Send) -> None:
+        call = _verify_call(scope) if scope["type"] == "http" else None
+        if call is None:
+            await self._elsewhere(scope, receive, send)
+            return
+        face, gate, target = call
         request: ForwardedRequest | None = None
         who: Principal | NoCredential | Refusal | None
         client = scope.get("client")
@@ -160,27 +149,22 @@ class ForwardAuth:
             raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
         return await self.passwords.authenticate(credential, fingerprint)
 
-    async def _answer_ext_authz(self, scope: Scope, send: Send) -> None:
-        """Envoy puts the original path behind the prefix; both are taken from the bytes that were sent."""
-        prefix, slash, rest = scope["raw_path"].removeprefix(b"/ext-authz/").partition(b"/")
-        gate = _EXT_AUTHZ.get(b"/ext-authz/" + prefix)
-        if gate is None:
-            await self._not_found(send)
-            return
-        query = scope.get("query_string", b"")
-        target = (slash + rest) + (b"?" + query if query else b"")
-        await self._answer(Face.EXT_AUTHZ, gate, scope, target, send)
-
     # everything else --------------------------------------------------------------------------------------
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the probes, which must not wait for the web application, and hand the rest on to it."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         path = scope["path"]
         if path == "/healthz":
             await _send_json(send, 200, {"status": "alive"})
         elif path == "/readyz":
             await _send_json(send, 200 if self.ready else 503, self.state())
-        elif self._web is None:
+        elif self._web is None or path.startswith(_EXT_AUTHZ.decode()):
             await self._not_found(send)
         else:
             await self._behind(self._web, scope, receive, send)
@@ -275,6 +259,19 @@ class ForwardAuth:
         await self._client.aclose()
         if self.passwords is not None:
             self.passwords.close()
+
+
+def _verify_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
+    """Return which face and gate are asked, and Envoy's original target, or None where it is no verify call.
+
+    Envoy puts the original path behind the prefix; both are taken from the bytes that were sent.
+    """
+    endpoint = _ENDPOINTS.get(scope["path"])
+    if endpoint is not None or not scope["raw_path"].startswith(_EXT_AUTHZ):
+        return endpoint
+    name, slash, rest = scope["raw_path"].removeprefix(_EXT_AUTHZ).partition(b"/")
+    gate, query = _GATES.get(name), scope["query_string"]
+    return None if gate is None else (Face.EXT_AUTHZ, gate, slash + rest + (b"?" + query if query else b""))
 
 
 async def _send_json(send: Send, status: int, content: dict[str, Any]) -> None:

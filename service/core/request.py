@@ -165,6 +165,7 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
         return Bearer(password.encode("ascii"))
     if not password and _JWT_SHAPE.fullmatch(username):
         raise MalformedCredential("The token stands where the user name belongs: use 'https://jwt:<token>@host'.")
-    if not username or len(username) > MAX_USERNAME or len(password) > MAX_PASSWORD or _CONTROL.search(text):
+    plain = text.isprintable() or not _CONTROL.search(text)
+    if not username or len(username) > MAX_USERNAME or len(password) > MAX_PASSWORD or not plain:
         raise MalformedCredential("The user name or password is empty, too long, or has control characters.")
     return Basic(username, password)

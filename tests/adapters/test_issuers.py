@@ -1,6 +1,7 @@
 """The JWKS cache: what it promises while keys rotate, strangers knock and the issuer is down."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 
@@ -174,7 +175,7 @@ async def test_a_fetch_is_bounded_in_time(provider: Provider, keeping: Keeping) 
 @pytest.mark.parametrize(
     ("body", "status", "headers"),
     [
-        pytest.param(b"x" * 600_000, 200, {}, id="row31-huge"),
+        pytest.param(b" " * 600_000, 200, {}, id="row31-huge"),
         pytest.param(b"<html>", 200, {}, id="row31-not-json"),
         pytest.param(None, 302, {"Location": "http://127.0.0.1:1/"}, id="row31-redirect"),
         pytest.param(None, 500, {}, id="error"),
@@ -186,6 +187,8 @@ async def test_a_bad_answer_keeps_the_last_good_keys(
 ) -> None:
     async with keeping(provider) as (issuer, tokens):
         await until(lambda: settled(issuer))
+        if body is not None and body.isspace():  # a good document, and too much of it
+            body = json.dumps(provider.key_set()).encode() + body
         provider.body, provider.status, provider.headers = body, status, headers
         assert not await issuer.refresh()
         assert issuer.last_problem
