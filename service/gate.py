@@ -83,7 +83,9 @@ class ForwardAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call (ASGI 3.0)."""
-        call = _verify_call(scope) if scope["type"] == "http" else None
+        call = None
+        if scope["type"] == "http":
+            call = _ENDPOINTS.get(scope["path"]) or _ext_authz_call(scope)
         if call is None:
             await self._elsewhere(scope, receive, send)
             return
@@ -261,16 +263,13 @@ class ForwardAuth:
             self.passwords.close()
 
 
-def _verify_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
-    """Return which face and gate are asked, and Envoy's original target, or None where it is no verify call.
-
-    Envoy puts the original path behind the prefix; both are taken from the bytes that were sent.
-    """
-    endpoint = _ENDPOINTS.get(scope["path"])
-    if endpoint is not None or not scope["raw_path"].startswith(_EXT_AUTHZ):
-        return endpoint
-    name, slash, rest = scope["raw_path"].removeprefix(_EXT_AUTHZ).partition(b"/")
-    gate, query = _GATES.get(name), scope["query_string"]
+def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
+    """Return Envoy's face, the gate, and the original target, which stands behind the prefix, as it was sent."""
+    raw_path, query = scope["raw_path"], scope["query_string"]
+    if not raw_path.startswith(_EXT_AUTHZ):
+        return None
+    name, slash, rest = raw_path.removeprefix(_EXT_AUTHZ).partition(b"/")
+    gate = _GATES.get(name)
     return None if gate is None else (Face.EXT_AUTHZ, gate, slash + rest + (b"?" + query if query else b""))
 
 

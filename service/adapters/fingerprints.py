@@ -4,8 +4,10 @@ HMAC-SHA256 under a key of this process, so that memory, or a dump of it, holds 
 outside can tell which credentials would meet.
 """
 
-import hmac
 import secrets
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from service.core.model import Basic, Bearer
 
@@ -14,7 +16,7 @@ class Fingerprints:
     """Takes fingerprints under a key that nobody else has and that ends with the process."""
 
     def __init__(self) -> None:
-        self._hmac = hmac.new(secrets.token_bytes(32), digestmod="sha256")
+        self._hmac = HMAC(secrets.token_bytes(32), SHA256())
 
     def of(self, credential: Bearer | Basic) -> bytes:
         """Return 32 bytes that no other credential has.
@@ -28,4 +30,4 @@ class Fingerprints:
         else:
             username = credential.username.encode()
             mac.update(b"p" + len(username).to_bytes(4, "big") + username + credential.password.encode())
-        return mac.digest()
+        return mac.finalize()

@@ -50,8 +50,11 @@ class Tokens:
 
     def recall(self, fingerprint: bytes) -> Principal | None:
         """Return whom the token of this fingerprint proved a short time ago."""
-        remembered = self._remembered.get(fingerprint)
-        return remembered[0] if remembered is not None and time.time() < remembered[1] else None
+        try:
+            principal, until = self._remembered[fingerprint]
+        except KeyError:
+            return None
+        return principal if time.time() < until else None
 
     async def authenticate(self, credential: Bearer, fingerprint: bytes) -> Principal:
         """Return whom a token proves, and remember it, or raise Rejected or OutOfReach.

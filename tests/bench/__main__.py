@@ -36,22 +36,42 @@ def with_credential(credential: str) -> dict[str, str]:
     return {**FORWARDED, "Authorization": credential}
 
 
-def in_turns(rows: dict[str, Callable[[], Measured]], rounds: int) -> dict[str, Measured]:
-    """Measure each row once a round; return the medians."""
-    seen: dict[str, list[Measured]] = {name: [] for name in rows}
-    for _ in range(rounds):
-        for name, measure in rows.items():
-            seen[name].append(measure())
-    return {
-        name: Measured(
+class Rounds(dict[str, list[Measured]]):
+    """What each row measured, round by round."""
+
+    def median(self, name: str) -> Measured:
+        """Return the medians of a row."""
+        all_ = self[name]
+        return Measured(
             statistics.median(one.rps for one in all_),
             statistics.median(one.p50_ms for one in all_),
             statistics.median(one.p99_ms for one in all_),
             sum(one.requests for one in all_),
             sum(one.refused for one in all_),
         )
-        for name, all_ in seen.items()
-    }
+
+    def paired(self, figure: Callable[..., float], *names: str) -> float:
+        """Return the median of a figure that is taken round by round, from rows measured one after the other."""
+        return statistics.median(figure(*of_a_round) for of_a_round in zip(*(self[one] for one in names), strict=True))
+
+
+def in_turns(rows: dict[str, Callable[[], Measured]], rounds: int) -> Rounds:
+    """Measure each row once a round."""
+    seen = Rounds({name: [] for name in rows})
+    for _ in range(rounds):
+        for name, measure in rows.items():
+            seen[name].append(measure())
+    return seen
+
+
+def times(one: Measured, other: Measured) -> float:
+    """Return how many times the other's throughput one carries."""
+    return one.rps / other.rps
+
+
+def extra(one: Measured, other: Measured) -> float:
+    """Return how many seconds a request costs more in one than in the other."""
+    return 1 / one.rps - 1 / other.rps
 
 
 def main() -> None:
@@ -147,37 +167,46 @@ def main() -> None:
         rss = resident_mb(stage.gate_process)
         ready = stage.start_up_seconds()
 
-    rows = {**direct, **through, **steady, **attacked}
+    rows = {name: measured.median(name) for measured in (direct, through, steady, attacked) for name in measured}
     for name, row in rows.items():
         if row.refused and name != "gate, no credential":
             raise SystemExit(f"{name}: {row.refused} of {row.requests} were refused: not a measurement")
-    with_rsa, without = direct["bare ASGI answer + one raw RS256 verification"], direct["bare ASGI answer"]
-    rsa_seconds = 1 / with_rsa.rps - 1 / without.rps
+    bare, cached, first, rsa = (
+        "bare ASGI answer",
+        "gate, cached Bearer",
+        "gate, first-seen Bearer",
+        "bare ASGI answer + one raw RS256 verification",
+    )
+    quiet = "valid caller, 500/s, quiet"
     summary = {
         "rss_mb": rss,
         "ready_s": ready,
-        "raw_rsa_verify_us": 1e6 * rsa_seconds,
-        "cached_bearer_to_bare": direct["gate, cached Bearer"].rps / direct["bare ASGI answer"].rps,
-        "cached_basic_to_bare": direct["gate, cached Basic"].rps / direct["bare ASGI answer"].rps,
-        "cached_bearer_to_fastapi": direct["gate, cached Bearer"].rps / direct["FastAPI endpoint, cached Bearer"].rps,
-        "cached_basic_to_fastapi": direct["gate, cached Basic"].rps / direct["FastAPI endpoint, cached Basic"].rps,
-        "first_seen_extra_to_raw_rsa": (
-            1 / direct["gate, first-seen Bearer"].rps - 1 / direct["gate, cached Bearer"].rps
-        )
-        / rsa_seconds,
+        "cached_bearer_to_bare": direct.paired(times, cached, bare),
+        "cached_basic_to_bare": direct.paired(times, "gate, cached Basic", bare),
+        "cached_bearer_to_fastapi": direct.paired(times, cached, "FastAPI endpoint, cached Bearer"),
+        "cached_basic_to_fastapi": direct.paired(times, "gate, cached Basic", "FastAPI endpoint, cached Basic"),
+        "raw_rsa_verify_us": 1e6 * direct.paired(extra, rsa, bare),
+        "first_seen_extra_us": 1e6 * direct.paired(extra, first, cached),
+        "first_seen_extra_to_raw_rsa": direct.paired(
+            lambda one, two, three, four: extra(one, two) / extra(three, four), first, cached, rsa, bare
+        ),
         **{
-            f"traefik_{name}_to_its_basicauth_{connections}": through[f"Traefik, {title}, {connections} callers"].rps
-            / through[f"Traefik, its basicAuth, bcrypt 10, {connections} callers"].rps
+            f"traefik_{name}_to_its_basicauth_{connections}": through.paired(
+                times,
+                f"Traefik, {title}, {connections} callers",
+                f"Traefik, its basicAuth, bcrypt 10, {connections} callers",
+            )
             for connections in CALLERS
             for name, title in (("ours", "our gate"), ("bare", "forwardAuth to a bare answer"))
         },
-        "p99_ms_at_1000_rps": steady["gate, 1,000 requests/s"].p99_ms,
-        "bare_p99_ms_at_1000_rps": steady["bare ASGI answer, 1,000 requests/s"].p99_ms,
-        "unknown_kid_p99_to_quiet": attacked["valid caller, 500/s, unknown key ids at 1,000/s"].p99_ms
-        / attacked["valid caller, 500/s, quiet"].p99_ms,
+        "p99_ms_at_1000_rps": rows["gate, 1,000 requests/s"].p99_ms,
+        "bare_p99_ms_at_1000_rps": rows["bare ASGI answer, 1,000 requests/s"].p99_ms,
+        "unknown_kid_p99_to_quiet": attacked.paired(
+            lambda one, other: one.p99_ms / other.p99_ms, "valid caller, 500/s, unknown key ids at 1,000/s", quiet
+        ),
         "unknown_kid_fetches": unknown_kid_fetches,
         "unknown_kid_seconds": flood_seconds,
-        "wrong_passwords_p99_ms": attacked["valid caller, 500/s, 200 parallel wrong passwords"].p99_ms,
+        "wrong_passwords_p99_ms": rows["valid caller, 500/s, 200 parallel wrong passwords"].p99_ms,
     }
     report(rows, summary)
 
