@@ -248,6 +248,7 @@ class ForwardAuth:
         web = await asyncio.to_thread(self._load_web, self)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
+        gc.set_threshold(20_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
         return web
 
     async def stop(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from cachetools import LRUCache
+from cachetools import FIFOCache
 
 from service.adapters.issuers import Issuer
 from service.core.claims import principal_from
@@ -46,7 +46,8 @@ class Tokens:
     def __init__(self, issuers: Mapping[str, Issuer], *, remember: float, capacity: int) -> None:
         self._issuers = issuers
         self._remember = remember
-        self._remembered: LRUCache[bytes, tuple[Principal, float]] = LRUCache(capacity)
+        # the oldest goes first; all go soon, and order of use would have to be kept on each call
+        self._remembered: FIFOCache[bytes, tuple[Principal, float]] = FIFOCache(capacity)
 
     def recall(self, fingerprint: bytes) -> Principal | None:
         """Return whom the token of this fingerprint proved a short time ago."""

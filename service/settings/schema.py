@@ -212,7 +212,7 @@ class Settings(BaseSettings):
         60, description="A verified token is not verified again for so long, and never past its expiry."
     )
     verdict_count: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        10_000, description="How many verified tokens are remembered; the least used goes first."
+        10_000, description="How many verified tokens are remembered; the oldest goes first."
     )
     issuer: IssuerSettings | None = Field(None, description="The one issuer, where there is one.")
     issuers: Annotated[tuple[IssuerSettings, ...], BeforeValidator(_json)] = Field(
