@@ -106,7 +106,8 @@ class ForwardAuth:
                 who = self._recall(credential, fingerprint, gate)
                 who = who or await self._authenticate(credential, fingerprint, gate)
         except Refusal as refusal:
-            who = refusal
+            who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
+            who.__context__ = None
         except Exception:
             log.exception("a verify call failed; it is refused")
             who = Broken("The auth service failed on this request: try again, and tell its operators.")
@@ -248,7 +249,7 @@ class ForwardAuth:
         web = await asyncio.to_thread(self._load_web, self)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
-        gc.set_threshold(20_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
+        gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
         return web
 
     async def stop(self) -> None:
