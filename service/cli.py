@@ -118,7 +118,7 @@ def _config_check(options: argparse.Namespace) -> int:
 def _config_show(options: argparse.Namespace) -> int:
     loaded = load(config_file=options.config)
     for key, value in _flatten(loaded.settings):
-        source = next((loaded.sources[one] for one in _prefixes(key) if one in loaded.sources), "default")
+        source = loaded.source_of(key) or "default"
         print(f"{key} = {value}  # {source}")
     return 0
 
@@ -147,11 +147,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, SecretStr):
         return '"********"'
     return str(value) if isinstance(value, int | float) else f'"{value if value is not None else ""}"'
-
-
-def _prefixes(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
 def _users_file(options: argparse.Namespace) -> tuple[Path, int]:

@@ -38,6 +38,10 @@ class Loaded:
     settings: Settings
     sources: Mapping[str, str]
 
+    def source_of(self, key: str) -> str:
+        """Return where a key's value was taken from, or an empty string for a default."""
+        return _source_of(key, self.sources)
+
 
 class _Variables(EnvSettingsSource):
     """pydantic-settings' reading of variables, from a mapping that is given."""
@@ -201,12 +205,13 @@ def _sentences(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
             message = "no such key (see docs/configuration.md)"
         elif problem["type"] == "missing":
             message = "this key is needed"
-        source = next((sources[one] for one in _prefixes(key) if one in sources), "")
+        source = _source_of(key, sources)
         sentences.append(f"{key + ': ' if key else ''}{message}{f' ({source})' if source else ''}")
     return sentences
 
 
-def _prefixes(key: str) -> Iterator[str]:
+def _source_of(key: str, sources: Mapping[str, str]) -> str:
+    """Return the source of a key, or of the nearest key above it that was given as a whole."""
     parts = key.split(".")
-    for end in range(len(parts), 0, -1):
-        yield ".".join(parts[:end])
+    above = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((sources[one] for one in above if one in sources), "")
