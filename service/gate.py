@@ -13,15 +13,6 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, NoReturn
 
-import httpx
-
-from service import __version__
-from service.adapters.fingerprints import Fingerprints
-from service.adapters.issuers import Issuer, KeyPolicy
-from service.adapters.passwords import HashingPolicy, Passwords
-from service.adapters.telemetry import Telemetry
-from service.adapters.tokens import Tokens
-from service.adapters.users import UsersFile
 from service.core.dialects import allow_headers, render
 from service.core.errors import Broken, Code, Refusal, Rejected, UntrustedPeer
 from service.core.faces import parse_call
@@ -35,11 +26,12 @@ from service.core.model import (
     Gate,
     NoCredential,
     Principal,
+    Proof,
 )
 from service.core.policy import decide
-from service.core.proxies import TrustedProxies
 from service.core.request import parse_credential
 from service.settings import Settings
+from service.wiring import Wiring
 
 log = logging.getLogger(__name__)
 
@@ -60,26 +52,12 @@ _GATES: Final = {gate.encode(): gate for gate in Gate}
 class ForwardAuth:
     """The service: an ASGI application that answers verify calls, and hands the rest on."""
 
-    def __init__(self, settings: Settings, load_web: Callable[["ForwardAuth"], ASGIApp]) -> None:
-        self.settings = settings
-        self._fingerprints = Fingerprints()
-        self.telemetry = Telemetry(settings.log.decisions)
-        self.proxies = TrustedProxies(settings.trusted_proxies)
-        self.issuers: dict[str, Issuer] = {}
-        self.users: UsersFile | None = None
-        self.passwords: Passwords | None = None
-        self.tokens = Tokens(self.issuers, remember=settings.verdict_seconds, capacity=settings.verdict_count)
-        self.ready = False
+    def __init__(self, settings: Settings, load_web: Callable[[Wiring], ASGIApp]) -> None:
+        self.wiring = Wiring(settings)
+        self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry
+        self._trusts = self.wiring.proxies.trusts
         self._load_web = load_web
         self._web: asyncio.Task[ASGIApp] | None = None
-        self._client = httpx.AsyncClient(
-            headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False
-        )
-        self._watcher: asyncio.Task[None] | None = None
-        if settings.users is not None:
-            self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
-            policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
-            self.passwords = Passwords(self.users, policy, settings.users.role)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call (ASGI 3.0)."""
@@ -91,20 +69,18 @@ class ForwardAuth:
             return
         face, gate, target = call
         request: ForwardedRequest | None = None
-        who: Principal | NoCredential | Refusal | None
+        who: Principal | NoCredential | Refusal = NO_CREDENTIAL
         client = scope.get("client")
         peer = client[0] if client else ""
         try:
-            if not (self.proxies.trusts(peer) if peer else self.settings.uds):
+            if not (self._trusts(peer) if peer else self.wiring.settings.uds):
                 self._refuse_peer(peer)
-            request, authorization = parse_call(face, scope["method"], target, scope["headers"], self.proxies)
-            credential = NO_CREDENTIAL if gate is Gate.UI else parse_credential(authorization)
-            if isinstance(credential, NoCredential):
-                who = credential
-            else:
-                fingerprint = self._fingerprints.of(credential)
-                who = self._recall(credential, fingerprint, gate)
-                who = who or await self._authenticate(credential, fingerprint, gate)
+            request, found = parse_call(face, scope["method"], target, scope["headers"], self.wiring.proxies)
+            presented = found.get(b"authorization")
+            if presented is not None and gate is not Gate.UI:
+                key = self._verdicts.key_of(gate, presented)
+                proof = self._verdicts.recall(key) or await self._prove(gate, presented, key)
+                who = proof.principal
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
             who.__context__ = None
@@ -113,16 +89,18 @@ class ForwardAuth:
             who = Broken("The auth service failed on this request: try again, and tell its operators.")
         decision = decide(request, who, gate)
         if isinstance(decision, Allow):
-            self.telemetry.allowed[gate] += 1
-            if self.telemetry.log_allowed:
-                self.telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
+            self._telemetry.allowed[gate] += 1
+            if self._telemetry.log_allowed:
+                self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
             headers = allow_headers(decision.principal.identity)
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
         request_id = secrets.token_hex(8)
         reason = who.reason if isinstance(who, Refusal) else decision.code
-        self.telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer)
+        self._telemetry.decided(
+            decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
+        )
         answer = render(decision, face, gate, request_id)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
@@ -134,23 +112,21 @@ class ForwardAuth:
             "This address may not call the verify endpoints.", reason=f"{peer!r} is not in trusted_proxies"
         )
 
-    def _recall(self, credential: Bearer | Basic, fingerprint: bytes, gate: Gate) -> Principal | None:
-        """Return whom this very credential proved a short time ago, if this gate takes its kind."""
-        if isinstance(credential, Bearer):
-            return self.tokens.recall(fingerprint) if gate is not Gate.BASIC else None
-        if self.passwords is None or gate is Gate.JWT:
-            return None
-        return self.passwords.recall(credential, fingerprint)
+    async def _prove(self, gate: Gate, presented: bytes, key: bytes) -> Proof:
+        """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
+        era = self._verdicts.era
+        proof = await self._authenticate(gate, parse_credential(presented))
+        self._verdicts.remember(key, proof, era)
+        return proof
 
-    async def _authenticate(self, credential: Bearer | Basic, fingerprint: bytes, gate: Gate) -> Principal:
-        """Prove a credential as the one kind that it is, or raise a Refusal."""
+    async def _authenticate(self, gate: Gate, credential: Bearer | Basic) -> Proof:
         if isinstance(credential, Bearer):
-            if gate is Gate.BASIC or not self.issuers:
+            if gate is Gate.BASIC or not self.wiring.issuers:
                 raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
-            return await self.tokens.authenticate(credential, fingerprint)
-        if gate is Gate.JWT or self.passwords is None:
+            return await self.wiring.tokens.authenticate(credential)
+        if gate is Gate.JWT or self.wiring.passwords is None:
             raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
-        return await self.passwords.authenticate(credential, fingerprint)
+        return await self.wiring.passwords.authenticate(credential)
 
     # everything else --------------------------------------------------------------------------------------
 
@@ -166,7 +142,7 @@ class ForwardAuth:
         if path == "/healthz":
             await _send_json(send, 200, {"status": "alive"})
         elif path == "/readyz":
-            await _send_json(send, 200 if self.ready else 503, self.state())
+            await _send_json(send, 200 if self.wiring.ready else 503, self.wiring.state())
         elif self._web is None or path.startswith(_EXT_AUTHZ.decode()):
             await self._not_found(send)
         else:
@@ -195,21 +171,6 @@ class ForwardAuth:
         body = {"detail": "There is nothing here.", "code": Code.NOT_FOUND, "request_id": secrets.token_hex(8)}
         await _send_json(send, 404, body)
 
-    def state(self) -> dict[str, Any]:
-        """Return what can be relied on now; a cold issuer does not make the whole unready."""
-        issuers = {
-            url: {"state": "warm" if one.warm else "cold", "keys": one.key_count, "problem": one.last_problem}
-            for url, one in self.issuers.items()
-        }
-        users = {"count": len(self.users.users.hashes), "problem": self.users.problem} if self.users else None
-        whole = all(one.warm for one in self.issuers.values()) and not (self.users and self.users.problem)
-        status = ("ready" if whole else "degraded") if self.ready else "not ready"
-        return {"status": status, "issuers": issuers, "users": users}
-
-    def _users_changed(self) -> None:
-        if self.passwords is not None:
-            self.passwords.forget()
-
     # from start to stop -----------------------------------------------------------------------------------
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -228,41 +189,22 @@ class ForwardAuth:
                 return
 
     async def start(self) -> None:
-        """Read the users; begin to fetch keys and to load the web application, and wait for neither."""
-        if self.users is not None and self.settings.users is not None:
-            self.users.load()
-            self._watcher = asyncio.create_task(self.users.watch(self.settings.users.reload))
-        for one in self.settings.all_issuers:
-            self.issuers[one.url] = issuer = Issuer(
-                one.trust(),
-                jwks_url=one.jwks_url,
-                policy=KeyPolicy(**one.keys.model_dump()),
-                allow_http=one.allow_http,
-                client=self._client,
-                on_change=self.tokens.forget,
-            )
-            issuer.start()
+        """Start the adapters, and begin to load the web application, without waiting for it."""
+        await self.wiring.start()
         self._web = asyncio.create_task(self._loaded_web())
-        self.ready = True
 
     async def _loaded_web(self) -> ASGIApp:
-        web = await asyncio.to_thread(self._load_web, self)
+        web = await asyncio.to_thread(self._load_web, self.wiring)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
         gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
         return web
 
     async def stop(self) -> None:
-        """Stop what start() began; calls under way have been answered by now."""
-        self.ready = False
-        for task in (self._watcher, self._web):
-            if task is not None:
-                task.cancel()
-        for issuer in self.issuers.values():
-            await issuer.stop()
-        await self._client.aclose()
-        if self.passwords is not None:
-            self.passwords.close()
+        """Stop what start() began."""
+        if self._web is not None:
+            self._web.cancel()
+        await self.wiring.stop()
 
 
 def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:

@@ -1,6 +1,7 @@
 """The server around the service: uvicorn, set up for standing behind a proxy."""
 
 import os
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
         os.environ["FORWARD_AUTH_CONFIG"] = str(config_file)
     if settings.uds is not None:
         os.environ["FORWARD_AUTH_UDS"] = str(settings.uds)
+    if settings.workers > 1 and not settings.session.keys:  # what one process seals, the others have to open
+        os.environ["FORWARD_AUTH_SESSION__KEYS"] = secrets.token_urlsafe(32)
     configure_logging(settings.log.level, settings.log.format)
     uvicorn.run(
         "service.web.app:create_app",

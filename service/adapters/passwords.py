@@ -6,7 +6,6 @@ most expensive hash of the file costs, so that time tells nothing about who exis
 """
 
 import asyncio
-import hmac
 import logging
 import os
 import threading
@@ -14,11 +13,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Final
 
+from service.adapters.fingerprints import Fingerprints
 from service.adapters.users import UsersFile, verify_password
 from service.core.errors import Rejected, Throttled
-from service.core.model import Basic, Principal
+from service.core.model import Basic, Principal, Proof
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _RETRY_AFTER: Final = 2
 _PATIENCE: Final = 0.25  # seconds
 _AT_THE_DOOR: Final = 1000
 LOCAL_ISSUER: Final = "local"
+_NOTHING: Final[tuple[bytes, Proof | None]] = (b"", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,6 @@ class HashingPolicy:
     remember: float = 300.0
 
 
-@dataclass(slots=True)
-class _Remembered:
-    fingerprint: bytes
-    principal: Principal
-    until: float
-
-
 class Passwords:
     """Verifies user names and passwords against the current users file."""
 
@@ -55,8 +50,9 @@ class Passwords:
         self._file = file
         self._policy = policy
         self._role = role
-        self._remembered: dict[str, _Remembered] = {}
-        self._flights: dict[bytes, asyncio.Task[Principal]] = {}
+        self._remembered: dict[str, tuple[bytes, Proof]] = {}  # by user name
+        self._fingerprints = Fingerprints()
+        self._flights: dict[bytes, asyncio.Task[Proof]] = {}
         self._waiting = 0
         self._at_the_door = 0
         self._limit = policy.concurrency + policy.queue
@@ -69,18 +65,22 @@ class Passwords:
         """Return how many hashings are queued or under way."""
         return self._waiting
 
-    def recall(self, credential: Basic, fingerprint: bytes) -> Principal | None:
-        """Return the principal if this very pair was verified a short time ago and the users are the same."""
-        remembered = self._remembered.get(credential.username)
-        if remembered is None or time.time() >= remembered.until:
+    def recall(self, credential: Basic) -> Proof | None:
+        """Return what this very pair proved a short time ago, if the users are the same."""
+        fingerprint, proof = self._remembered.get(credential.username, _NOTHING)
+        if proof is None or time.time() >= proof.until:
             return None
-        return remembered.principal if hmac.compare_digest(remembered.fingerprint, fingerprint) else None
+        return proof if compare_digest(fingerprint, self._fingerprint(credential)) else None
 
-    async def authenticate(self, credential: Basic, fingerprint: bytes) -> Principal:
+    async def authenticate(self, credential: Basic) -> Proof:
         """Return whom the pair proves, and remember it, or raise Rejected, or Throttled where too many wait.
 
         Callers with the same pair share one hashing.
         """
+        proof = self.recall(credential)
+        if proof is not None:
+            return proof
+        fingerprint = self._fingerprint(credential)
         flight = self._flights.get(fingerprint)
         if flight is None:
             await self._room()
@@ -91,6 +91,11 @@ class Passwords:
             self._flights[fingerprint] = flight
             flight.add_done_callback(lambda done: self._landed(fingerprint, done))
         return await asyncio.shield(flight)
+
+    def _fingerprint(self, credential: Basic) -> bytes:
+        """Keep ('ab', 'c') from ('a', 'bc') by a length between."""
+        username = credential.username.encode()
+        return self._fingerprints.of(len(username).to_bytes(4, "big") + username + credential.password.encode())
 
     async def _room(self) -> None:
         """Return once another hashing may be queued, or raise Throttled.
@@ -119,13 +124,13 @@ class Passwords:
         """End the hashing threads; what waits is given up."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _landed(self, fingerprint: bytes, flight: asyncio.Task[Principal]) -> None:
+    def _landed(self, fingerprint: bytes, flight: asyncio.Task[Proof]) -> None:
         self._waiting -= 1
         del self._flights[fingerprint]
         if not flight.cancelled():
             flight.exception()  # each waiter has it; here it is only marked as seen
 
-    async def _verify(self, credential: Basic, fingerprint: bytes) -> Principal:
+    async def _verify(self, credential: Basic, fingerprint: bytes) -> Proof:
         loop = asyncio.get_running_loop()
         while True:
             users = self._file.users
@@ -145,9 +150,9 @@ class Passwords:
             name=credential.username,
             roles=(self._role,) if self._role else (),
         )
-        until = time.time() + self._policy.remember
-        self._remembered[credential.username] = _Remembered(fingerprint, principal, until)
-        return principal
+        proof = Proof(principal, time.time() + self._policy.remember)
+        self._remembered[credential.username] = (fingerprint, proof)
+        return proof
 
 
 def _yield_to_others() -> None:

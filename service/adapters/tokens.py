@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from cachetools import FIFOCache
-
 from service.adapters.issuers import Issuer
 from service.core.claims import principal_from
 from service.core.errors import Refusal, Rejected
-from service.core.model import Bearer, Principal, VerifiedClaims
+from service.core.model import Bearer, Proof, VerifiedClaims
 
 _SEGMENTS: Final = 3
 _NOT_A_JWT: Final = "This is not a JWT: set PREFECT_API_KEY to an access token of your identity provider."
@@ -37,28 +35,13 @@ class TokenHeader(NamedTuple):
 
 
 class Tokens:
-    """Verifies access tokens of the given issuers, and remembers for a short while whom they proved.
+    """Verifies access tokens of the given issuers."""
 
-    What is remembered ends with the token, with the belief in its issuer's keys, and with ``forget()``, whichever
-    comes first.
-    """
-
-    def __init__(self, issuers: Mapping[str, Issuer], *, remember: float, capacity: int) -> None:
+    def __init__(self, issuers: Mapping[str, Issuer]) -> None:
         self._issuers = issuers
-        self._remember = remember
-        # the oldest goes first; all go soon, and order of use would have to be kept on each call
-        self._remembered: FIFOCache[bytes, tuple[Principal, float]] = FIFOCache(capacity)
 
-    def recall(self, fingerprint: bytes) -> Principal | None:
-        """Return whom the token of this fingerprint proved a short time ago."""
-        try:
-            principal, until = self._remembered[fingerprint]
-        except KeyError:
-            return None
-        return principal if time.time() < until else None
-
-    async def authenticate(self, credential: Bearer, fingerprint: bytes) -> Principal:
-        """Return whom a token proves, and remember it, or raise Rejected or OutOfReach.
+    async def authenticate(self, credential: Bearer) -> Proof:
+        """Return whom a token proves, until it ends or its keys are no longer believed; or a Rejected, or OutOfReach.
 
         Awaits only where the key is not at hand; with a known key there is no suspension between its look-up
         and the return, so the keys cannot change in between.
@@ -66,20 +49,12 @@ class Tokens:
         try:
             verified = await self.verify(credential.token)
             issuer = self._issuers[verified.issuer]
-            now = time.time()
-            principal = principal_from(verified, issuer.trust, now)
+            principal = principal_from(verified, issuer.trust, time.time())
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
             raise Rejected(_UNREADABLE, reason=f"{type(problem).__name__}: {problem!s:.200}") from None
-        until = min(now + self._remember, principal.expires, issuer.believed_until)
-        if until > now:
-            self._remembered[fingerprint] = (principal, until)
-        return principal
-
-    def forget(self) -> None:
-        """Forget every verified token: keys have changed."""
-        self._remembered.clear()
+        return Proof(principal, min(principal.expires, issuer.believed_until))
 
     async def verify(self, token: bytes) -> VerifiedClaims:
         """Return the claims of a token that one of the issuers signed."""

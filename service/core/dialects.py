@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, assert_never
 from urllib.parse import quote
 
-from service.core.model import Allow, Challenge, Decision, Deny, Face, Gate, Identity, Unavailable
+from service.core.model import Allow, Challenge, Decision, Deny, Face, Gate, Identity, Login, Unavailable
 
 WireHeaders = list[tuple[bytes, bytes]]
 
@@ -69,6 +69,8 @@ def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answe
             return Answer(200, allow_headers(decision.principal.identity), b"")
         case Challenge():
             headers = [(b"www-authenticate", one) for one in _challenges(decision, gate)]
+        case Login():
+            headers = [(b"location", decision.location.encode("ascii"))]
         case Unavailable():
             headers = [(b"retry-after", str(decision.retry_after).encode())]
         case Deny():
@@ -88,9 +90,9 @@ def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answe
         headers += [
             (b"x-auth-status", str(status).encode()),
             (b"x-auth-detail", header_text(decision.detail)),
-            (b"x-auth-redirect", b""),
+            (b"x-auth-redirect", decision.location.encode("ascii") if isinstance(decision, Login) else b""),
         ]
-        status = 401 if isinstance(decision, Challenge) else 403
+        status = 401 if isinstance(decision, Challenge | Login) else 403
     return Answer(status, headers, body)
 
 

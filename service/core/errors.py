@@ -28,6 +28,9 @@ class Code(StrEnum):
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - RFC 6750's word, not a secret
     INSUFFICIENT_SCOPE = "insufficient_scope"
     CREDENTIAL_REQUIRED = "credential_required"
+    SESSION_ENDED = "session_ended"
+    CROSS_ORIGIN = "cross_origin"
+    SIGN_IN_FAILED = "sign_in_failed"
     UNTRUSTED_PROXY = "untrusted_proxy"
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     THROTTLED = "throttled"
@@ -67,6 +70,20 @@ class Rejected(Refusal):
 
     code = Code.INVALID_TOKEN
     status = 401
+
+
+class SessionEnded(Refusal):
+    """A session that was one and is no more, or that cannot be read: whoever sent it signs in again."""
+
+    code = Code.SESSION_ENDED
+    status = 401
+
+
+class SignInFailed(Refusal):
+    """An attempt to sign in that came to nothing; the person is told, and may try again."""
+
+    code = Code.SIGN_IN_FAILED
+    status = 400
 
 
 class UntrustedPeer(Refusal):

@@ -1,10 +1,11 @@
 """Where each proxy puts the original request, and what may not be missing there."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
 from service.core.errors import MalformedRequest
-from service.core.model import Face, ForwardedRequest
+from service.core.model import Browser, Face, ForwardedRequest
 from service.core.proxies import TrustedProxies
 from service.core.request import (
     Headers,
@@ -13,14 +14,18 @@ from service.core.request import (
     parse_method,
     parse_scheme,
     parse_target,
-    parse_url,
     require,
+    split_url,
 )
 
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # "safe" in RFC 9110 §9.2.1
 MAX_REMEMBERED: Final = 512  # bytes; strangers' long requests must not fill the memory
+_ORIGIN: Final = {"http": ("http://", ":80"), "https": ("https://", ":443")}
+_ORIGIN |= {"ws": _ORIGIN["http"], "wss": _ORIGIN["https"]}
+_FROM_CALLERS: Final = (b"authorization", b"cookie", b"origin", b"sec-fetch-site")
 _FORWARD_AUTH: Final = frozenset(
     {
-        b"authorization",
+        *_FROM_CALLERS,
         b"x-forwarded-method",
         b"x-forwarded-uri",
         b"x-forwarded-host",
@@ -28,14 +33,14 @@ _FORWARD_AUTH: Final = frozenset(
         b"x-forwarded-for",
     }
 )
-_AUTH_REQUEST: Final = frozenset({b"authorization", b"x-original-method", b"x-original-url", b"x-forwarded-for"})
-_EXT_AUTHZ: Final = frozenset({b"authorization", b"host", b"x-forwarded-proto", b"x-forwarded-for"})
+_AUTH_REQUEST: Final = frozenset({*_FROM_CALLERS, b"x-original-method", b"x-original-url", b"x-forwarded-for"})
+_EXT_AUTHZ: Final = frozenset({*_FROM_CALLERS, b"host", b"x-forwarded-proto", b"x-forwarded-for"})
 
 
 def parse_call(
     face: Face, method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies
-) -> tuple[ForwardedRequest, bytes | None]:
-    """Return the original request behind a verify call, and its Authorization header.
+) -> tuple[ForwardedRequest, Mapping[bytes, bytes]]:
+    """Return the original request behind a verify call, and the headers, of which none that is read is repeated.
 
     ``method`` and ``raw_target`` are the verify call's own; only Envoy's carry the original ones. Raises
     MalformedRequest where anything is missing, repeated or unreadable: a proxy drops a forwarded header that a
@@ -59,39 +64,35 @@ def parse_call(
             raise
     elif face is Face.AUTH_REQUEST:
         found = collect(headers, _AUTH_REQUEST)
-        scheme, host, target = parse_url(require(found, b"x-original-url"))
-        request = ForwardedRequest(
-            parse_method(require(found, b"x-original-method")),
-            scheme,
-            host,
-            target.path,
-            target.query,
-            _optional_client(found, proxies),
-        )
+        scheme, authority, target = split_url(require(found, b"x-original-url"))
+        method_of_origin = require(found, b"x-original-method")
+        request = _request(method_of_origin, scheme, authority, target, _optional_client(found, proxies))
     else:
         found = collect(headers, _EXT_AUTHZ)
-        target = parse_target(raw_target)
-        request = ForwardedRequest(
-            parse_method(method.encode("latin-1", "replace")),
-            parse_scheme(found.get(b"x-forwarded-proto", b"http")),
-            parse_host(require(found, b"host")),
-            target.path,
-            target.query,
+        request = _request(
+            method.encode("latin-1", "replace"),
+            found.get(b"x-forwarded-proto", b"http"),
+            require(found, b"host"),
+            raw_target,
             _optional_client(found, proxies),
         )
     if face is not Face.EXT_AUTHZ and method != "GET":
         raise MalformedRequest("The verify endpoint is asked with GET.", reason=f"method {method!r:.20}")
-    return request, found.get(b"authorization")
+    return request, found
 
 
 def _forwarded(
     method: bytes, uri: bytes, host: bytes, proto: bytes, forwarded_for: bytes, proxies: TrustedProxies
 ) -> ForwardedRequest:
-    target = parse_target(uri)
-    client = proxies.client_of(forwarded_for)
-    return ForwardedRequest(
-        parse_method(method), parse_scheme(proto), parse_host(host), target.path, target.query, client
-    )
+    return _request(method, proto, host, uri, proxies.client_of(forwarded_for))
+
+
+def _request(method: bytes, scheme: bytes, authority: bytes, raw_target: bytes, client: str) -> ForwardedRequest:
+    parsed_scheme, host, target = parse_scheme(scheme), parse_host(authority), parse_target(raw_target)
+    shown, default_port = _ORIGIN[parsed_scheme]
+    origin = shown + authority.decode("ascii").lower().removesuffix(default_port)
+    raw = raw_target.decode("ascii")
+    return ForwardedRequest(parse_method(method), parsed_scheme, host, target.path, target.query, client, raw, origin)
 
 
 _remembered: Final = lru_cache(maxsize=4096)(_forwarded)  # a caller who polls sends the same again and again
@@ -100,3 +101,16 @@ _remembered: Final = lru_cache(maxsize=4096)(_forwarded)  # a caller who polls s
 def _optional_client(found: dict[bytes, bytes], proxies: TrustedProxies) -> str:
     forwarded_for = found.get(b"x-forwarded-for")
     return proxies.client_of(forwarded_for) if forwarded_for else ""
+
+
+def parse_browser(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser:
+    """Return what the browser itself says (Fetch Metadata), or what Origin and Accept do where it does not.
+
+    It sends Sec-Fetch-* to https and to this machine alone; a page cannot set them, nor Origin.
+    """
+    mode, site = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-site")
+    reads = request.method in READS
+    navigates = reads and (found.get(b"accept", b"").startswith(b"text/html") if mode is None else mode == b"navigate")
+    if site is None:
+        return Browser(navigates, found.get(b"origin") == request.origin.encode())
+    return Browser(navigates, site == b"same-origin")

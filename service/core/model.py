@@ -39,7 +39,8 @@ class ForwardedRequest(NamedTuple):
     """The call that reached the proxy, as the upstream will see it.
 
     ``path`` is percent-decoded once and unambiguous; ``client`` is the sender's address, or empty where the
-    proxy does not tell.
+    proxy does not tell; ``target`` is path and query as sent; ``origin`` is scheme, host and port as a browser
+    writes them (RFC 6454 §6.1).
     """
 
     method: str
@@ -48,6 +49,15 @@ class ForwardedRequest(NamedTuple):
     path: str
     query: str
     client: str
+    target: str = ""
+    origin: str = ""
+
+
+class Browser(NamedTuple):
+    """What a browser says by itself about a request, and no page can make it say otherwise (Fetch Metadata)."""
+
+    navigates: bool  # a person opens a page
+    same_origin: bool  # it comes from a page of this very site
 
 
 class Bearer(NamedTuple):
@@ -69,6 +79,15 @@ class Basic(NamedTuple):
         return "Basic(…)"
 
 
+class SessionCookie(NamedTuple):
+    """A sealed session as the browser presented it: unproven, and never shown."""
+
+    sealed: str
+
+    def __repr__(self) -> str:
+        return "SessionCookie(…)"
+
+
 class NoCredential:
     """Nothing was presented."""
 
@@ -77,7 +96,7 @@ class NoCredential:
 
 
 NO_CREDENTIAL: Final = NoCredential()
-Credential = Bearer | Basic | NoCredential
+Credential = Bearer | Basic | SessionCookie | NoCredential
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +129,33 @@ class VerifiedClaims(NamedTuple):
     claims: Mapping[str, Any]
 
 
+class Session(NamedTuple):
+    """A browser session: what the sealed cookie holds. Times are in seconds since the epoch.
+
+    ``began`` is the sign-in, ``seen`` the last time the cookie was sealed, ``check_at`` when whoever vouched is asked
+    again. ``id`` names the session, ``provider_sid`` the provider's own one (OIDC Back-Channel Logout §2.1).
+    ``password_mark`` ties a local session to the password it began with.
+    """
+
+    id: str
+    issuer: str
+    subject: str
+    name: str
+    email: str
+    groups: tuple[str, ...]
+    roles: tuple[str, ...]
+    began: float
+    seen: float
+    check_at: float
+    provider_sid: str = ""
+    refresh_token: str = ""
+    id_token: str = ""
+    password_mark: str = ""
+
+    def __repr__(self) -> str:
+        return f"Session(id={self.id!r}, subject={self.subject!r})"
+
+
 Identity = tuple[str, str, str, tuple[str, ...], tuple[str, ...]]
 
 
@@ -129,6 +175,13 @@ class Principal(NamedTuple):
     def identity(self) -> Identity:
         """Return what the upstream is told: issuer, name, e-mail, groups and roles."""
         return self[:5]
+
+
+class Proof(NamedTuple):
+    """A principal, and until when (seconds since the epoch) that may be believed without another look."""
+
+    principal: Principal
+    until: float
 
 
 class Allow(NamedTuple):
@@ -162,4 +215,13 @@ class Unavailable(NamedTuple):
     retry_after: int
 
 
-Decision = Allow | Deny | Challenge | Unavailable
+class Login(NamedTuple):
+    """The request may not pass before its sender has signed in, at ``location``, a path of the same host."""
+
+    status: int
+    code: Code
+    detail: str
+    location: str
+
+
+Decision = Allow | Deny | Challenge | Login | Unavailable

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from service.core.errors import MalformedCredential, MalformedRequest
-from service.core.model import NO_CREDENTIAL, Basic, Bearer, Credential
+from service.core.model import Basic, Bearer
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -112,23 +112,21 @@ def parse_target(raw: bytes) -> Target:
     return Target(path, query.decode("ascii"))
 
 
-def parse_url(raw: bytes) -> tuple[str, str, Target]:
-    """Return scheme, host and target of an absolute URL, as Nginx is told to send it."""
+def split_url(raw: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return scheme, authority and target of an absolute URL, as Nginx is told to send it; none is parsed yet."""
     scheme, separator, rest = raw.partition(b"://")
     authority, slash, target = rest.partition(b"/")
     if not separator or not slash:
         raise MalformedRequest("The original URL is not absolute.", reason=repr(raw[:80]))
-    return parse_scheme(scheme), parse_host(authority), parse_target(slash + target)
+    return scheme, authority, slash + target
 
 
-def parse_credential(authorization: bytes | None) -> Credential:
+def parse_credential(authorization: bytes) -> Bearer | Basic:
     """Return what was presented, by its shape alone; nothing is verified, and nothing is tried twice.
 
     The forms: ``Bearer JWT`` (RFC 6750 §2.1), ``Basic user:password`` (RFC 7617), ``Basic anything:JWT``, and
     ``Basic`` of the text ``Bearer JWT``. Schemes are case-insensitive (RFC 9110 §11.1).
     """
-    if authorization is None:
-        return NO_CREDENTIAL
     if len(authorization) > MAX_AUTHORIZATION:
         raise MalformedCredential("The Authorization header is too large.", reason=f"{len(authorization)} bytes")
     scheme, _, rest = authorization.partition(b" ")

@@ -3,91 +3,32 @@
 ``docs/configuration.md`` is generated from this file.
 """
 
-import json
 import os
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.core.model import ALGORITHMS, IssuerTrust
-from service.core.proxies import is_loopback
+from service.settings.fields import (
+    KeySettings,
+    Network,
+    Role,
+    Section,
+    Words,
+    check_issuer_url,
+    json_value,
+    networks_value,
+    split_types,
+)
+from service.settings.people import OIDCSettings, SessionSettings, SignInSettings, StoreSettings
 
 PREFIX: Final = "FORWARD_AUTH_"
 
-Role = Literal["viewer", "runner", "worker", "deployer", "admin", ""]
-Network = IPv4Network | IPv6Network
 
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-def _split_types(value: object) -> object:
-    members = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    return [str(one).lower().removeprefix("application/") for one in members] if isinstance(members, list) else members
-
-
-def _json(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError("is not JSON") from None
-    return value
-
-
-def _networks(value: object) -> object:
-    members = _split(value)
-    if not isinstance(members, list | tuple):
-        return members
-    try:
-        return tuple(ip_network(str(one), strict=False) for one in members)
-    except ValueError:
-        raise ValueError("each member is an address or a network, such as 10.0.0.0/8") from None
-
-
-Words = Annotated[frozenset[str], BeforeValidator(_split)]
-Seconds = Annotated[float, Field(ge=0, le=7 * 86_400)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class KeySettings(_Section):
-    """How long an issuer's keys are believed, in seconds."""
-
-    refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
-        300,
-        description="Keys are fetched again within this; so long may a removed key be accepted.",
-    )
-    min_refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
-        30, description="The least lifetime that the issuer's Cache-Control can ask for."
-    )
-    max_stale: Seconds = Field(
-        86_400, description="While the issuer cannot be reached, the last good keys are believed for so long."
-    )
-    cooldown: Annotated[float, Field(ge=1, le=3_600)] = Field(
-        5, description="The least time between two fetches that unknown key ids cause."
-    )
-    timeout: Annotated[float, Field(gt=0, le=60)] = Field(5, description="The time one fetch may take.")
-
-
-class IssuerSettings(_Section):
+class IssuerSettings(Section):
     """One issuer of JWTs and what its tokens must carry."""
 
     allow_http: bool = Field(default=False, description="Accept plain http beyond loopback. Keys can then be forged.")
@@ -99,12 +40,12 @@ class IssuerSettings(_Section):
     leeway: Annotated[float, Field(ge=0, le=300)] = Field(
         30, description="Seconds by which the issuer's clock may differ from ours."
     )
-    token_types: Annotated[frozenset[str], BeforeValidator(_split_types)] = Field(
+    token_types: Annotated[frozenset[str], BeforeValidator(split_types)] = Field(
         frozenset({"at+jwt", "jwt", ""}),
         description="Accepted `typ` headers; the empty one is a token without. RFC 9068 has `at+jwt` alone.",
     )
     required_scopes: Words = Field(frozenset(), description="Scopes that a token must have, all of them.")
-    required_claims: Annotated[dict[str, Words], BeforeValidator(_json)] = Field(
+    required_claims: Annotated[dict[str, Words], BeforeValidator(json_value)] = Field(
         {}, description="Claims that a token must have, each with its accepted values (JSON in a variable)."
     )
     authorized_parties: Words = Field(
@@ -133,12 +74,7 @@ class IssuerSettings(_Section):
     @field_validator("url", "jwks_url")
     @classmethod
     def _safe_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        parts = urlsplit(value or "https://none")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
-            raise ValueError("expected an https URL")
-        if parts.scheme == "http" and not info.data.get("allow_http") and not is_loopback(parts.hostname):
-            raise ValueError("over plain http keys can be forged: use https (or set allow_http)")
-        return value
+        return value and check_issuer_url(value, allow_http=bool(info.data.get("allow_http")))
 
     def trust(self) -> IssuerTrust:
         """Return what the core needs to know of this issuer."""
@@ -148,7 +84,7 @@ class IssuerSettings(_Section):
         )
 
 
-class UsersSettings(_Section):
+class UsersSettings(Section):
     """The users file and what checking passwords may cost."""
 
     file: Path = Field(description="The users file: name:bcrypt lines, as `users add` or htpasswd -B write them.")
@@ -171,7 +107,7 @@ class UsersSettings(_Section):
     )
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What is written to standard output."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe that is written.")
@@ -201,7 +137,7 @@ class Settings(BaseSettings):
     shutdown_grace: Annotated[float, Field(ge=0, le=300)] = Field(
         10, description="Seconds that requests under way may take after SIGTERM."
     )
-    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(networks_value)] = Field(
         tuple(
             ip_network(one)
             for one in ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
@@ -215,10 +151,14 @@ class Settings(BaseSettings):
         10_000, description="How many verified tokens are remembered; the oldest goes first."
     )
     issuer: IssuerSettings | None = Field(None, description="The one issuer, where there is one.")
-    issuers: Annotated[tuple[IssuerSettings, ...], BeforeValidator(_json)] = Field(
+    issuers: Annotated[tuple[IssuerSettings, ...], BeforeValidator(json_value)] = Field(
         (), description="Several issuers: `[[issuers]]` tables, or JSON in a variable."
     )
     users: UsersSettings | None = Field(None, description="The users file.")
+    oidc: OIDCSettings | None = Field(None, description="The OpenID provider through which people sign in.")
+    sign_in: SignInSettings = Field(SignInSettings(), description="The sign-in page.")
+    session: SessionSettings = Field(SessionSettings(), description="The browser session.")
+    store: StoreSettings | None = Field(None, description="What replicas share.")
     log: LogSettings = Field(LogSettings(), description="What is logged.")
 
     @classmethod
@@ -231,12 +171,31 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _someone_can_be_verified(self) -> Self:
         urls = [one.url for one in self.all_issuers]
-        if not urls and self.users is None:
-            raise ValueError("nobody could be verified: configure an issuer (issuer.url) or a users file (users.file)")
+        if not urls and self.users is None and self.oidc is None:
+            raise ValueError(
+                "nobody could be verified: configure an issuer (issuer.url), a users file (users.file) or a provider "
+                "(oidc.issuer)"
+            )
         twice = {url for url in urls if urls.count(url) > 1}
         if twice:
             raise ValueError(f"configured more than once: issuer {', '.join(sorted(twice))}")
         return self
+
+    @model_validator(mode="after")
+    def _people_can_sign_in(self) -> Self:
+        if self.sign_in.local and self.users is None:
+            raise ValueError("sign_in.local needs a users file (users.file)")
+        return self
+
+    @property
+    def local_sign_in(self) -> bool:
+        """Tell whether the users of the file may sign in with a form."""
+        return self.users is not None and (self.oidc is None if self.sign_in.local is None else self.sign_in.local)
+
+    @property
+    def people_sign_in(self) -> bool:
+        """Tell whether anybody can sign in at all."""
+        return self.oidc is not None or self.local_sign_in
 
     @property
     def all_issuers(self) -> tuple[IssuerSettings, ...]:

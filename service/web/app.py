@@ -3,6 +3,7 @@
 from service.adapters.telemetry import configure_logging
 from service.gate import ASGIApp, ForwardAuth
 from service.settings import Settings, load
+from service.wiring import Wiring
 
 
 def create_app(settings: Settings | None = None) -> ForwardAuth:
@@ -13,8 +14,8 @@ def create_app(settings: Settings | None = None) -> ForwardAuth:
     return ForwardAuth(settings, _load_web)
 
 
-def _load_web(service: ForwardAuth) -> ASGIApp:
+def _load_web(wiring: Wiring) -> ASGIApp:
     """Build the FastAPI application, whose import takes longer than all the rest."""
     from service.web.operations import create_operations  # noqa: PLC0415 - the gate does not wait for it
 
-    return create_operations(service)
+    return create_operations(wiring)

@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse
 
 from service import __version__
 from service.core.errors import Code
-from service.gate import ASGIApp, ForwardAuth
+from service.gate import ASGIApp
+from service.wiring import Wiring
 
 
-def create_operations(service: ForwardAuth) -> ASGIApp:
+def create_operations(wiring: Wiring) -> ASGIApp:
     """Return the application for everything that is not a verify call."""
     app = FastAPI(
         title="prefect-forward-auth",
@@ -29,14 +30,14 @@ def create_operations(service: ForwardAuth) -> ASGIApp:
         redoc_url=None,
     )
     registry = CollectorRegistry()
-    registry.register(ServiceCollector(service))
+    registry.register(ServiceCollector(wiring))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
 
     @app.middleware("http")
     async def for_operators_alone(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         peer = request.client.host if request.client else ""
-        if peer and not service.proxies.trusts(peer):
+        if peer and not wiring.proxies.trusts(peer):
             return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
         return await call_next(request)
 
@@ -64,12 +65,12 @@ def _refusal(status: int, code: Code, detail: str) -> Response:
 class ServiceCollector(Collector):
     """Reads the service's counts when they are asked for, so that counting costs the hot path an addition."""
 
-    def __init__(self, service: ForwardAuth) -> None:
-        self._service = service
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
 
     def collect(self) -> Iterator[Any]:
         """Yield the metrics; every label is of a closed set, or an issuer of the configuration."""
-        telemetry = self._service.telemetry
+        telemetry = self._wiring.telemetry
         decisions = CounterMetricFamily(
             "forward_auth_decisions", "Decisions by gate and outcome", labels=["gate", "outcome"]
         )
@@ -99,7 +100,7 @@ class ServiceCollector(Collector):
         age = GaugeMetricFamily(
             "forward_auth_jwks_age_seconds", "Time since an issuer's keys were last fetched", labels=["issuer"]
         )
-        for url, issuer in list(self._service.issuers.items()):
+        for url, issuer in list(self._wiring.issuers.items()):
             fetches.add_metric([url], issuer.fetches)
             failures.add_metric([url], issuer.failures)
             keys.add_metric([url], issuer.key_count if issuer.warm else 0)
@@ -108,7 +109,7 @@ class ServiceCollector(Collector):
         yield from (fetches, failures, keys, age)
 
     def _users(self) -> Iterator[Any]:
-        users, passwords = self._service.users, self._service.passwords
+        users, passwords = self._wiring.users, self._wiring.passwords
         if users is not None and passwords is not None:
             yield GaugeMetricFamily("forward_auth_users", "Users in force", value=len(users.users.hashes))
             yield GaugeMetricFamily(

@@ -1,15 +1,16 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
 import pytest
 
-from service.adapters.fingerprints import Fingerprints
 from service.adapters.issuers import Issuer, KeyPolicy
 from service.adapters.passwords import Passwords
 from service.adapters.tokens import Tokens
-from service.core.model import ALGORITHMS, IssuerTrust, Principal
+from service.adapters.verdicts import Verdicts
+from service.core.model import ALGORITHMS, Bearer, Gate, IssuerTrust, Principal, Proof
 from tests.support.issuer import Issuer as Provider
 
 QUICK = KeyPolicy(refresh=300, cooldown=30, timeout=2)
@@ -21,24 +22,39 @@ def provider() -> Iterator[Provider]:
         yield running
 
 
-FINGERPRINTS = Fingerprints()
+@dataclass
+class Remembering:
+    """Tokens behind the memory of verdicts, as the gate has them."""
+
+    tokens: Tokens
+    verdicts: Verdicts
+
+    async def authenticate(self, credential: Bearer) -> Proof:
+        await self.tokens.authenticate(credential)  # its keys are at hand from here on: a fetch begins a new era
+        era, key = self.verdicts.era, self.verdicts.key_of(Gate.API, credential.token)
+        proof = await self.tokens.authenticate(credential)
+        self.verdicts.remember(key, proof, era)
+        return proof
+
+    def recall(self, credential: Bearer) -> Proof | None:
+        return self.verdicts.recall(self.verdicts.key_of(Gate.API, credential.token))
 
 
-async def authenticate(of: Tokens | Passwords, credential: Any) -> Principal:
+async def authenticate(of: Remembering | Passwords, credential: Any) -> Principal:
     """Authenticate as the gate does, without a look at what is remembered."""
-    return await of.authenticate(credential, FINGERPRINTS.of(credential))
+    return (await of.authenticate(credential)).principal
 
 
-def recall(of: Tokens | Passwords, credential: Any) -> Principal | None:
+def recall(of: Remembering | Passwords, credential: Any) -> Principal | None:
     """Look whom this very credential is remembered to prove."""
-    fingerprint = FINGERPRINTS.of(credential)
-    return of.recall(fingerprint) if isinstance(of, Tokens) else of.recall(credential, fingerprint)
+    proof = of.recall(credential)
+    return proof.principal if proof else None
 
 
 class Keeping(Protocol):
     def __call__(
         self, provider: Provider, policy: KeyPolicy = ..., *, start: bool = ..., discovery: bool = ...
-    ) -> AbstractAsyncContextManager[tuple[Issuer, Tokens]]: ...
+    ) -> AbstractAsyncContextManager[tuple[Issuer, Remembering]]: ...
 
 
 @pytest.fixture
@@ -48,13 +64,13 @@ def keeping() -> Keeping:
     @asynccontextmanager
     async def keep(
         provider: Provider, policy: KeyPolicy = QUICK, *, start: bool = True, discovery: bool = True
-    ) -> AsyncIterator[tuple[Issuer, Tokens]]:
+    ) -> AsyncIterator[tuple[Issuer, Remembering]]:
         trust = IssuerTrust(provider.url, frozenset({"prefect"}), ALGORITHMS)
         issuers: dict[str, Issuer] = {}
-        tokens = Tokens(issuers, remember=60, capacity=100)
+        tokens = Remembering(Tokens(issuers), Verdicts(seconds=60, capacity=100))
         async with httpx.AsyncClient() as client:
             url = None if discovery else provider.jwks_url
-            issuer = Issuer(trust, jwks_url=url, policy=policy, client=client, on_change=tokens.forget)
+            issuer = Issuer(trust, jwks_url=url, policy=policy, client=client, on_change=tokens.verdicts.forget)
             issuers[provider.url] = issuer
             if start:
                 issuer.start()

@@ -201,7 +201,7 @@ async def test_what_is_remembered_is_bounded_and_strangers_cannot_push_it_out(
         assert recall(tokens, token)
         for number in range(150):
             await authenticate(tokens, Bearer(provider.mint(sub=str(number)).encode()))
-        assert len(tokens._remembered) == 100
+        assert len(tokens.verdicts._proofs) == 100
 
 
 async def test_an_exception_of_our_own_is_a_refusal(

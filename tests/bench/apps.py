@@ -8,10 +8,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from fastapi import FastAPI, Header, Response
 
-from service.adapters.fingerprints import Fingerprints
 from service.core.dialects import allow_headers, render
 from service.core.errors import Refusal
-from service.core.model import Allow, Basic, Bearer, Face, ForwardedRequest, Gate, Principal
+from service.core.model import NO_CREDENTIAL, Allow, Bearer, Face, ForwardedRequest, Gate, Principal
 from service.core.policy import decide
 from service.core.request import parse_credential, parse_host, parse_method, parse_scheme, parse_target
 from service.gate import ForwardAuth, Receive, Scope, Send
@@ -49,7 +48,7 @@ def one_rsa() -> Any:
 def ordinary() -> FastAPI:
     """Return the same decision, by the same functions, as one would write it with FastAPI."""
     service: ForwardAuth = create_app()
-    fingerprints = Fingerprints()
+    verdicts = service.wiring.verdicts
 
     async def lifespan(_: FastAPI) -> Any:
         await service.start()
@@ -67,7 +66,7 @@ def ordinary() -> FastAPI:
         x_forwarded_for: Annotated[str, Header()],
         authorization: Annotated[str | None, Header()] = None,
     ) -> Response:
-        who: Any
+        who: Any = NO_CREDENTIAL
         call = None
         try:
             target = parse_target(x_forwarded_uri.encode())
@@ -77,17 +76,20 @@ def ordinary() -> FastAPI:
                 parse_host(x_forwarded_host.encode()),
                 target.path,
                 target.query,
-                service.proxies.client_of(x_forwarded_for.encode()),
+                service.wiring.proxies.client_of(x_forwarded_for.encode()),
             )
-            credential = parse_credential(None if authorization is None else authorization.encode())
-            who = credential
-            if isinstance(credential, Bearer):
-                mark = fingerprints.of(credential)
-                who = service.tokens.recall(mark) or await service.tokens.authenticate(credential, mark)
-            elif isinstance(credential, Basic) and service.passwords is not None:
-                mark = fingerprints.of(credential)
-                who = service.passwords.recall(credential, mark)
-                who = who or await service.passwords.authenticate(credential, mark)
+            if authorization is not None:
+                key = verdicts.key_of(Gate.API, authorization.encode())
+                proof = verdicts.recall(key)
+                if proof is None:
+                    credential = parse_credential(authorization.encode())
+                    if isinstance(credential, Bearer):
+                        proof = await service.wiring.tokens.authenticate(credential)
+                    else:
+                        assert service.wiring.passwords is not None
+                        proof = await service.wiring.passwords.authenticate(credential)
+                    verdicts.remember(key, proof, verdicts.era)
+                who = proof.principal
         except Refusal as refusal:
             who = refusal
         decision = decide(call, who, Gate.API)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import MalformedCredential, MalformedRequest
-from service.core.faces import _remembered, parse_call
+from service.core.faces import _remembered, parse_browser, parse_call
 from service.core.model import Basic, Bearer, Face, NoCredential
 from service.core.proxies import TrustedProxies
-from service.core.request import parse_credential, parse_host, parse_method, parse_target, parse_url
+from service.core.request import parse_credential, parse_host, parse_method, parse_target
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"
 
@@ -124,19 +124,6 @@ def test_row10_an_unknown_method_is_refused(raw: bytes) -> None:
         parse_method(raw)
 
 
-def test_nginx_sends_an_absolute_url() -> None:
-    scheme, host, target = parse_url(b"https://Prefect.example.com:443/api/flows/filter?x=/y")
-    assert (scheme, host, target) == ("https", "prefect.example.com", ("/api/flows/filter", "x=/y"))
-
-
-@pytest.mark.parametrize(
-    "raw", [b"/api", b"https://host", b"ftp://h/api", b"https://u@h/api", b"https:///api", b"h/api"]
-)
-def test_an_original_url_that_is_not_absolute_is_refused(raw: bytes) -> None:
-    with pytest.raises(MalformedRequest):
-        parse_url(raw)
-
-
 PROXIES = TrustedProxies((ip_network("10.0.0.0/8"), ip_network("127.0.0.0/8"), ip_network("::1")))
 
 
@@ -183,9 +170,10 @@ FORWARDED = {
 
 def test_traefik_and_caddy_send_the_original_in_headers() -> None:
     headers = [*FORWARDED.items(), (b"authorization", b"Bearer x"), (b"x-other", b"1"), (b"x-other", b"2")]
-    request, authorization = parse_call(Face.FORWARD_AUTH, "GET", b"/ignored", headers, PROXIES)
-    assert request == ("POST", "https", "prefect.example.com", "/api/flows/filter", "x=1", "203.0.113.7")
-    assert authorization == b"Bearer x"
+    request, found = parse_call(Face.FORWARD_AUTH, "GET", b"/ignored", headers, PROXIES)
+    assert request[:6] == ("POST", "https", "prefect.example.com", "/api/flows/filter", "x=1", "203.0.113.7")
+    assert request[6:] == ("/api/flows/filter?x=1", "https://prefect.example.com")
+    assert found[b"authorization"] == b"Bearer x"
 
 
 @pytest.mark.parametrize("missing", FORWARDED)
@@ -231,23 +219,61 @@ def test_row10_the_method_of_the_verify_call_is_never_the_requests() -> None:
 def test_envoy_keeps_method_and_path() -> None:
     headers = [(b"host", b"prefect.example.com"), (b"x-forwarded-uri", b"/spoofed")]
     request, _ = parse_call(Face.EXT_AUTHZ, "DELETE", b"/api/flows/1", headers, PROXIES)
-    assert request == ("DELETE", "http", "prefect.example.com", "/api/flows/1", "", "")
+    assert request == (*request[:6], "/api/flows/1", "http://prefect.example.com")
+    assert request[:6] == ("DELETE", "http", "prefect.example.com", "/api/flows/1", "", "")
 
 
 def test_nginx_sends_its_own_headers() -> None:
     headers = [
         (b"x-original-method", b"PATCH"),
-        (b"x-original-url", b"https://h/api/x"),
+        (b"x-original-url", b"https://Prefect.example.com:443/api/x?x=/y"),
         (b"x-forwarded-uri", b"/s"),
     ]
     request, _ = parse_call(Face.AUTH_REQUEST, "GET", b"", headers, PROXIES)
-    assert request == ("PATCH", "https", "h", "/api/x", "", "")
+    assert request[:6] == ("PATCH", "https", "prefect.example.com", "/api/x", "x=/y", "")
+    assert request[6:] == ("/api/x?x=/y", "https://prefect.example.com")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"/api", b"https://host", b"ftp://h/api", b"https://u@h/api", b"https:///api", b"h/api"]
+)
+def test_an_original_url_that_is_not_absolute_is_refused(raw: bytes) -> None:
+    with pytest.raises(MalformedRequest):
+        parse_call(Face.AUTH_REQUEST, "GET", b"", [(b"x-original-method", b"GET"), (b"x-original-url", raw)], PROXIES)
+
+
+BROWSER = {b"sec-fetch-mode": b"navigate", b"sec-fetch-site": b"none", b"accept": b"text/html,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "navigates", "same_origin"),
+    [
+        pytest.param("GET", BROWSER, True, False, id="typed-into-the-bar"),
+        pytest.param("GET", {b"accept": BROWSER[b"accept"]}, True, False, id="an-old-browser-navigates"),
+        pytest.param("POST", BROWSER, False, False, id="a-form-is-no-navigation"),
+        pytest.param("GET", {b"accept": b"application/json, text/html"}, False, False, id="prefers-json"),
+        pytest.param("GET", {}, False, False, id="says-nothing"),
+        pytest.param("POST", {b"sec-fetch-site": b"same-origin", b"sec-fetch-mode": b"cors"}, False, True, id="xhr"),
+        pytest.param("POST", {b"sec-fetch-site": b"same-site", b"sec-fetch-mode": b"cors"}, False, False, id="sibling"),
+        pytest.param("POST", {b"sec-fetch-site": b"cross-site", b"origin": b"https://h:8443"}, False, False, id="both"),
+        pytest.param("POST", {b"origin": b"https://h:8443"}, False, True, id="origin"),
+        pytest.param("POST", {b"origin": b"https://h"}, False, False, id="origin-of-another-port"),
+        pytest.param("POST", {b"origin": b"http://h:8443"}, False, False, id="origin-of-another-scheme"),
+        pytest.param("POST", {b"origin": b"null"}, False, False, id="origin-null"),
+        pytest.param("POST", {b"origin": b"https://h:8443.evil.example"}, False, False, id="origin-look-alike"),
+    ],
+)
+def test_row37_what_the_browser_says_of_a_request(
+    method: str, headers: dict[bytes, bytes], *, navigates: bool, same_origin: bool
+) -> None:
+    forwarded = {**FORWARDED, b"x-forwarded-method": method.encode(), b"x-forwarded-host": b"H:8443"}
+    request, found = parse_call(Face.FORWARD_AUTH, "GET", b"", [*forwarded.items(), *headers.items()], PROXIES)
+    assert parse_browser(found, request) == (navigates, same_origin)
 
 
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        pytest.param(None, NoCredential, id="none"),
         pytest.param(f"Bearer {JWT}".encode(), Bearer(JWT.encode()), id="form1"),
         pytest.param(f"bearer  {JWT}".encode(), Bearer(JWT.encode()), id="form1-lower-case"),
         pytest.param(b"Bearer pnu_abc", Bearer(b"pnu_abc"), id="form1-not-a-jwt-is-judged-later"),

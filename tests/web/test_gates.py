@@ -218,7 +218,7 @@ async def test_two_issuers_are_kept_apart() -> None:
 async def test_an_exception_in_the_gate_is_a_refusal_and_no_traceback(
     call: Caller, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(call.app.tokens, "authenticate", lambda *_: 1 / 0)
+    monkeypatch.setattr(call.app.wiring.tokens, "authenticate", lambda *_: 1 / 0)
     answer = await call(f"Bearer {provider.mint()}")
     assert (answer.status, answer.json()["code"]) == (503, "internal_error")
     assert "Traceback" not in answer.body.decode()
@@ -226,7 +226,7 @@ async def test_an_exception_in_the_gate_is_a_refusal_and_no_traceback(
 
 
 async def test_a_fault_behind_the_gate_is_503_too(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call.app.telemetry, "allowed", None)
+    monkeypatch.setattr(call.app.wiring.telemetry, "allowed", None)
     answer = await call.raw("/metrics", [])
     assert (answer.status, answer.json()["code"]) == (503, "internal_error")
     assert "Traceback" not in answer.body.decode()
@@ -235,7 +235,7 @@ async def test_a_fault_behind_the_gate_is_503_too(call: Caller, monkeypatch: pyt
 async def test_row17_no_secret_is_logged_or_answered(
     call: Caller, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    call.app.telemetry.log_allowed = True
+    call.app.wiring.telemetry.log_allowed = True
     stranger = Provider("RS256")
     secrets = [provider.mint(), stranger.mint(iss=provider.url), provider.mint(exp=1, iat=1), "hunter2-hunter2"]
     with caplog.at_level(logging.DEBUG):
@@ -259,7 +259,7 @@ async def test_websockets_without_a_credential_are_counted_and_named_in_the_log(
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert (await call(None, X_Forwarded_Uri="/api/events/in", X_Forwarded_Proto="wss")).status == 401
-    assert call.app.telemetry.websockets_refused == {"events/in": 3}
+    assert call.app.wiring.telemetry.websockets_refused == {"events/in": 3}
     assert caplog.text.count("PREFECT_CLIENT_CUSTOM_HEADERS") == 1
     metrics = (await call.raw("/metrics", [])).body.decode()
     assert 'forward_auth_websocket_refused_total{endpoint="events/in"} 3.0' in metrics
@@ -280,7 +280,7 @@ async def test_a_flood_of_refusals_is_no_flood_of_log_lines(call: Caller, caplog
         for _ in range(500):
             await call(None)
     assert 100 <= sum(record.message == "refused" for record in caplog.records) <= 300
-    assert call.app.telemetry.refused.total() == 500
+    assert call.app.wiring.telemetry.refused.total() == 500
 
 
 HEADER_NAMES = [*FORWARDED, "Authorization", "Cookie", "X-Original-Method", "X-Original-Url", "Host", "X-Other"]

@@ -1,0 +1,49 @@
+"""What was proved a short while ago: the memory that the hot path reads instead of parsing and verifying.
+
+Keyed by a fingerprint of the very bytes that were sent, at this very gate. A spelling that was not seen before is a
+stranger's, and takes the long way.
+"""
+
+import time
+
+from cachetools import FIFOCache
+
+from service.adapters.fingerprints import Fingerprints
+from service.core.model import Gate, Proof
+
+
+class Verdicts:
+    """Remembers proofs for at most ``seconds``, and never beyond their own end or a ``forget()``.
+
+    Refusals are not remembered, so strangers cannot fill it; of more than ``capacity`` the oldest goes first.
+    """
+
+    def __init__(self, *, seconds: float, capacity: int) -> None:
+        self._seconds = seconds
+        # order of use would have to be kept on each call, and all go soon
+        self._proofs: FIFOCache[bytes, Proof] = FIFOCache(capacity)
+        self._fingerprints = {gate: Fingerprints() for gate in Gate}  # what one gate believed is nothing to another
+        self.era = 0
+
+    def key_of(self, gate: Gate, presented: bytes) -> bytes:
+        """Return the key under which a proof of these bytes at this gate is remembered."""
+        return self._fingerprints[gate].of(presented)
+
+    def recall(self, key: bytes) -> Proof | None:
+        """Return what was proved a short time ago, if it may still be believed."""
+        try:
+            proof = self._proofs[key]
+        except KeyError:
+            return None
+        return proof if time.time() < proof.until else None
+
+    def remember(self, key: bytes, proof: Proof, era: int) -> None:
+        """Remember a proof, unless what it rests on has changed since ``era`` was read, before it was made."""
+        until = min(proof.until, time.time() + self._seconds)
+        if era == self.era and self._seconds:
+            self._proofs[key] = proof._replace(until=until)
+
+    def forget(self) -> None:
+        """Forget everything: keys, users or sessions have changed."""
+        self.era += 1
+        self._proofs.clear()

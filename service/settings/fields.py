@@ -1,0 +1,86 @@
+"""Types and bounds that several sections of the configuration share."""
+
+import json
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.core.proxies import is_loopback
+
+Role = Literal["viewer", "runner", "worker", "deployer", "admin", ""]
+Network = IPv4Network | IPv6Network
+
+
+def split(value: object) -> object:
+    """Split words behind commas; what is no text stays as it is."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def split_types(value: object) -> object:
+    """Return types of tokens as RFC 7515 §4.1.9 compares them."""
+    members = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return [str(one).lower().removeprefix("application/") for one in members] if isinstance(members, list) else members
+
+
+def json_value(value: object) -> object:
+    """Read JSON, which is how a variable carries more than a word."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("is not JSON") from None
+    return value
+
+
+def networks_value(value: object) -> object:
+    """Read addresses and networks."""
+    members = split(value)
+    if not isinstance(members, list | tuple):
+        return members
+    try:
+        return tuple(ip_network(str(one), strict=False) for one in members)
+    except ValueError:
+        raise ValueError("each member is an address or a network, such as 10.0.0.0/8") from None
+
+
+Words = Annotated[frozenset[str], BeforeValidator(split)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 86_400)]
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, no unknown keys, no value in an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class KeySettings(Section):
+    """How long an issuer's keys are believed, in seconds."""
+
+    refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        300,
+        description="Keys are fetched again within this; so long may a removed key be accepted.",
+    )
+    min_refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        30, description="The least lifetime that the issuer's Cache-Control can ask for."
+    )
+    max_stale: Seconds = Field(
+        86_400, description="While the issuer cannot be reached, the last good keys are believed for so long."
+    )
+    cooldown: Annotated[float, Field(ge=1, le=3_600)] = Field(
+        5, description="The least time between two fetches that unknown key ids cause."
+    )
+    timeout: Annotated[float, Field(gt=0, le=60)] = Field(5, description="The time one fetch may take.")
+
+
+def check_issuer_url(value: str, *, allow_http: bool) -> str:
+    """Return a URL from which keys may be fetched, or raise ValueError."""
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
+        raise ValueError("expected an https URL")
+    if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
+        raise ValueError("over plain http keys can be forged: use https (or set allow_http)")
+    return value

@@ -1,0 +1,164 @@
+"""What signing in takes: the provider, the session, the pages, the store that replicas share."""
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+
+from service.core.model import ALGORITHMS, IssuerTrust
+from service.settings.fields import KeySettings, Role, Section, Words, check_issuer_url, json_value
+
+MIN_SESSION_KEY: Final = 32
+
+ClientAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
+
+
+def _lines(value: object) -> object:
+    """Split keys that stand a line each, or behind commas."""
+    return value.replace(",", "\n").split() if isinstance(value, str) else value
+
+
+class OIDCSettings(Section):
+    """The OpenID provider through which people sign in."""
+
+    allow_http: bool = Field(
+        default=False, description="Accept plain http beyond loopback. Sign-ins can then be forged."
+    )
+    issuer: str = Field(description="The provider's issuer URL, exactly as in its ID tokens; discovery starts here.")
+    client_id: str = Field(min_length=1, description="This service's client id at the provider.")
+    client_secret: SecretStr | None = Field(None, description="The client secret, of a confidential client.")
+    private_key: SecretStr | None = Field(None, description="A private key in PEM, for `private_key_jwt`.")
+    private_key_id: str | None = Field(None, description="The `kid` under which the provider knows that key.")
+    client_auth: ClientAuth | None = Field(
+        None,
+        description="How the client proves itself; by default `private_key_jwt` with a private key, "
+        "`client_secret_basic` with a secret, `none` (a public client, PKCE alone) without either.",
+    )
+    name: str = Field("", max_length=60, description="What the sign-in button calls the provider.")
+    scopes: Words = Field(
+        frozenset(),
+        description="Scopes to ask for. By default openid, profile, email, groups and offline_access, as far as the "
+        "provider lists them.",
+    )
+    userinfo: Literal["auto", "always", "never"] = Field(
+        "auto", description="Ask the userinfo endpoint: when the ID token lacks e-mail or groups, always, or never."
+    )
+    role: Role = Field("", description="The role of whoever signs in.")
+    algorithms: Words = Field(
+        ALGORITHMS, description="Accepted signature algorithms of ID tokens; never HS*, never none."
+    )
+    leeway: Annotated[float, Field(ge=0, le=300)] = Field(
+        30, description="Seconds by which the provider's clock may differ from ours."
+    )
+    required_claims: Annotated[dict[str, Words], BeforeValidator(json_value)] = Field(
+        {}, description="Who may sign in: claims with their accepted values (JSON in a variable)."
+    )
+    principal_claim: str = Field("sub", min_length=1, description="The claim that names the person in headers.")
+    email_claim: str = Field("email", description="The claim with the e-mail address.")
+    groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
+    check: Annotated[float, Field(ge=30, le=86_400)] = Field(
+        900,
+        description="Seconds after which the provider is asked again, by refresh token, whether the person may stay, "
+        "and in which groups. Without a refresh token a session lasts until its own end.",
+    )
+    timeout: Annotated[float, Field(gt=0, le=60)] = Field(10, description="The time one call to the provider may take.")
+    logout: bool = Field(default=True, description="Signing out here signs out at the provider too, where it can.")
+    keys: KeySettings = Field(KeySettings(), description="How long the provider's keys are believed.")
+
+    @field_validator("algorithms")
+    @classmethod
+    def _asymmetric(cls, value: frozenset[str]) -> frozenset[str]:
+        if value - ALGORITHMS or not value:
+            raise ValueError(f"accepted are {', '.join(sorted(ALGORITHMS))}")
+        return value
+
+    @field_validator("issuer")
+    @classmethod
+    def _safe_url(cls, value: str, info: ValidationInfo) -> str:
+        return check_issuer_url(value, allow_http=bool(info.data.get("allow_http")))
+
+    @model_validator(mode="after")
+    def _client_can_prove_itself(self) -> Self:
+        method = self.auth_method
+        if method.startswith("client_secret") and not self.client_secret:
+            raise ValueError(f"client_auth is {method}: client_secret is needed")
+        if method == "private_key_jwt" and not self.private_key:
+            raise ValueError("client_auth is private_key_jwt: private_key is needed")
+        return self
+
+    @property
+    def auth_method(self) -> ClientAuth:
+        """Return how the client proves itself (OIDC Core §9)."""
+        if self.client_auth is not None:
+            return self.client_auth
+        if self.private_key:
+            return "private_key_jwt"
+        return "client_secret_basic" if self.client_secret else "none"
+
+    def trust(self) -> IssuerTrust:
+        """Return what its ID tokens must carry."""
+        return IssuerTrust(
+            issuer=self.issuer,
+            audiences=frozenset({self.client_id}),
+            algorithms=self.algorithms,
+            leeway=self.leeway,
+            required_claims=self.required_claims,
+            principal_claim=self.principal_claim,
+            email_claim=self.email_claim,
+            groups_claim=self.groups_claim,
+            role=self.role,
+        )
+
+
+class SessionSettings(Section):
+    """The browser session, which lives in a sealed cookie alone."""
+
+    keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_lines)] = Field(
+        (),
+        description="Secrets of at least 32 characters, a line each: the first seals, all open, so a new one goes in "
+        "front. The same for all replicas. Without one, a key is made at the start and sessions end with the process.",
+    )
+    idle: Annotated[float, Field(ge=60, le=30 * 86_400)] = Field(
+        8 * 3_600, description="Seconds without a request after which a session ends."
+    )
+    lifetime: Annotated[float, Field(ge=60, le=30 * 86_400)] = Field(
+        16 * 3_600, description="Seconds after sign-in at which a session ends, used or not."
+    )
+    allow_http: bool = Field(
+        default=False,
+        description="Permit sign-in over plain http beyond this machine: the cookie is then neither Secure nor safe.",
+    )
+
+    @field_validator("keys")
+    @classmethod
+    def _long(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(one.get_secret_value()) < MIN_SESSION_KEY for one in value):
+            raise ValueError(f"each key has at least {MIN_SESSION_KEY} characters: openssl rand -base64 32 makes one")
+        return value
+
+
+class SignInSettings(Section):
+    """The sign-in page."""
+
+    local: bool | None = Field(
+        None, description="Let the users of the users file sign in; by default where there is no provider."
+    )
+    title: str = Field("Prefect", max_length=60, description="What the pages call the place one signs in to.")
+    help: str = Field("", max_length=300, description="Whom to ask for access: a sentence, shown with each refusal.")
+    attempts: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        10, description="Wrong passwords that one address may send within `window`; more are answered 429."
+    )
+    window: Annotated[float, Field(ge=1, le=86_400)] = Field(300, description="Seconds over which they are counted.")
+
+
+class StoreSettings(Section):
+    """What replicas share. Without it each works alone."""
+
+    url: SecretStr = Field(description="Redis or Valkey: redis://, rediss:// or unix://.")
+    prefix: str = Field("prefect-forward-auth:", description="What the names of all keys begin with.")
+
+    @field_validator("url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("expected redis://, rediss:// or unix://")
+        return value
