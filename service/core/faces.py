@@ -20,8 +20,8 @@ from service.core.request import (
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # "safe" in RFC 9110 §9.2.1
 MAX_REMEMBERED: Final = 512  # bytes; strangers' long requests must not fill the memory
-_ORIGIN: Final = {"http": ("http://", ":80"), "https": ("https://", ":443")}
-_ORIGIN |= {"ws": _ORIGIN["http"], "wss": _ORIGIN["https"]}
+_PLAIN, _TLS = ("http://", ":80"), ("https://", ":443")
+_ORIGIN: Final = {"http": _PLAIN, "ws": _PLAIN, "https": _TLS, "wss": _TLS}
 _FROM_CALLERS: Final = (b"authorization", b"cookie", b"origin", b"sec-fetch-site")
 _FORWARD_AUTH: Final = frozenset(
     {
