@@ -29,24 +29,24 @@ def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> 
     _validate_kind(verified, trust)
     if verified.issuer != trust.issuer or claims.get("iss") != trust.issuer:
         raise Rejected("This token's issuer is not trusted here.", reason=f"expected iss {trust.issuer}")
-    _validate_audience(claims, trust)
-    expires = _validate_times(claims, trust, now)
+    validate_audience(claims, trust)
+    expires = validate_times(claims, trust, now)
     scopes = _scopes(claims) if "scope" in claims or "scp" in claims else _NO_SCOPES
     if not trust.required_scopes <= scopes:
         wanted = " ".join(sorted(trust.required_scopes - scopes))
         raise Rejected(f"This token lacks the scope {wanted!r}: request it when you obtain the token.")
     for name, accepted in trust.required_claims.items():
-        if accepted.isdisjoint(_values(claims, name)):
+        if accepted.isdisjoint(values_at(claims, name)):
             raise Rejected(f"This token's claim {name!r} is missing or is not one that is accepted here.")
-    subject = _text(claims, "sub")
-    name = subject if trust.principal_claim == "sub" else _text(claims, trust.principal_claim)
+    subject = text_at(claims, "sub")
+    name = subject if trust.principal_claim == "sub" else text_at(claims, trust.principal_claim)
     if not subject or not name:
         raise Rejected(f"This token's claims 'sub' and {trust.principal_claim!r} do not name one principal.")
     return Principal(
         trust.issuer,
         name,
-        _text(claims, trust.email_claim),
-        _groups(claims, trust.groups_claim),
+        text_at(claims, trust.email_claim),
+        groups_at(claims, trust.groups_claim),
         (trust.role,) if trust.role else (),
         subject,
         scopes,
@@ -70,7 +70,7 @@ def _validate_kind(verified: VerifiedClaims, trust: IssuerTrust) -> None:
             raise Rejected("This is not an access token: send the access token instead.", reason=f"by {name}")
 
 
-def _validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
+def validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
     """RFC 7519 §4.1.3: a token is for those it names; RFC 9068 §4 makes that mandatory."""
     audience = claims.get("aud")
     named = [audience] if isinstance(audience, str) else audience
@@ -87,23 +87,23 @@ def _validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
             raise Rejected("This token was issued to a client that is not accepted here.", reason="azp")
 
 
-def _validate_times(claims: Mapping[str, Any], trust: IssuerTrust, now: float) -> float:
+def validate_times(claims: Mapping[str, Any], trust: IssuerTrust, now: float) -> float:
     """Return exp. A token is good from nbf and iat up to, and not at, exp (RFC 7519 §4.1.4 to §4.1.6)."""
     if "exp" not in claims:
         raise Rejected("This token never expires: only tokens with an expiry are accepted.", reason="no exp")
-    expires = _numeric_date(claims, "exp")
+    expires = numeric_date(claims, "exp")
     if now >= expires + trust.leeway:
         raise Rejected(f"This token expired {_ago(now - expires)} ago: obtain a new one.")
     for name in ("nbf", "iat"):
-        if name in claims and now < _numeric_date(claims, name) - trust.leeway:
+        if name in claims and now < numeric_date(claims, name) - trust.leeway:
             raise Rejected(
                 "This token is not valid yet: check the clocks of the issuer and of this service.",
-                reason=f"{name} is {_numeric_date(claims, name) - now:.0f} s ahead",
+                reason=f"{name} is {numeric_date(claims, name) - now:.0f} s ahead",
             )
     return expires
 
 
-def _numeric_date(claims: Mapping[str, Any], name: str) -> float:
+def numeric_date(claims: Mapping[str, Any], name: str) -> float:
     value = claims[name]
     if type(value) not in _NUMBERS or not 0 <= value < MAX_NUMERIC_DATE:  # bool is an int, and no date
         raise Rejected("This token's dates cannot be read.", reason=f"{name} is no NumericDate")
@@ -123,12 +123,12 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     words: list[str] = []
     for name in ("scope", "scp"):
         if name in claims:
-            for value in _values(claims, name):
+            for value in values_at(claims, name):
                 words += value.split()
     return frozenset(words)
 
 
-def _at(claims: Mapping[str, Any], path: str) -> Any:
+def claim_at(claims: Mapping[str, Any], path: str) -> Any:
     """Return what stands at a claim, which may be nested (``realm_access.roles``) or have dots in its name."""
     value = claims.get(path)
     if value is None and "." in path and path not in claims:
@@ -138,9 +138,9 @@ def _at(claims: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _values(claims: Mapping[str, Any], path: str) -> list[str]:
+def values_at(claims: Mapping[str, Any], path: str) -> list[str]:
     """Return the strings at a claim, numbers and booleans as JSON writes them; anything else is passed over."""
-    value = _at(claims, path)
+    value = claim_at(claims, path)
     if isinstance(value, str):
         return [value]
     members = value if isinstance(value, list) else [value]
@@ -151,22 +151,22 @@ def _values(claims: Mapping[str, Any], path: str) -> list[str]:
     ]
 
 
-def _groups(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
-    value = _at(claims, path) if path else None
+def groups_at(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    value = claim_at(claims, path) if path else None
     if value is None:
         return ()
-    groups = _values(claims, path)
+    groups = values_at(claims, path)
     if len(groups) > MAX_GROUPS:
         raise Rejected("This token names too many groups.", reason=f"{len(groups)}, at most {MAX_GROUPS}")
     return tuple([_clean(group, path) for group in groups])
 
 
-def _text(claims: Mapping[str, Any], path: str) -> str:
+def text_at(claims: Mapping[str, Any], path: str) -> str:
     """Return the one string at a claim, or an empty one; of several, none is the right one."""
-    value = _at(claims, path) if path else None
+    value = claim_at(claims, path) if path else None
     if isinstance(value, str):
         return _clean(value, path)
-    values = _values(claims, path) if value is not None else []
+    values = values_at(claims, path) if value is not None else []
     if len(values) > 1:
         raise Rejected(f"This token's claim {path!r} does not name one principal.")
     return _clean(values[0], path) if values else ""
