@@ -1,0 +1,118 @@
+"""The shared store: the few things that replicas tell each other, by Redis 6.2 or newer, or Valkey.
+
+Each call takes at most ``TIMEOUT`` seconds, and ends in an answer or in StoreUnavailable, never in anything else:
+whoever calls knows what to do alone. Connections are made when they are needed, so a store that comes back is used
+again by itself. The URL, which may hold a password, is in no message and no repr.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+TIMEOUT: Final = 0.5  # seconds
+PAGE: Final = 500  # entries read at once: a few milliseconds of the event loop
+MAX_ENTRIES: Final = 100_000
+_CONNECTIONS: Final = 32
+_FIELD: Final = "entry"
+
+
+class StoreError(Exception):
+    """A store that cannot work the way it is configured; the message is for the operator."""
+
+
+class StoreUnavailable(Exception):  # noqa: N818 - a state that passes, named as one
+    """The store did not do it, or not in time; it may or may not happen yet. The message is for the log."""
+
+
+class Store:
+    """Logs, tallies and claims under names that all replicas share; nothing here lives without an end."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        """Raise StoreError without the package or with a URL that means nothing; connect to nothing yet."""
+        try:
+            from redis.asyncio import Redis  # noqa: PLC0415 - the package is there only where a store is wanted
+        except ImportError:
+            raise StoreError("the store needs one more package: pip install 'prefect-forward-auth[redis]'") from None
+        try:
+            self._client: Any = Redis.from_url(
+                url,
+                protocol=2,
+                decode_responses=True,
+                max_connections=_CONNECTIONS,
+                socket_timeout=None,  # _ask() bounds the whole, a read that waits on purpose included
+                socket_connect_timeout=TIMEOUT,
+            )
+        except Exception:  # noqa: BLE001 - whatever it is, it may quote the password
+            raise StoreError("expected redis://[user:password@]host[:port][/number], rediss:// or unix://") from None
+        self._prefix = prefix
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    # a log: what is appended by one is read by all, in one order -------------------------------------------
+
+    async def append(self, name: str, entries: Sequence[str], keep: float) -> None:
+        """Append to a log whose entries go after ``keep`` seconds by the store's own clock."""
+        seconds, microseconds = await self._ask(self._client.time())
+        key, oldest = self._prefix + name, int(seconds * 1000 + microseconds // 1000 - keep * 1000)
+        async with self._client.pipeline(transaction=False) as batch:
+            for entry in entries:
+                batch.xadd(key, {_FIELD: entry}, minid=max(0, oldest), approximate=True)
+            batch.xtrim(key, maxlen=MAX_ENTRIES, approximate=True)
+            batch.pexpire(key, _milliseconds(keep))
+            await self._ask(batch.execute())
+
+    async def read(self, name: str, after: str, *, wait: float = 0) -> list[tuple[str, str]]:
+        """Return the next entries behind a position ("0" is the start), each with its own position.
+
+        Where there are none yet, wait for the first for ``wait`` seconds.
+        """
+        block = _milliseconds(wait) if wait else None
+        answer = await self._ask(
+            self._client.xread({self._prefix + name: after}, count=PAGE, block=block), TIMEOUT + wait
+        )
+        return [(position, fields.get(_FIELD, "")) for _, page in answer or () for position, fields in page]
+
+    # claims and tallies -----------------------------------------------------------------------------------
+
+    async def claim(self, name: str, seconds: float) -> bool:
+        """Tell whether nobody has claimed this name within the seconds that the claim was good for."""
+        return bool(await self._ask(self._client.set(self._prefix + name, 1, nx=True, px=_milliseconds(seconds))))
+
+    async def tally(self, name: str, member: str, seconds: float) -> tuple[int, int, float]:
+        """Count one more for a member; return its count, that of all members, and for how long they still stand.
+
+        The count begins with the first and is forgotten as a whole ``seconds`` later.
+        """
+        key = self._prefix + name
+        async with self._client.pipeline(transaction=True) as batch:
+            batch.hincrby(key, member, 1)
+            batch.hvals(key)
+            batch.pttl(key)
+            count, counts, remaining = await self._ask(batch.execute())
+        if remaining < 0:
+            remaining = _milliseconds(seconds)
+            await self._ask(self._client.pexpire(key, remaining))
+        return count, sum(map(int, counts)), remaining / 1000
+
+    async def strike(self, name: str, member: str) -> None:
+        """Take a member's count out of a tally."""
+        await self._ask(self._client.hdel(self._prefix + name, member))
+
+    async def _ask(self, answer: Awaitable[T], seconds: float = TIMEOUT) -> T:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        except TimeoutError:
+            raise StoreUnavailable(f"no answer within {time.monotonic() - began:.1f} s") from None
+        except Exception as problem:  # noqa: BLE001 - this is where the driver's many errors become one
+            raise StoreUnavailable(f"{type(problem).__name__}: {problem!s:.200}") from None
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
