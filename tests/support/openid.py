@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,10 +18,19 @@ AUDIENCE = "https://prefect.test"
 SCRIPT = Path(__file__).parent / "openid_provider" / "provider.mjs"
 
 
+def _addresses(sites: Sequence[str]) -> dict[str, str]:
+    return {
+        "REDIRECT_URIS": ",".join(f"{site}/_auth/callback" for site in sites),
+        "POST_LOGOUT_REDIRECT_URIS": ",".join(f"{site}/_auth/signed-out" for site in sites),
+        "BACKCHANNEL_LOGOUT_URI": f"{sites[0]}/_auth/backchannel-logout",
+    }
+
+
 class OpenIDProvider:
     """Serves as an issuer inside the `with` block; `stop` and `start` play an outage on the same address."""
 
-    def __init__(self, folder: Path, *, token_seconds: int = 600) -> None:
+    def __init__(self, folder: Path, *, token_seconds: int = 600, sites: Sequence[str] = ()) -> None:
+        """Take the URLs of the people's hosts of sites; the first is told of logouts over the back channel."""
         modules = require(OPENID_PROVIDER).parents[2]
         self._folder = folder
         self.port = free_port()
@@ -32,6 +42,7 @@ class OpenIDProvider:
                 "MODULES": str(modules),
                 "TOKEN_SECONDS": str(token_seconds),
                 "NODE_ENV": "test",
+                **(_addresses(sites) if sites else {}),
             },
         )
         self._process: Process | None = None

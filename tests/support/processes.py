@@ -51,6 +51,7 @@ class Process:
         self.log = log
         self.mark = secrets.token_hex(8)
         with log.open("ab") as sink:
+            self._begin = sink.tell()  # one before it, on the same address, may have written to the same log
             self._popen = subprocess.Popen(
                 [str(word) for word in argv],
                 env={**env, MARK: self.mark},
@@ -71,7 +72,7 @@ class Process:
         return self._popen.poll()
 
     def text(self) -> str:
-        """Return all that the process wrote so far."""
+        """Return all that was written to the log so far, by those before this process, too."""
         return self.log.read_text(errors="replace")
 
     def tail(self, lines: int = 40) -> str:
@@ -79,11 +80,11 @@ class Process:
         return "\n".join(self.text().splitlines()[-lines:])
 
     def wait_for_line(self, pattern: str, *, timeout: float) -> re.Match[str]:
-        """Return the first match of `pattern` in the log, failing early if the process ends without it."""
+        """Return the first match of `pattern` in what this process wrote, failing early if it ends without one."""
 
         def look() -> re.Match[str] | None:
             ended = self.returncode is not None
-            match = re.search(pattern, self.text())
+            match = re.search(pattern, self.log.read_bytes()[self._begin :].decode(errors="replace"))
             if match is None and ended:
                 msg = f"{self.name} ended with {self.returncode} before {pattern!r}:\n{self.tail()}"
                 raise RuntimeError(msg)

@@ -1,6 +1,8 @@
 // A certified OpenID Provider (npm oidc-provider) for the tests: in memory, on loopback, with keys that turn on request.
 //
-// Environment: PORT, MODULES (the folder that holds node_modules), TOKEN_SECONDS (life of access tokens).
+// Environment: PORT, MODULES (the folder that holds node_modules), TOKEN_SECONDS (life of access tokens);
+// of the clients `browser` and `public`, commas between several: REDIRECT_URIS, POST_LOGOUT_REDIRECT_URIS, and
+// BACKCHANNEL_LOGOUT_URI (one).
 // Prints one line, "listening <issuer>", when it serves.
 //
 // An access token is a JWT (typ at+jwt) signed with the algorithm that ends the resource asked for:
@@ -41,11 +43,14 @@ function newKeys() {
 }
 
 function codeClient(id, extra) {
+  const backchannel = process.env.BACKCHANNEL_LOGOUT_URI;
   return {
     client_id: id,
     grant_types: ['authorization_code', 'refresh_token'],
     response_types: ['code'],
     redirect_uris: (process.env.REDIRECT_URIS ?? 'http://127.0.0.1:8000/_auth/callback').split(','),
+    post_logout_redirect_uris: (process.env.POST_LOGOUT_REDIRECT_URIS ?? '').split(',').filter(Boolean),
+    ...(backchannel && { backchannel_logout_uri: backchannel, backchannel_logout_session_required: true }),
     ...extra,
   };
 }
@@ -93,6 +98,7 @@ function configuration(keys) {
       introspection: { enabled: true },
       revocation: { enabled: true },
       rpInitiatedLogout: { enabled: true },
+      backchannelLogout: { enabled: true },
       resourceIndicators: {
         enabled: true,
         defaultResource: () => `${AUDIENCE}/RS256`,
