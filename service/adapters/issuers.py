@@ -11,22 +11,20 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx
 from jose.backends.base import Key
 
 from service.adapters.keys import NO_KEYS, KeySet, parse_jwks
+from service.adapters.outbound import FetchError, call
 from service.core.errors import OutOfReach, Rejected
 from service.core.model import IssuerTrust
-from service.core.proxies import is_loopback
 
 log = logging.getLogger(__name__)
 
-MAX_DOCUMENT: Final = 512 * 1024
 MAX_WAITING: Final = 1000  # requests that wait for one fetch; more are put off at once
 REFRESH_AT: Final = 0.8  # of a key set's lifetime: before it ends, with time for a second try
 FIRST_RETRY: Final = 1.0
@@ -51,10 +49,6 @@ class KeyPolicy:
     timeout: float = 5.0
 
 
-class FetchError(Exception):
-    """Keys that could not be fetched; the message is for the log."""
-
-
 class Issuer:
     """One issuer's trust and its keys."""
 
@@ -73,8 +67,9 @@ class Issuer:
         self.fetches = 0
         self.failures = 0
         self.last_problem = ""
+        self.metadata: Mapping[str, Any] = {}  # the last good discovery document
         self._jwks_url = jwks_url
-        self._allow_http = allow_http
+        self.allow_http = allow_http
         self._client = client
         self._on_change = on_change
         self._keys: KeySet = NO_KEYS
@@ -101,13 +96,8 @@ class Issuer:
         caller who gave up on that (Prefect's worker ends at its first 401) would be lost to a key rotation.
         """
         known = self.warm and self._keys.knows(kid)
-        may_fetch = self._flight is not None or time.monotonic() >= self._cool_until
-        if not known and may_fetch and self._waiting < MAX_WAITING:
-            self._waiting += 1
-            try:
-                await self.refresh(by_request=True)
-            finally:
-                self._waiting -= 1
+        if not known:
+            await self._refresh_for_a_request()
         key = self.key_at_hand(kid, algorithm)
         if key is not None:
             return key
@@ -127,6 +117,31 @@ class Issuer:
             "This token's signing key is not one of its issuer's: obtain a new token.",
             reason=f"kid {kid!r:.100} for {algorithm} is not among {len(self._keys)} keys",
         )
+
+    async def discover(self) -> Mapping[str, Any]:
+        """Return the discovery document as it was last fetched with the keys, or raise OutOfReach before the first.
+
+        An issuer that was given its ``jwks_url`` discovers nothing.
+        """
+        if not self.metadata:
+            await self._refresh_for_a_request()
+        if not self.metadata:
+            raise OutOfReach(
+                "The identity provider cannot be reached just now: try again shortly.",
+                reason=f"issuer {self.trust.issuer}: {self.last_problem or 'nothing discovered'}",
+                retry_after=self._retry_after(),
+            )
+        return self.metadata
+
+    async def _refresh_for_a_request(self) -> None:
+        """Fetch, or wait for the fetch that is under way, unless it is too early, or too many wait already."""
+        may_fetch = self._flight is not None or time.monotonic() >= self._cool_until
+        if may_fetch and self._waiting < MAX_WAITING:
+            self._waiting += 1
+            try:
+                await self.refresh(by_request=True)
+            finally:
+                self._waiting -= 1
 
     def _retry_after(self) -> int:
         return max(1, round(self._cool_until - time.monotonic() + 0.5))
@@ -219,25 +234,20 @@ class Issuer:
         if url is None:
             discovery_url = self.trust.issuer.rstrip("/") + "/.well-known/openid-configuration"
             document, _ = await self._get(discovery_url)
-            url = parse_discovery(document, self.trust.issuer)
+            self.metadata = parse_discovery(document, self.trust.issuer)
+            url = self.metadata["jwks_uri"]
         return await self._get(url)
 
     async def _get(self, url: str) -> tuple[bytes, float | None]:
         """Return a bounded body and its max-age; no redirect is followed, no other scheme is opened."""
-        check_url(url, allow_http=self._allow_http)
-        async with self._client.stream("GET", url, headers={"accept": "application/json"}) as response:
-            if response.status_code != httpx.codes.OK:
-                raise FetchError(f"{url} answered {response.status_code}, expected 200 (redirects are not followed)")
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_DOCUMENT:
-                    raise FetchError(f"{url} sent more than {MAX_DOCUMENT} bytes")
-            return bytes(body), parse_max_age(response.headers)
+        answer = await call(self._client, "GET", url, allow_http=self.allow_http, timeout=self.policy.timeout)
+        if answer.status != httpx.codes.OK:
+            raise FetchError(f"{url} answered {answer.status}, expected 200 (redirects are not followed)")
+        return answer.body, parse_max_age(answer.headers)
 
 
-def parse_discovery(document: bytes, issuer: str) -> str:
-    """Return jwks_uri of a discovery document that speaks for this very issuer (OIDC Discovery §4.3)."""
+def parse_discovery(document: bytes, issuer: str) -> dict[str, Any]:
+    """Return a discovery document that speaks for this very issuer and names its keys (OIDC Discovery §4.3)."""
     try:
         metadata = json.loads(document)
     except (ValueError, RecursionError):
@@ -245,10 +255,9 @@ def parse_discovery(document: bytes, issuer: str) -> str:
     if not isinstance(metadata, dict) or metadata.get("issuer") != issuer:
         named = metadata.get("issuer") if isinstance(metadata, dict) else None
         raise FetchError(f"the discovery document is of issuer {named!r:.200}, expected exactly {issuer!r}")
-    url = metadata.get("jwks_uri")
-    if not isinstance(url, str):
+    if not isinstance(metadata.get("jwks_uri"), str):
         raise FetchError("the discovery document has no jwks_uri")
-    return url
+    return metadata
 
 
 def parse_max_age(headers: httpx.Headers) -> float | None:
@@ -261,16 +270,6 @@ def parse_max_age(headers: httpx.Headers) -> float | None:
         return None
     age = headers.get("age", "0")
     return max(0.0, float(match[1]) - (float(age) if age.isdecimal() and len(age) < MAX_DIGITS else 0.0))
-
-
-def check_url(url: str, *, allow_http: bool) -> None:
-    """Refuse every URL but https; plain http passes on loopback, and elsewhere only where it was allowed."""
-    parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname:
-        return
-    if parts.scheme == "http" and parts.hostname and (allow_http or is_loopback(parts.hostname)):
-        return
-    raise FetchError(f"{url!r:.200} is not an https URL (allow_http permits plain http)")
 
 
 def _is_number(value: object) -> bool:

@@ -7,6 +7,9 @@
     │   ├── MalformedRequest         … of the forwarded request: denied
     │   └── MalformedCredential      … of the credential: challenged
     ├── Rejected                   401 invalid_token       understood, and not proven
+    ├── SessionEnded               401 session_ended       was signed in, and is no more
+    ├── SignInFailed               400 sign_in_failed      tried to sign in, and may try again
+    ├── NotPermitted               403 insufficient_scope  proven, and not one of those who may enter
     ├── UntrustedPeer              403 untrusted_proxy     the caller is no proxy of ours
     └── Later                                              not decided: ask again
         ├── OutOfReach             503 issuer_unavailable    … when the issuer's keys can be had
@@ -84,6 +87,18 @@ class SignInFailed(Refusal):
 
     code = Code.SIGN_IN_FAILED
     status = 400
+
+
+class NotPermitted(Refusal):
+    """A person whom the provider vouched for, and who may not enter; ``subject`` and ``name`` say who it is."""
+
+    code = Code.INSUFFICIENT_SCOPE
+    status = 403
+
+    def __init__(self, detail: str, *, reason: str = "", subject: str = "", name: str = "") -> None:
+        super().__init__(detail, reason=reason)
+        self.subject = subject
+        self.name = name
 
 
 class UntrustedPeer(Refusal):

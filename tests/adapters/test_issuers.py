@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
-from service.adapters.issuers import FetchError, Issuer, KeyPolicy, check_url, parse_max_age
+from service.adapters.issuers import Issuer, KeyPolicy, parse_max_age
+from service.adapters.outbound import FetchError, check_url
 from service.core.errors import OutOfReach, Rejected
 from service.core.model import Bearer
 from tests.adapters.conftest import QUICK, Keeping, authenticate, recall
