@@ -18,14 +18,14 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 
 init: $(VENV)/.ready ## make the environment in .venv, from the lock
 
-parts: init ## install the real parts of the end-to-end tests: Traefik, Prefect, an OpenID Provider (once)
+parts: init ## install the real parts of the tests, once: Traefik, Prefect, an OpenID Provider, axe
 	$(RUN)/python -m tests.support.install
 
 check: init ## lint, types, the floors of the house, generated documents
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/e2e tests/bench docs
+	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/e2e tests/browser tests/bench docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
 	$(RUN)/lint-imports
 	$(RUN)/python -m docs.generate --check

@@ -1,0 +1,173 @@
+"""One Chromium, one Prefect server, and two gated sites: people sign in at a provider here, with a password there.
+
+Everything that lasts ends with this package: Playwright keeps an event loop while it runs, and the asynchronous tests
+of other folders need their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.browser.people import Way, by_password, by_provider
+from tests.browser.seed import seed
+from tests.support.openid import OpenIDProvider
+from tests.support.parts import AXE, CHROMIUM, SERVER_VERSION, TRAEFIK, prefect_part, require
+from tests.support.prefect import Server
+from tests.support.site import PASSWORD, PEOPLE, USER, Site, add_user
+from tests.support.waiting import free_port
+
+ARGUMENTS = [
+    "--no-sandbox",  # the tests may run as root, in a container
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
+    # Prefect's UI reports its use to a third party; from here it finds nobody.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+]
+PATIENCE = 15_000  # milliseconds
+KEY = "a session key for the tests alone, of no worth"
+FAILED = pytest.StashKey[bool]()
+
+NewContext = Callable[..., BrowserContext]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="package")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("browser")
+
+
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Browser]:
+    """Launch a browser as people have it; Playwright would switch off its memory of pages left behind."""
+    executable = require(CHROMIUM)
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=ARGUMENTS, ignore_default_args=["--disable-back-forward-cache"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_context(chromium: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewContext]:
+    """Return what opens a browser profile of its own; if the test fails, what it showed is kept."""
+    contexts: list[BrowserContext] = []
+
+    def opened(**options: Any) -> BrowserContext:
+        context = chromium.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        return context
+
+    yield opened
+    for number, context in enumerate(contexts):
+        if request.node.stash.get(FAILED, False):
+            for place, page in enumerate(context.pages):
+                page.screenshot(path=tmp_path / f"failed-{number}-{place}.png")
+        context.close()
+
+
+@pytest.fixture
+def context(new_context: NewContext) -> BrowserContext:
+    return new_context()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+@pytest.fixture(scope="package")
+def axe() -> Callable[[Page], list[dict[str, Any]]]:
+    """Return what judges a page by the accessibility rules of WCAG 2.2 AA: the violations, each with its nodes."""
+    script = require(AXE).read_text()
+
+    def violations(page: Page) -> list[dict[str, Any]]:
+        page.evaluate(script)  # past the page's Content-Security-Policy, which permits no script of others
+        result = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})")
+        return list(result["violations"])
+
+    return violations
+
+
+# the sites ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="package")
+def prefect_server(folder: Path) -> Iterator[Server]:
+    require(prefect_part(SERVER_VERSION))
+    with Server(folder / "server") as server:
+        seed(server)
+        yield server
+
+
+@pytest.fixture(scope="package")
+def users_file(folder: Path) -> Path:
+    users = folder / "users.htpasswd"
+    add_user(users, USER, PASSWORD)
+    return users
+
+
+@pytest.fixture(scope="package")
+def provider_site_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="package")
+def openid_provider(folder: Path, provider_site_port: int) -> Iterator[OpenIDProvider]:
+    with OpenIDProvider(folder, sites=[f"http://{PEOPLE}:{provider_site_port}"]) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="package")
+def provider_settings(openid_provider: OpenIDProvider) -> dict[str, str]:
+    return {
+        "FORWARD_AUTH_OIDC__ISSUER": openid_provider.url,
+        "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
+        "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
+        "FORWARD_AUTH_SESSION__KEYS": KEY,
+    }
+
+
+@pytest.fixture(scope="package")
+def provider_site(
+    folder: Path, prefect_server: Server, provider_settings: dict[str, str], provider_site_port: int
+) -> Iterator[Site]:
+    """Serve a site at which people sign in through the provider."""
+    require(TRAEFIK)
+    with Site(folder / "provider-site", prefect_server.url, provider_settings, port=provider_site_port) as site:
+        yield site
+
+
+@pytest.fixture(scope="package")
+def password_site(folder: Path, prefect_server: Server, users_file: Path) -> Iterator[Site]:
+    """Serve a site at which people sign in with a password, and that knows of no provider."""
+    require(TRAEFIK)
+    settings = {"FORWARD_AUTH_USERS__FILE": str(users_file), "FORWARD_AUTH_SESSION__KEYS": KEY}
+    with Site(folder / "password-site", prefect_server.url, settings) as site:
+        yield site
+
+
+@pytest.fixture(params=[by_provider, by_password], ids=["provider", "password"])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Return each way in."""
+    how: Callable[[Site], Way] = request.param
+    site: Site = request.getfixturevalue("provider_site" if how is by_provider else "password_site")
+    return how(site)

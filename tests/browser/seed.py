@@ -1,0 +1,51 @@
+"""What is on the Prefect server, and where both UIs show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.support.prefect import Server
+
+FLOW, POOL, DEPLOYMENT, BLOCK = "crimson-flow", "crimson-pool", "crimson-deployment", "crimson-secret"
+RUNS = ("crimson-kestrel", "crimson-heron")
+
+
+@dataclass(frozen=True)
+class UI:
+    """One of the two UIs: what its paths begin with."""
+
+    name: str
+    base: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """Paths, each with a text that stands there and nowhere but on Prefect's pages."""
+        return {
+            f"{self.base}/dashboard": "Active Work Pools",
+            f"{self.base}/runs": RUNS[0],
+            f"{self.base}/deployments": DEPLOYMENT,
+            f"{self.base}/blocks": BLOCK,
+        }
+
+
+V1, V2 = UI("v1", ""), UI("v2", "/v2")
+
+
+def seed(server: Server) -> None:
+    """Fill the server, past the gate."""
+    flow = server.ask("POST", "/flows/", {"name": FLOW})["id"]
+    server.create_pool(POOL)
+    deployment = {"name": DEPLOYMENT, "flow_id": flow, "work_pool_name": POOL, "entrypoint": "crimson.py:crimson"}
+    deployment_id = server.ask("POST", "/deployments/", deployment)["id"]
+    for name in RUNS:
+        state = {"type": "COMPLETED", "name": "Completed"}
+        server.ask(
+            "POST", "/flow_runs/", {"name": name, "flow_id": flow, "deployment_id": deployment_id, "state": state}
+        )
+    secret = server.ask("GET", "/block_types/slug/secret")["id"]
+    schemas = server.ask("POST", "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [secret]}}})
+    block = {"name": BLOCK, "block_type_id": secret, "block_schema_id": schemas[0]["id"], "data": {"value": "hush"}}
+    server.ask("POST", "/block_documents/", block)

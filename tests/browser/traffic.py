@@ -1,0 +1,49 @@
+"""What the pages of a browser asked a site for, and what went wrong."""
+
+from __future__ import annotations
+
+from playwright.sync_api import BrowserContext, Frame, Page, Request, Response
+
+ABANDONED = "net::ERR_ABORTED"  # a page was left while it still asked for something
+
+
+class Traffic:
+    """Notes, from now on, all requests that a browser sends to one origin; what goes elsewhere is not ours."""
+
+    def __init__(self, context: BrowserContext, origin: str) -> None:
+        self._origin = f"{origin}/"
+        self.asked: list[str] = []
+        self.failed: list[str] = []
+        self.prompts: list[str] = []  # answers upon which a browser opens its own password prompt
+        context.on("response", self._answered)
+        context.on("requestfailed", self._failed)
+
+    def _answered(self, response: Response) -> None:
+        if not response.url.startswith(self._origin):
+            return
+        words = f"{response.status} {response.request.method} {response.url}"
+        self.asked.append(words)
+        if response.status >= 400:
+            self.failed.append(words)
+        if "basic" in response.headers.get("www-authenticate", "").lower():
+            self.prompts.append(words)
+
+    def _failed(self, request: Request) -> None:
+        if request.url.startswith(self._origin) and request.failure != ABANDONED:
+            self.failed.append(f"{request.failure} {request.method} {request.url}")
+
+    def to(self, path: str) -> list[str]:
+        """Return what was asked for under this path."""
+        return [words for words in self.asked if words.split(maxsplit=2)[2].startswith(self._origin + path[1:])]
+
+
+class Journey:
+    """The addresses that a page has shown, one after the other, fragments included."""
+
+    def __init__(self, page: Page) -> None:
+        self.stations: list[str] = []
+        page.on("framenavigated", lambda frame: self._note(page, frame))
+
+    def _note(self, page: Page, frame: Frame) -> None:
+        if frame == page.main_frame:
+            self.stations.append(frame.url)
