@@ -10,17 +10,20 @@ import gc
 import json
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, NoReturn
 
-from service.core.dialects import allow_headers, render
+from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
+from service.core.dialects import WireHeaders, allow_headers, render
 from service.core.errors import Broken, Code, Refusal, Rejected, UntrustedPeer
-from service.core.faces import parse_call
+from service.core.faces import parse_browser, parse_call
 from service.core.model import (
     NO_CREDENTIAL,
     Allow,
     Basic,
     Bearer,
+    Browser,
     Face,
     ForwardedRequest,
     Gate,
@@ -46,6 +49,7 @@ _ENDPOINTS: Final = {
     f"/{face}/{gate}": (face, gate, b"") for face in (Face.FORWARD_AUTH, Face.AUTH_REQUEST) for gate in Gate
 }
 _EXT_AUTHZ: Final = f"/{Face.EXT_AUTHZ}/".encode()
+_NOTHING_MORE: Final[WireHeaders] = []
 _GATES: Final = {gate.encode(): gate for gate in Gate}
 
 
@@ -70,29 +74,35 @@ class ForwardAuth:
         face, gate, target = call
         request: ForwardedRequest | None = None
         who: Principal | NoCredential | Refusal = NO_CREDENTIAL
+        browser: Browser | None = None
+        headers = _NOTHING_MORE
         client = scope.get("client")
         peer = client[0] if client else ""
         try:
             if not (self._trusts(peer) if peer else self.wiring.settings.uds):
                 self._refuse_peer(peer)
             request, found = parse_call(face, scope["method"], target, scope["headers"], self.wiring.proxies)
-            presented = found.get(b"authorization")
-            if presented is not None and gate is not Gate.UI:
-                key = self._verdicts.key_of(gate, presented)
-                proof = self._verdicts.recall(key) or await self._prove(gate, presented, key)
-                who = proof.principal
+            if gate is Gate.UI:
+                browser = parse_browser(found, request)
+                who, headers = await self._session_of(found.get(b"cookie"), request)
+            else:
+                presented = found.get(b"authorization")
+                if presented is not None:
+                    key = self._verdicts.key_of(gate, presented)
+                    proof = self._verdicts.recall(key) or await self._prove(gate, presented, key)
+                    who = proof.principal
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
             who.__context__ = None
         except Exception:
             log.exception("a verify call failed; it is refused")
             who = Broken("The auth service failed on this request: try again, and tell its operators.")
-        decision = decide(request, who, gate)
+        decision = decide(request, who, gate, browser)
         if isinstance(decision, Allow):
             self._telemetry.allowed[gate] += 1
             if self._telemetry.log_allowed:
                 self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
-            headers = allow_headers(decision.principal.identity)
+            headers = allow_headers(decision.principal.identity) + headers
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
@@ -101,9 +111,36 @@ class ForwardAuth:
         self._telemetry.decided(
             decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
         )
-        answer = render(decision, face, gate, request_id)
+        answer = render(decision, face, gate, request_id, browser)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
+
+    async def _session_of(
+        self, header: bytes | None, request: ForwardedRequest
+    ) -> tuple[Principal | NoCredential, WireHeaders]:
+        """Return whose session a Cookie header carries, and what the answer adds.
+
+        That is the Cookie header for the upstream, and the session's own cookies where it was sealed anew.
+        """
+        if header is None or self.wiring.sessions is None:
+            return NO_CREDENTIAL, _NOTHING_MORE
+        passed_on: WireHeaders = [(b"cookie", without_ours(header))]
+        key = self._verdicts.key_of(Gate.UI, header)
+        proof = self._verdicts.recall(key)
+        if proof is not None:
+            return proof.principal, passed_on
+        secure = self.wiring.secure_cookies(request)
+        cookie = session_of(ours(header, HOST_PREFIX if secure else b""))
+        if isinstance(cookie, NoCredential):
+            return cookie, passed_on
+        era = self._verdicts.era
+        opened = await self.wiring.sessions.open(cookie)
+        if opened.sealed is None:
+            self._verdicts.remember(key, opened.proof, era)
+            return opened.proof.principal, passed_on
+        age = int(opened.proof.principal.expires - time.time())
+        renewed = [(b"set-cookie", one.encode()) for one in set_session(opened.sealed, age, secure=secure)]
+        return opened.proof.principal, passed_on + renewed
 
     @staticmethod
     def _refuse_peer(peer: str) -> NoReturn:

@@ -1,19 +1,32 @@
 """The adapters, made from the settings: wired to one another, started and stopped together."""
 
 import asyncio
+import time
+from functools import partial
 from typing import Any
 
 import httpx
 
 from service import __version__
+from service.adapters.client_auth import ClientPolicy
 from service.adapters.issuers import Issuer, KeyPolicy
-from service.adapters.passwords import HashingPolicy, Passwords
+from service.adapters.oidc import RelyingParty
+from service.adapters.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
+from service.adapters.revocations import Revocations
+from service.adapters.seal import Seal
+from service.adapters.sessions import Sessions, Vouchers
+from service.adapters.store import Store
 from service.adapters.telemetry import Telemetry
+from service.adapters.throttle import Throttle
 from service.adapters.tokens import Tokens
 from service.adapters.users import UsersFile
 from service.adapters.verdicts import Verdicts
+from service.core.cookies import keeps_secure
+from service.core.model import ForwardedRequest, Session
 from service.core.proxies import TrustedProxies
+from service.core.sessions import SessionPolicy
 from service.settings import Settings
+from service.settings.people import OIDCSettings
 
 
 class Wiring:
@@ -26,6 +39,14 @@ class Wiring:
         self.verdicts = Verdicts(seconds=settings.verdict_seconds, capacity=settings.verdict_count)
         self.issuers: dict[str, Issuer] = {}
         self.tokens = Tokens(self.issuers)
+        self.seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
+        self.store = Store(settings.store.url.get_secret_value(), settings.store.prefix) if settings.store else None
+        self.revocations = Revocations(self.store, keep=settings.session.lifetime, on_change=self.verdicts.forget)
+        self.throttle = Throttle(attempts=settings.sign_in.attempts, window=settings.sign_in.window, store=self.store)
+        self.session_policy = SessionPolicy(settings.session.idle, settings.session.lifetime)
+        self.provider: RelyingParty | None = None
+        self.provider_keys: Issuer | None = None
+        self.sessions: Sessions | None = None
         self.users: UsersFile | None = None
         self.passwords: Passwords | None = None
         self.ready = False
@@ -37,6 +58,53 @@ class Wiring:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
             policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
             self.passwords = Passwords(self.users, policy, settings.users.role)
+        if settings.people_sign_in:
+            self._wire_sessions()
+
+    def _wire_sessions(self) -> None:
+        settings, vouchers = self.settings, {}
+        if self.passwords is not None and settings.local_sign_in:
+            vouchers[LOCAL_ISSUER] = Vouchers(stands=self.passwords.stands)
+        if settings.oidc is not None:
+            self.provider = self._relying_party(settings.oidc)
+            vouchers[settings.oidc.issuer] = Vouchers(renew=partial(self._renew, self.provider, settings.oidc))
+        claim = None if self.store is None else partial(self.revocations.first_use, "renewal")
+        self.sessions = Sessions(self.seal, self.session_policy, vouchers, self.revocations, claim)
+
+    def _relying_party(self, oidc: OIDCSettings) -> RelyingParty:
+        """Return the relying party, with keys of its own: whoever may sign in is not whose tokens machines may send."""
+        self.provider_keys = Issuer(
+            oidc.trust(), policy=KeyPolicy(**oidc.keys.model_dump()), allow_http=oidc.allow_http, client=self._client
+        )
+        policy = ClientPolicy(
+            client_id=oidc.client_id,
+            client_secret=oidc.client_secret.get_secret_value() if oidc.client_secret else "",
+            private_key=oidc.private_key.get_secret_value() if oidc.private_key else "",
+            private_key_id=oidc.private_key_id or "",
+            auth_method=oidc.auth_method,
+            scopes=oidc.scopes,
+            userinfo=oidc.userinfo,
+            timeout=oidc.timeout,
+        )
+        return RelyingParty(oidc.trust(), policy, self.provider_keys, self._client)
+
+    @staticmethod
+    async def _renew(provider: RelyingParty, oidc: OIDCSettings, session: Session) -> Session:
+        """Return the session as the provider knows its person now."""
+        who = await provider.renew(session.refresh_token, subject=session.subject)
+        return session._replace(
+            name=who.name,
+            email=who.email,
+            groups=who.groups,
+            roles=who.roles,
+            refresh_token=who.refresh_token or session.refresh_token,
+            id_token=who.id_token or session.id_token,
+            check_at=time.time() + oidc.check,
+        )
+
+    def secure_cookies(self, request: ForwardedRequest) -> bool:
+        """Tell whether cookies for this request's host are Secure: all are, unless plain http was permitted."""
+        return not self.settings.session.allow_http or keeps_secure(request)
 
     async def start(self) -> None:
         """Read the users; begin to fetch keys, and do not wait for them."""
@@ -53,6 +121,9 @@ class Wiring:
                 on_change=self.verdicts.forget,
             )
             issuer.start()
+        if self.provider_keys is not None:
+            self.provider_keys.start()
+        await self.revocations.start()
         self.ready = True
 
     async def stop(self) -> None:
@@ -60,24 +131,38 @@ class Wiring:
         self.ready = False
         if self._watcher is not None:
             self._watcher.cancel()
-        for issuer in self.issuers.values():
+        for issuer in (*self.issuers.values(), *((self.provider_keys,) if self.provider_keys else ())):
             await issuer.stop()
+        await self.revocations.stop()
         await self._client.aclose()
+        if self.store is not None:
+            await self.store.close()
         if self.passwords is not None:
             self.passwords.close()
 
     def state(self) -> dict[str, Any]:
         """Return what can be relied on now; a cold issuer does not make the whole unready."""
-        issuers = {
-            url: {"state": "warm" if one.warm else "cold", "keys": one.key_count, "problem": one.last_problem}
-            for url, one in self.issuers.items()
-        }
+        issuers = {url: _state_of(one) for url, one in self.issuers.items()}
+        provider = _state_of(self.provider_keys) if self.provider_keys else None
         users = {"count": len(self.users.users.hashes), "problem": self.users.problem} if self.users else None
-        whole = all(one.warm for one in self.issuers.values()) and not (self.users and self.users.problem)
+        store = self.revocations.state()
+        whole = (
+            all(one["state"] == "warm" for one in (*issuers.values(), *((provider,) if provider else ())))
+            and not (users and users["problem"])
+            and not store["problem"]
+        )
         status = ("ready" if whole else "degraded") if self.ready else "not ready"
-        return {"status": status, "issuers": issuers, "users": users}
+        return {"status": status, "issuers": issuers, "provider": provider, "users": users, "store": store}
 
     def _users_changed(self) -> None:
         if self.passwords is not None:
             self.passwords.forget()
         self.verdicts.forget()
+
+
+def _state_of(issuer: Issuer) -> dict[str, Any]:
+    return {
+        "state": "warm" if issuer.warm else "cold",
+        "keys": issuer.key_count,
+        "problem": issuer.last_problem,
+    }

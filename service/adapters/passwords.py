@@ -6,6 +6,7 @@ most expensive hash of the file costs, so that time tells nothing about who exis
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 import threading
@@ -19,7 +20,7 @@ from typing import Final
 from service.adapters.fingerprints import Fingerprints
 from service.adapters.users import UsersFile, verify_password
 from service.core.errors import Rejected, Throttled
-from service.core.model import Basic, Principal, Proof
+from service.core.model import Basic, Principal, Proof, Session
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,15 @@ class Passwords:
         """Keep ('ab', 'c') from ('a', 'bc') by a length between."""
         username = credential.username.encode()
         return self._fingerprints.of(len(username).to_bytes(4, "big") + username + credential.password.encode())
+
+    def mark_of(self, username: str) -> str:
+        """Return what tells a user's password of now from any other, or nothing for nobody; it proves nothing."""
+        password_hash = self._file.users.hashes.get(username)
+        return hashlib.sha256(password_hash.encode()).hexdigest()[:32] if password_hash else ""
+
+    def stands(self, session: Session) -> bool:
+        """Tell whether a session was begun with a password that is still the user's."""
+        return bool(session.password_mark) and session.password_mark == self.mark_of(session.subject)
 
     async def _room(self) -> None:
         """Return once another hashing may be queued, or raise Throttled.

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from typing import Any, Final, Literal
 
-from service.core.model import Allow, Decision, Face, ForwardedRequest, Gate
+from service.core.errors import Refusal
+from service.core.model import Allow, Decision, Face, ForwardedRequest, Gate, Session
 from service.core.routes import websocket_endpoint
 
 log = logging.getLogger("service.decisions")
@@ -23,6 +24,7 @@ class Telemetry:
         self.allowed: dict[Gate, int] = dict.fromkeys(Gate, 0)
         self.refused: Counter[tuple[Gate, str]] = Counter()
         self.websockets_refused: Counter[str] = Counter()
+        self.sign_ins: Counter[str] = Counter()
         self.suppressed = 0
         self.log_allowed = decisions == "all"
         self._log_refused = decisions != "none"
@@ -68,6 +70,23 @@ class Telemetry:
             }
             log.info("refused", extra={"fields": fields})
 
+    def signed_in(self, session: Session, client: str) -> None:
+        """Count and log that somebody has signed in."""
+        self.sign_ins["signed_in"] += 1
+        log.info("signed in", extra={"fields": {**_who(session), "client": client}})
+
+    def signed_out(self, session: Session) -> None:
+        """Count and log that somebody has signed out."""
+        self.sign_ins["signed_out"] += 1
+        log.info("signed out", extra={"fields": _who(session)})
+
+    def sign_in_refused(self, refusal: Refusal, request_id: str) -> None:
+        """Count and log that signing in, or out, was refused."""
+        self.sign_ins[refusal.code] += 1
+        if self._within_bounds():
+            fields = {"code": refusal.code, "reason": refusal.reason, "request_id": request_id}
+            log.info("sign-in refused", extra={"fields": fields})
+
     def _note_lost_websocket(self, code: str, request: ForwardedRequest | None, gate: Gate) -> None:
         """Count a WebSocket that came without a credential: whoever sent it is losing task runs in silence."""
         endpoint = websocket_endpoint(request.path) if request is not None and gate is not Gate.UI else None
@@ -93,6 +112,10 @@ class Telemetry:
                 log.warning("%d refusals more were not logged one by one", missed)
         self._written += 1
         return self._written <= REFUSALS_A_SECOND
+
+
+def _who(session: Session) -> dict[str, str]:
+    return {"user": session.name, "subject": session.subject, "issuer": session.issuer, "session": session.id[:8]}
 
 
 class JSONFormatter(logging.Formatter):

@@ -6,10 +6,11 @@ leaves the client's own in place in some proxies.
 
 import json
 from functools import lru_cache
+from html import escape
 from typing import Final, NamedTuple, assert_never
 from urllib.parse import quote
 
-from service.core.model import Allow, Challenge, Decision, Deny, Face, Gate, Identity, Login, Unavailable
+from service.core.model import Allow, Browser, Challenge, Decision, Deny, Face, Gate, Identity, Login, Unavailable
 
 WireHeaders = list[tuple[bytes, bytes]]
 
@@ -28,6 +29,31 @@ _CHALLENGES: Final = {
     Gate.BASIC: ("Basic",),
     Gate.UI: (),  # never Basic: it would pop the browser's own password prompt
 }
+
+
+_PAGE_POLICY: Final = b"default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Refused</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="stylesheet" href="/_auth/static/pages.css">
+</head>
+<body>
+<div class="gateway">
+<main>
+<h1>This page was refused</h1>
+<p>{detail}</p>
+<p><a class="button" href="">Try again</a></p>
+<p><a href="/_auth/me">Who am I here?</a></p>
+</main>
+<footer><p>Request <code>{request_id}</code> · <code>{code}</code></p></footer>
+</div>
+</body>
+</html>
+"""
 
 
 class Answer(NamedTuple):
@@ -62,7 +88,7 @@ def allow_headers(identity: Identity) -> WireHeaders:
     ]
 
 
-def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answer:
+def render(decision: Decision, face: Face, gate: Gate, request_id: str, browser: Browser | None = None) -> Answer:
     """Return the answer for one proxy."""
     match decision:
         case Allow():
@@ -77,14 +103,17 @@ def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answe
             headers = []
         case _:
             assert_never(decision)
-    body = refusal_body(decision.detail, decision.code, request_id)
+    to_a_person = browser is not None and browser.navigates and not isinstance(decision, Login)
+    body = (refusal_page if to_a_person else refusal_body)(decision.detail, decision.code, request_id)
     status = decision.status
     headers += [
         *_NOBODY,
         (b"cache-control", b"no-store"),
-        (b"content-type", b"application/json"),
+        (b"content-type", b"text/html; charset=utf-8" if to_a_person else b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
+    if to_a_person:
+        headers.append((b"content-security-policy", _PAGE_POLICY))
     if face is Face.AUTH_REQUEST:
         # Nginx passes 401 and 403 on and turns every other refusal into a 500: the configuration replays these
         headers += [
@@ -99,6 +128,11 @@ def render(decision: Decision, face: Face, gate: Gate, request_id: str) -> Answe
 def refusal_body(detail: str, code: str, request_id: str) -> bytes:
     """Return the JSON that every refusal has."""
     return json.dumps({"detail": detail, "code": code, "request_id": request_id}).encode()
+
+
+def refusal_page(detail: str, code: str, request_id: str) -> bytes:
+    """Return the page that a person sees who opened what is refused; the design is that of the pages under /_auth/."""
+    return _PAGE.format(detail=escape(detail), code=escape(code), request_id=escape(request_id)).encode()
 
 
 def _challenges(decision: Challenge, gate: Gate) -> list[bytes]:

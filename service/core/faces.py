@@ -114,3 +114,18 @@ def parse_browser(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Br
     if site is None:
         return Browser(navigates, found.get(b"origin") == request.origin.encode())
     return Browser(navigates, site == b"same-origin")
+
+
+def parse_routed(method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies) -> ForwardedRequest:
+    """Return a request that the proxy routed to this service itself, as its sender made it: a page of ours.
+
+    The proxy may name the host in X-Forwarded-Host or leave it in Host.
+    """
+    found = collect(headers, _FORWARD_AUTH | _EXT_AUTHZ)
+    return _request(
+        method.encode("latin-1", "replace"),
+        found.get(b"x-forwarded-proto", b"http"),
+        found.get(b"x-forwarded-host") or require(found, b"host"),
+        raw_target,
+        _optional_client(found, proxies),
+    )

@@ -1,28 +1,33 @@
 """decide(): the one function that turns proof into an answer. Silence denies.
 
-Until roles are configured there is one rule: whoever is verified may pass.
+Until roles are configured there is one rule: whoever is verified may pass, and a browser session from its own pages.
 """
 
-from service.core.errors import Code, Later, Malformed, MalformedCredential, Refusal, Rejected
+from service.core.errors import Code, Later, Malformed, MalformedCredential, Refusal, Rejected, SessionEnded
+from service.core.faces import READS
 from service.core.model import (
     Allow,
+    Browser,
     Challenge,
     Decision,
     Deny,
     ForwardedRequest,
     Gate,
+    Login,
     NoCredential,
     Principal,
     Unavailable,
 )
+from service.core.redirects import PAGES, sign_in_location
 from service.core.routes import websocket_endpoint
 
-_SIGN_IN = "Sign-in is not set up on this host. Use the API host with a credential."
+UI_SETTINGS = "/ui-settings"
+WEBSOCKETS = frozenset({"ws", "wss"})
 _NOBODY = {
     Gate.API: "Send a credential: set PREFECT_API_KEY to a JWT, or PREFECT_API_AUTH_STRING to 'user:password'.",
     Gate.JWT: "Send a JWT: set PREFECT_API_KEY.",
     Gate.BASIC: "Send a user name and password: set PREFECT_API_AUTH_STRING to 'user:password'.",
-    Gate.UI: _SIGN_IN,
+    Gate.UI: "You are not signed in: reload the page to sign in.",
 }
 _NOBODY_ON_WEBSOCKET = (
     "This WebSocket carried no credential, so events and task-run states are lost: Prefect does not send "
@@ -32,17 +37,30 @@ _NOBODY_ON_WEBSOCKET = (
 )
 
 
-def decide(request: ForwardedRequest | None, who: Principal | NoCredential | Refusal, gate: Gate) -> Decision:
+_WRONG_ORIGIN = (
+    "This request came from another site, and a session alone does not permit that: open Prefect itself and try there."
+)
+
+
+def decide(
+    request: ForwardedRequest | None,
+    who: Principal | NoCredential | Refusal,
+    gate: Gate,
+    browser: Browser | None = None,
+) -> Decision:
     """Return what becomes of a request from whoever sent it; anything but a principal is refused.
 
-    ``request`` is None where it could not be parsed; ``who`` is then the refusal that says why.
+    ``request`` is None where it could not be parsed; ``who`` is then the refusal that says why. ``browser`` is what
+    a browser says of a request to the gate ``ui``; a principal whom a cookie proved needs it.
     """
     if isinstance(who, Principal):
-        return Allow(who) if request is not None else Deny(400, Code.INVALID_REQUEST, "There is no request.")
-    if isinstance(who, NoCredential):
-        on_websocket = gate is not Gate.UI and request is not None and websocket_endpoint(request.path)
-        detail = _NOBODY_ON_WEBSOCKET if on_websocket else _NOBODY[gate]
-        return Challenge(401, Code.CREDENTIAL_REQUIRED, detail)
+        if request is None:
+            return Deny(400, Code.INVALID_REQUEST, "There is no request.")
+        if gate is Gate.UI and not _by_its_own_page(request, browser):
+            return Deny(403, Code.CROSS_ORIGIN, _WRONG_ORIGIN)
+        return Allow(who)
+    if isinstance(who, NoCredential | SessionEnded):
+        return _asked_to_sign_in(request, browser, _challenge(request, who, gate))
     if isinstance(who, Later):
         return Unavailable(who.status, who.code, who.detail, who.retry_after)
     if isinstance(who, Rejected | MalformedCredential):
@@ -50,3 +68,36 @@ def decide(request: ForwardedRequest | None, who: Principal | NoCredential | Ref
     if isinstance(who, Malformed):
         return Deny(who.status, who.code, who.detail)
     return Deny(403, who.code, who.detail)
+
+
+def _challenge(request: ForwardedRequest | None, who: NoCredential | SessionEnded, gate: Gate) -> Challenge:
+    if isinstance(who, SessionEnded):
+        return Challenge(401, who.code, who.detail)
+    on_websocket = gate is not Gate.UI and request is not None and websocket_endpoint(request.path)
+    return Challenge(401, Code.CREDENTIAL_REQUIRED, _NOBODY_ON_WEBSOCKET if on_websocket else _NOBODY[gate])
+
+
+def _by_its_own_page(request: ForwardedRequest, browser: Browser | None) -> bool:
+    """Tell whether a request that a cookie vouches for may act: it reads, or comes from a page of this very site.
+
+    A WebSocket begins as a GET and may act afterwards, so it is judged as a write.
+    """
+    reads = request.method in READS and request.scheme not in WEBSOCKETS and not websocket_endpoint(request.path)
+    return reads or (browser is not None and browser.same_origin)
+
+
+def _asked_to_sign_in(
+    request: ForwardedRequest | None, browser: Browser | None, challenge: Challenge
+) -> Challenge | Login:
+    """Send whoever opens a page to sign in, and challenge whatever else asks.
+
+    The UI asks for its settings before it shows anything, and shows nothing without them: it is sent to a stand-in,
+    so that the first call of its API can tell the person what to do.
+    """
+    if request is None or browser is None:
+        return challenge
+    if browser.navigates:
+        return Login(302, challenge.code, challenge.detail, sign_in_location(request.target))
+    if request.method == "GET" and request.path == UI_SETTINGS:
+        return Login(302, challenge.code, challenge.detail, f"{PAGES}ui-settings")
+    return challenge

@@ -16,6 +16,6 @@ def create_app(settings: Settings | None = None) -> ForwardAuth:
 
 def _load_web(wiring: Wiring) -> ASGIApp:
     """Build the FastAPI application, whose import takes longer than all the rest."""
-    from service.web.operations import create_operations  # noqa: PLC0415 - the gate does not wait for it
+    from service.web.operations import create_web  # noqa: PLC0415 - the gate does not wait for it
 
-    return create_operations(wiring)
+    return create_web(wiring)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from httpx import codes
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -15,12 +16,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from service import __version__
-from service.core.errors import Code
+from service.core.errors import Code, MalformedRequest, Refusal
 from service.gate import ASGIApp
+from service.web.account import Account
+from service.web.login import Login
+from service.web.logout import Logout
+from service.web.visits import Desk
 from service.wiring import Wiring
 
 
-def create_operations(wiring: Wiring) -> ASGIApp:
+def create_web(wiring: Wiring) -> ASGIApp:
     """Return the application for everything that is not a verify call."""
     app = FastAPI(
         title="prefect-forward-auth",
@@ -46,6 +51,19 @@ def create_operations(wiring: Wiring) -> ASGIApp:
         if problem.status_code == codes.NOT_FOUND:
             return _refusal(404, Code.NOT_FOUND, "There is nothing here.")
         return _refusal(problem.status_code, Code.INVALID_REQUEST, str(problem.detail))
+
+    desk = Desk(wiring)
+    for routes in (Login(desk), Logout(desk), Account(desk)):
+        app.include_router(routes.router, prefix="/_auth")
+
+    @app.exception_handler(Refusal)
+    async def refused_on_a_page(_: Request, refusal: Refusal) -> Response:
+        return desk.refused(refusal)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, problem: RequestValidationError) -> Response:
+        fields = ", ".join(".".join(str(part) for part in one["loc"]) for one in problem.errors())
+        return desk.refused(MalformedRequest("This form cannot be read: go back and try again.", reason=fields))
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
@@ -87,6 +105,10 @@ class ServiceCollector(Collector):
         for endpoint, count in telemetry.websockets_refused.items():
             lost.add_metric([endpoint], count)
         yield lost
+        sign_ins = CounterMetricFamily("forward_auth_sign_ins", "Signing in and out, by outcome", labels=["outcome"])
+        for outcome, count in telemetry.sign_ins.items():
+            sign_ins.add_metric([outcome], count)
+        yield sign_ins
         yield CounterMetricFamily(
             "forward_auth_log_suppressed", "Refusals that were not logged one by one", value=telemetry.suppressed
         )

@@ -1,0 +1,49 @@
+"""The seal of what a browser keeps for us: authenticated encryption, so that it can neither be read nor made up.
+
+AES-256-GCM under keys derived from the configured secrets (HKDF, RFC 5869). The first seals, all open, so a new
+secret goes in front of the old one and nobody is signed out.
+"""
+
+import base64
+import binascii
+import os
+import secrets
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+_KEY_ID = 4  # bytes in front that tell which key; no secret, and no proof either
+_NONCE = 12
+
+
+class Seal:
+    """Seals and opens short texts, each for one purpose: what was sealed for one does not open for another."""
+
+    def __init__(self, secrets_: tuple[str, ...] = ()) -> None:
+        keys = [_derive(one) for one in secrets_ or (secrets.token_urlsafe(32),)]
+        self._sealing = keys[0]
+        self._opening = dict(reversed(keys))
+
+    def seal(self, purpose: str, content: bytes) -> str:
+        """Return text that cookies and forms can carry (base64url)."""
+        key_id, cipher = self._sealing
+        nonce = os.urandom(_NONCE)
+        sealed = key_id + nonce + cipher.encrypt(nonce, content, purpose.encode())
+        return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
+
+    def open(self, purpose: str, text: str) -> bytes | None:
+        """Return what was sealed for this purpose, or None for anything else."""
+        try:
+            sealed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+            cipher = self._opening[sealed[:_KEY_ID]]
+            nonce = sealed[_KEY_ID : _KEY_ID + _NONCE]
+            return cipher.decrypt(nonce, sealed[_KEY_ID + _NONCE :], purpose.encode())
+        except (KeyError, InvalidTag, ValueError, binascii.Error):
+            return None
+
+
+def _derive(secret: str) -> tuple[bytes, AESGCM]:
+    derived = HKDF(SHA256(), 32 + _KEY_ID, salt=None, info=b"prefect-forward-auth/seal/1").derive(secret.encode())
+    return derived[32:], AESGCM(derived[:32])

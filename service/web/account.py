@@ -1,0 +1,108 @@
+"""Who am I? And the small things that pages and the UI's shell fetch from under /_auth/."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from service.adapters.sessions import Opened
+from service.core.cookies import session_of
+from service.core.errors import SessionEnded
+from service.core.model import Session, SessionCookie
+from service.core.redirects import HOME, PAGES
+from service.web.pages import Moment
+from service.web.visits import Desk, Visit
+
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+# what Prefect's own /ui-settings says by default: enough for the UI's shell to stand and show its first refusal
+_UI_SETTINGS: Final = {
+    "api_url": "/api",
+    "csrf_enabled": False,
+    "auth": None,
+    "flags": [],
+    "default_ui": "v2",
+    "available_uis": ["v1", "v2"],
+    "v1_base_url": "/",
+    "v2_base_url": "/v2",
+}
+
+
+class Account:
+    """The routes that tell."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._wiring = desk, desk.wiring
+        self._policy = desk.wiring.session_policy
+        self.router = router = APIRouter(include_in_schema=False)
+        visit = Depends(desk.visit)
+
+        @router.get("/me")
+        async def me(request: Request, visit: Annotated[Visit, visit]) -> Response:
+            return await self._me(visit, as_json=not request.headers.get("accept", "").startswith("text/html"))
+
+        @router.get("/ui-settings")
+        async def ui_settings() -> Response:
+            return JSONResponse(_UI_SETTINGS, headers=_NO_STORE)
+
+        @router.get("/static/{name}")
+        async def static(name: str, v: str = "") -> Response:
+            return desk.pages.static(name, v)
+
+    async def _me(self, visit: Visit, *, as_json: bool) -> Response:
+        try:
+            opened = await self._open(visit)
+        except SessionEnded as refusal:
+            if as_json:
+                return JSONResponse({"detail": refusal.detail, "code": refusal.code, "request_id": ""}, 401, _NO_STORE)
+            return RedirectResponse(f"{PAGES}login", 303, _NO_STORE)
+        session, policy = opened.session, self._policy
+        if as_json:
+            return JSONResponse(
+                {
+                    "user": session.name,
+                    "subject": session.subject,
+                    "email": session.email,
+                    "groups": list(session.groups),
+                    "roles": list(session.roles),
+                    "issuer": session.issuer,
+                    "claims": self._claims(session),
+                    "began": session.began,
+                    "ends": session.began + policy.lifetime,
+                    "ends_when_idle": session.seen + policy.idle,
+                },
+                headers=_NO_STORE,
+            )
+        return self._desk.pages.me(who=self._rows(session), sign_out_href=f"{PAGES}logout", home_href=HOME)
+
+    async def _open(self, visit: Visit) -> Opened:
+        cookie = session_of(visit.cookies)
+        if not isinstance(cookie, SessionCookie) or self._wiring.sessions is None:
+            raise SessionEnded("You are not signed in.", reason="no session")
+        return await self._wiring.sessions.open(cookie)
+
+    def _claims(self, session: Session) -> dict[str, str]:
+        """Return which claim each part of an identity was taken from."""
+        oidc = self._desk.settings.oidc
+        if oidc is None or session.issuer != oidc.issuer:
+            return {"user": "name in the users file"}
+        return {"user": oidc.principal_claim, "email": oidc.email_claim, "groups": oidc.groups_claim}
+
+    def _rows(self, session: Session) -> list[tuple[str, str | Sequence[str] | Moment]]:
+        claims, now = self._claims(session), time.time()
+        from_claims = [f"{what}: {claim}" for what, claim in claims.items() if claim]
+        rows: list[tuple[str, str | Sequence[str] | Moment]] = [
+            ("Name", session.name),
+            ("Subject", session.subject if session.subject != session.name else ""),
+            ("E-mail", session.email),
+            ("Signed in through", self._desk.provider_name if "email" in claims else "the users file"),
+            ("Issuer", session.issuer if "email" in claims else ""),
+            ("Groups", session.groups),
+            ("Roles", session.roles),
+            ("Taken from", from_claims if "email" in claims else ""),
+            ("Signed in", Moment(session.began, now)),
+            ("Ends", Moment(session.began + self._policy.lifetime, now)),
+            ("Ends when idle", Moment(session.seen + self._policy.idle, now)),
+        ]
+        return [(label, value) for label, value in rows if value]
