@@ -1,11 +1,15 @@
-"""The certified OpenID Provider as a process: tokens by client credentials, keys that turn on request."""
+"""The certified OpenID Provider as a process, with keys that turn on request, and a person who signs in there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
 
@@ -29,8 +33,18 @@ def _addresses(sites: Sequence[str]) -> dict[str, str]:
 class OpenIDProvider:
     """Serves as an issuer inside the `with` block; `stop` and `start` play an outage on the same address."""
 
-    def __init__(self, folder: Path, *, token_seconds: int = 600, sites: Sequence[str] = ()) -> None:
-        """Take the URLs of the people's hosts of sites; the first is told of logouts over the back channel."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        token_seconds: int = 600,
+        sites: Sequence[str] = (),
+        clients: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Take the URLs of the people's hosts of sites; the first is told of logouts over the back channel.
+
+        ``clients`` are there beside `browser` and `public`, with metadata as client registration names them.
+        """
         modules = require(OPENID_PROVIDER).parents[2]
         self._folder = folder
         self.port = free_port()
@@ -42,6 +56,7 @@ class OpenIDProvider:
                 "MODULES": str(modules),
                 "TOKEN_SECONDS": str(token_seconds),
                 "NODE_ENV": "test",
+                "CLIENTS": json.dumps(list(clients)),
                 **(_addresses(sites) if sites else {}),
             },
         )
@@ -76,6 +91,15 @@ class OpenIDProvider:
         """Publish only the keys that sign."""
         httpx.post(f"{self.url}/test/drop-old").raise_for_status()
 
+    def set_groups(self, user: str, *groups: str) -> None:
+        """Let somebody be in these groups from now on."""
+        query = {"user": user, "groups": ",".join(groups)}
+        httpx.post(f"{self.url}/test/groups", params=query).raise_for_status()
+
+    def deny(self, user: str) -> None:
+        """Know nobody of that name any more."""
+        httpx.post(f"{self.url}/test/deny", params={"user": user}).raise_for_status()
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -84,3 +108,60 @@ class OpenIDProvider:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+class Visitor:
+    """A person's browser at the provider: it fills in the forms there, and stops where it is sent elsewhere."""
+
+    def __init__(self, provider: OpenIDProvider) -> None:
+        self._home = provider.url
+        self._client = httpx.Client()
+
+    def sign_in(self, url: str, user: str) -> dict[str, str]:
+        """Begin at an authorization URL, and return the query of the callback."""
+        return self._walk(url, {"login": user, "password": "any"})
+
+    def decline(self, url: str) -> dict[str, str]:
+        """Begin at an authorization URL, leave by its link for cancelling, and return the query of the callback."""
+        return self._walk(url, None)
+
+    def sign_out(self, url: str) -> str:
+        """Begin at a logout URL, confirm, and return the address that one is sent back to."""
+        page = self._client.get(url)
+        xsrf = re.search(r'name="xsrf" value="(\w+)"', page.text)
+        assert xsrf, page.text
+        answer = self._client.post(f"{self._home}/session/end/confirm", data={"xsrf": xsrf[1], "logout": "yes"})
+        assert answer.has_redirect_location, answer.text
+        return answer.headers["location"]
+
+    def _walk(self, url: str, fields: Mapping[str, str] | None) -> dict[str, str]:
+        for _ in range(20):
+            if not url.startswith(f"{self._home}/"):
+                return dict(parse_qsl(urlsplit(url).query))
+            answer = self._client.get(url)
+            if not answer.has_redirect_location:
+                answer = self._fill_in(answer, fields)
+            url = urljoin(url, answer.headers["location"])
+        raise AssertionError(f"still at the provider: {url}")
+
+    def _fill_in(self, page: httpx.Response, fields: Mapping[str, str] | None) -> httpx.Response:
+        cancel = re.search(r'href="([^"]+/abort)"', page.text)
+        action = re.search(r'<form[^>]* action="([^"]+)"', page.text)
+        prompt = re.search(r'name="prompt" value="(\w+)"', page.text)
+        assert cancel, page.text
+        assert action, page.text
+        assert prompt, page.text
+        if fields is None:
+            return self._client.get(urljoin(str(page.url), html.unescape(cancel[1])))
+        given = fields if prompt[1] == "login" else {}
+        return self._client.post(html.unescape(action[1]), data={"prompt": prompt[1], **given})
+
+    def close(self) -> None:
+        """Close the browser."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

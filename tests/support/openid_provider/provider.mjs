@@ -2,13 +2,15 @@
 //
 // Environment: PORT, MODULES (the folder that holds node_modules), TOKEN_SECONDS (life of access tokens);
 // of the clients `browser` and `public`, commas between several: REDIRECT_URIS, POST_LOGOUT_REDIRECT_URIS, and
-// BACKCHANNEL_LOGOUT_URI (one).
+// BACKCHANNEL_LOGOUT_URI (one); CLIENTS, a JSON list of more clients like those two.
 // Prints one line, "listening <issuer>", when it serves.
 //
 // An access token is a JWT (typ at+jwt) signed with the algorithm that ends the resource asked for:
 //   resource=https://prefect.test/ES256   → ES256, audience https://prefect.test
 // POST /test/rotate     new keys sign, those before stay published
 // POST /test/drop-old   only the keys that sign stay published
+// POST /test/groups?user=alice&groups=a,b   from now on
+// POST /test/deny?user=alice                nobody of that name is known any more
 import { generateKeyPairSync } from 'node:crypto';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -21,7 +23,7 @@ const requireFrom = createRequire(pathToFileURL(`${process.env.MODULES}/`));
 const { default: Provider } = await import(pathToFileURL(requireFrom.resolve('oidc-provider')));
 
 const AUDIENCE = 'https://prefect.test';
-const GROUPS = { alice: ['data-engineers', 'prefect-admins'], bob: ['analysts'] };
+const groups = { alice: ['data-engineers', 'prefect-admins'], bob: ['analysts'] };
 const KEY_KINDS = {
   RS256: ['rsa', { modulusLength: 2048 }],
   PS256: ['rsa', { modulusLength: 2048 }],
@@ -29,6 +31,7 @@ const KEY_KINDS = {
   ES384: ['ec', { namedCurve: 'P-384' }],
   EdDSA: ['ed25519', {}],
 };
+const denied = new Set();
 
 let generation = 0;
 
@@ -68,6 +71,7 @@ function configuration(keys) {
       },
       codeClient('browser', { client_secret: 'browser-secret' }),
       codeClient('public', { token_endpoint_auth_method: 'none' }),
+      ...JSON.parse(process.env.CLIENTS ?? '[]').map(({ client_id: id, ...extra }) => codeClient(id, extra)),
     ],
     scopes: ['openid', 'offline_access', 'profile', 'email', 'groups', 'prefect:read', 'prefect:write'],
     claims: {
@@ -80,7 +84,10 @@ function configuration(keys) {
     pkce: { required: () => true },
     cookies: { keys: ['only-for-tests'] },
     ttl: { AccessToken: lifetime, ClientCredentials: lifetime, IdToken: 300, Session: 3600, Grant: 3600, Interaction: 600, RefreshToken: 3600 },
-    findAccount: (_context, subject) => ({
+    issueRefreshToken: (_context, client) => client.grantTypeAllowed('refresh_token'), // as most providers: no consent page
+    rotateRefreshToken: true,
+    fetch: (url, { dispatcher: _public, ...options }) => fetch(url, options), // of its own it calls no loopback address
+    findAccount: (_context, subject) => !denied.has(subject) && ({
       accountId: subject,
       claims: () => ({
         sub: subject,
@@ -88,10 +95,10 @@ function configuration(keys) {
         preferred_username: subject,
         email: `${subject}@example.test`,
         email_verified: true,
-        groups: GROUPS[subject] ?? [],
+        groups: groups[subject] ?? [],
       }),
     }),
-    extraTokenClaims: (_context, token) => ({ groups: GROUPS[token.accountId] ?? ['machines'] }),
+    extraTokenClaims: (_context, token) => ({ groups: groups[token.accountId] ?? ['machines'] }),
     features: {
       devInteractions: { enabled: true }, // a sign-in form that takes any password
       clientCredentials: { enabled: true },
@@ -101,7 +108,8 @@ function configuration(keys) {
       backchannelLogout: { enabled: true },
       resourceIndicators: {
         enabled: true,
-        defaultResource: () => `${AUDIENCE}/RS256`,
+        // people's access tokens are for the userinfo endpoint
+        defaultResource: (_context, client) => (client.clientId === 'worker' ? `${AUDIENCE}/RS256` : undefined),
         useGrantedResource: () => true,
         getResourceServerInfo: (_context, resource) => ({
           scope: 'prefect:read prefect:write',
@@ -125,13 +133,16 @@ function serve() {
 const commands = {
   '/test/rotate': () => { keys = [...newKeys(), ...keys]; },
   '/test/drop-old': () => { keys = keys.slice(0, Object.keys(KEY_KINDS).length); },
+  '/test/groups': (query) => { groups[query.get('user')] = query.get('groups').split(',').filter(Boolean); },
+  '/test/deny': (query) => { denied.add(query.get('user')); },
 };
 
 serve();
 createServer((request, response) => {
-  const command = request.method === 'POST' && commands[request.url];
+  const { pathname, searchParams } = new URL(request.url, issuer);
+  const command = request.method === 'POST' && commands[pathname];
   if (!command) return answer(request, response);
-  command();
+  command(searchParams);
   serve();
   return response.end(JSON.stringify(keys.map(({ kid }) => kid)));
 }).listen(port, '127.0.0.1', () => console.log(`listening ${issuer}`));
