@@ -3,7 +3,8 @@
 A session lives in its cookie alone, so what ends early has to be remembered until it would have ended anyway. Looking
 that up is local and never waits. With a store, each revocation is appended to one log, which all replicas follow: it
 arrives at once, and a replica that was cut off, or has just started, reads what it missed, and writes what the others
-lack, at most ``HEALED_WITHIN`` seconds after the store can be reached again.
+lack, at most ``HEALED_WITHIN`` seconds after the store can be reached again. The order is the store's; the clocks of
+replicas may differ by ``MARGIN``.
 
 WITHOUT A STORE a restart forgets them all: a cookie that was copied and then signed out is good again until its own
 end, unless the key that seals sessions is changed too.
@@ -15,7 +16,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from service.adapters.store import MAX_ENTRIES, PAGE, TIMEOUT, Store, StoreUnavailable
@@ -28,7 +28,7 @@ MAX_USED: Final = 100_000
 WAIT: Final = 1.0  # seconds a read stays open for news; also how soon a failed write is tried again
 RETRY: Final = 0.5  # seconds
 START: Final = 3.0  # seconds that a start waits for the store
-LOOK_AGAIN: Final = 60.0  # seconds; a store may lose the log without a connection being lost
+LOOK_AGAIN: Final = 60.0  # seconds; a store may lose the log (a flush, a fail-over) and keep the connection
 HEALED_WITHIN: Final = WAIT + RETRY + 2 * TIMEOUT
 _LOG: Final = "revocations"
 _SESSION, _SUBJECT, _PROVIDER_SESSION = "session", "subject", "sid"
@@ -146,8 +146,7 @@ class Revocations:
         """End the background work."""
         if self._follower is not None:
             self._follower.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._follower
+            await asyncio.wait([self._follower])
 
     def state(self) -> dict[str, Any]:
         """Return whether all that was revoked anywhere is known here, and if not, why not."""
@@ -177,19 +176,20 @@ class Revocations:
         while page := await store.read(_LOG, self._after):
             for key, ended in self._take(page):
                 there[key] = max(ended.before, there.get(key, ended.before))
+        now = time.time()
         lacking = [
-            _render(key, ended)
+            (key, ended)
             for key, ended in self._ended.items()
-            if there.get(key, _NEVER.before) < ended.before and ended.until > time.time()
+            if there.get(key, _NEVER.before) < ended.before and ended.until > now
         ]
         for first in range(0, len(lacking), PAGE):
-            await store.append(_LOG, lacking[first : first + PAGE], self._keep)
+            await store.append(_LOG, [_render(*one) for one in lacking[first : first + PAGE]], self._keep)
         self._look_at = time.monotonic() + LOOK_AGAIN
-        if self._problem:
+        if self._problem and not self._behind:
             log.info(
                 "store: connected; %d revocations are known, %d of them were new there", len(self._ended), len(lacking)
             )
-        self._problem = ""
+            self._problem = ""
 
     def _take(self, page: list[tuple[str, str]]) -> list[tuple[Key, _Ended]]:
         entries = [entry for position, text in page if (entry := _parse(text, time.time() + self._keep)) is not None]

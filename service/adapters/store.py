@@ -6,11 +6,9 @@ again by itself. The URL, which may hold a password, is in no message and no rep
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Sequence
-from typing import Any, Final, TypeVar
-
-T = TypeVar("T")
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 TIMEOUT: Final = 0.5  # seconds
 PAGE: Final = 500  # entries read at once: a few milliseconds of the event loop
@@ -42,7 +40,7 @@ class Store:
                 protocol=2,
                 decode_responses=True,
                 max_connections=_CONNECTIONS,
-                socket_timeout=None,  # _ask() bounds the whole, a read that waits on purpose included
+                socket_timeout=None,  # _bounded() is for the whole, and some reads wait on purpose
                 socket_connect_timeout=TIMEOUT,
             )
         except Exception:  # noqa: BLE001 - whatever it is, it may quote the password
@@ -57,31 +55,31 @@ class Store:
 
     async def append(self, name: str, entries: Sequence[str], keep: float) -> None:
         """Append to a log whose entries go after ``keep`` seconds by the store's own clock."""
-        seconds, microseconds = await self._ask(self._client.time())
-        key, oldest = self._prefix + name, int(seconds * 1000 + microseconds // 1000 - keep * 1000)
-        async with self._client.pipeline(transaction=False) as batch:
+        key = self._prefix + name
+        async with self._bounded(), self._client.pipeline(transaction=False) as batch:
+            seconds, _ = await self._client.time()
             for entry in entries:
-                batch.xadd(key, {_FIELD: entry}, minid=max(0, oldest), approximate=True)
+                batch.xadd(key, {_FIELD: entry}, minid=max(0, int((seconds - keep) * 1000)), approximate=True)
             batch.xtrim(key, maxlen=MAX_ENTRIES, approximate=True)
             batch.pexpire(key, _milliseconds(keep))
-            await self._ask(batch.execute())
+            await batch.execute()
 
     async def read(self, name: str, after: str, *, wait: float = 0) -> list[tuple[str, str]]:
         """Return the next entries behind a position ("0" is the start), each with its own position.
 
         Where there are none yet, wait for the first for ``wait`` seconds.
         """
-        block = _milliseconds(wait) if wait else None
-        answer = await self._ask(
-            self._client.xread({self._prefix + name: after}, count=PAGE, block=block), TIMEOUT + wait
-        )
-        return [(position, fields.get(_FIELD, "")) for _, page in answer or () for position, fields in page]
+        async with self._bounded(TIMEOUT + wait):
+            block = _milliseconds(wait) if wait else None
+            answer = await self._client.xread({self._prefix + name: after}, count=PAGE, block=block)
+            return [(position, fields.get(_FIELD, "")) for _, page in answer or () for position, fields in page]
 
     # claims and tallies -----------------------------------------------------------------------------------
 
     async def claim(self, name: str, seconds: float) -> bool:
         """Tell whether nobody has claimed this name within the seconds that the claim was good for."""
-        return bool(await self._ask(self._client.set(self._prefix + name, 1, nx=True, px=_milliseconds(seconds))))
+        async with self._bounded():
+            return bool(await self._client.set(self._prefix + name, 1, nx=True, px=_milliseconds(seconds)))
 
     async def tally(self, name: str, member: str, seconds: float) -> tuple[int, int, float]:
         """Count one more for a member; return its count, that of all members, and for how long they still stand.
@@ -89,28 +87,30 @@ class Store:
         The count begins with the first and is forgotten as a whole ``seconds`` later.
         """
         key = self._prefix + name
-        async with self._client.pipeline(transaction=True) as batch:
+        async with self._bounded(), self._client.pipeline(transaction=True) as batch:
             batch.hincrby(key, member, 1)
             batch.hvals(key)
             batch.pttl(key)
-            count, counts, remaining = await self._ask(batch.execute())
-        if remaining < 0:
-            remaining = _milliseconds(seconds)
-            await self._ask(self._client.pexpire(key, remaining))
-        return count, sum(map(int, counts)), remaining / 1000
+            count, counts, remaining = await batch.execute()
+            if remaining < 0:
+                remaining = _milliseconds(seconds)
+                await self._client.pexpire(key, remaining)
+            return count, sum(map(int, counts)), remaining / 1000
 
     async def strike(self, name: str, member: str) -> None:
         """Take a member's count out of a tally."""
-        await self._ask(self._client.hdel(self._prefix + name, member))
+        async with self._bounded():
+            await self._client.hdel(self._prefix + name, member)
 
-    async def _ask(self, answer: Awaitable[T], seconds: float = TIMEOUT) -> T:
-        began = time.monotonic()
+    @asynccontextmanager
+    async def _bounded(self, seconds: float = TIMEOUT) -> AsyncIterator[None]:
+        """Bound what happens inside, and make the driver's many errors one."""
         try:
             async with asyncio.timeout(seconds):
-                return await answer
+                yield
         except TimeoutError:
-            raise StoreUnavailable(f"no answer within {time.monotonic() - began:.1f} s") from None
-        except Exception as problem:  # noqa: BLE001 - this is where the driver's many errors become one
+            raise StoreUnavailable(f"no answer within {seconds:g} s") from None
+        except Exception as problem:  # noqa: BLE001 - of several libraries, and none of them may reach a request
             raise StoreUnavailable(f"{type(problem).__name__}: {problem!s:.200}") from None
 
 

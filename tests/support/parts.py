@@ -50,6 +50,11 @@ def _chromium() -> Path | None:
     return next((Path(one) for one in found if one), None)
 
 
+def _redis() -> Path | None:
+    on_path = shutil.which("redis-server") or shutil.which("valkey-server")
+    return Path(on_path) if on_path else None
+
+
 def prefect_part(version: str) -> Part:
     """Return the part that holds one version of Prefect; its path is that environment's Python."""
     return Part(
@@ -74,6 +79,7 @@ AXE = Part(
     lambda: _existing(PARTS / "axe-core" / "node_modules" / "axe-core" / "axe.min.js"),
     f"install Node.js with npm, then run `{INSTALL} axe-core`",
 )
+REDIS = Part("Redis", _redis, "run `apt-get install redis-server`")
 
 
 def require(part: Part) -> Path:
