@@ -47,7 +47,7 @@ docs: init ## write the generated documents
 
 lock: init ## resolve the dependencies anew (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  --upgrade pyproject.toml -o requirements.lock
+	  --upgrade --extra redis pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  --upgrade --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 

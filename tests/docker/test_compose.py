@@ -79,6 +79,8 @@ def test_the_example_is_what_the_service_understands() -> None:
     settings = load(told | {"FORWARD_AUTH_USERS__FILE": "users.htpasswd"}).settings
     assert len(settings.all_issuers) == 3
     assert settings.all_issuers[0].required_claims == {"tenant": frozenset({"data", "science"})}
+    assert settings.oidc is not None
+    assert settings.oidc.required_claims == {"groups": frozenset({"data-engineers", "analysts"})}
 
 
 def _example() -> dict[str, str]:
@@ -160,6 +162,45 @@ class Stack:
         return dict(re.findall(r"^  (\w+) +([\w-]{32}) ", log, re.MULTILINE))
 
 
+NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
+
+
+@dataclass
+class Person:
+    """A browser's part of signing in, with a jar of its own: *.localhost is this machine, so Secure cookies are kept."""
+
+    stack: Stack
+    jar: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, method: str, path: str, data: dict[str, str] | None = None, **headers: str) -> httpx.Response:
+        cookie = "; ".join(f"{name}={value}" for name, value in self.jar.items())
+        origin = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+        answer = httpx.request(
+            method,
+            f"http://127.0.0.1:{self.stack.port}{path}",
+            headers={"Host": PEOPLE, "Cookie": cookie, **origin, **headers},
+            data=data,
+            timeout=20,
+        )
+        for one in answer.headers.get_list("set-cookie"):
+            name, _, value = one.partition(";")[0].partition("=")
+            if "Max-Age=0" in one:
+                self.jar.pop(name, None)
+            else:
+                self.jar[name] = value
+        return answer
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.ask("GET", path, **headers)
+
+    def sign_in(self, name: str, password: str) -> None:
+        form = self.get("/_auth/login", **NAVIGATION)
+        csrf = re.search(r'name="csrf"[^>]*value="([^"]+)"', form.text)
+        assert csrf is not None
+        answer = self.ask("POST", "/_auth/login", {"username": name, "password": password, "csrf": csrf[1]})
+        assert answer.status_code == 303, answer.text
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     docker = require(DOCKER)
@@ -228,13 +269,29 @@ def test_the_machines_host_has_the_api_alone(stack: Stack, worker: tuple[str, st
     assert stack.ask("elsewhere.example", "/api/health", worker).status_code == 404
 
 
-def test_the_peoples_host_answers_401(stack: Stack, worker: tuple[str, str]) -> None:
-    for path in ("/", "/api/health", "/ui-settings", "/ping", "/forward-auth/api", "/metrics"):
+def test_the_peoples_host_takes_no_password_and_sends_browsers_to_sign_in(
+    stack: Stack, worker: tuple[str, str]
+) -> None:
+    for path in ("/", "/api/health", "/ping", "/forward-auth/api", "/metrics"):
         for auth in (NO_CREDENTIAL, worker):  # a password is no session
             answer = stack.ask(PEOPLE, path, auth)
             assert answer.status_code == 401, path
             assert answer.json()["detail"]
             assert "basic" not in answer.headers.get("www-authenticate", "").lower()
+    answer = httpx.get(f"http://127.0.0.1:{stack.port}/v2/runs?x=1", headers={"Host": PEOPLE, **NAVIGATION})
+    assert answer.status_code == 302
+    assert answer.headers["location"] == "/_auth/login?return_to=%2Fv2%2Fruns%3Fx%3D1"
+
+
+def test_a_person_signs_in_and_a_new_container_knows_the_session(stack: Stack) -> None:
+    person = Person(stack)
+    assert person.get("/api/health").status_code == 401
+    person.sign_in("admin", stack.passwords()["admin"])
+    assert person.get("/api/health").json() is True
+    assert person.get("/api/admin/version").status_code == 200
+    assert "prefect" in person.get("/v2/", **NAVIGATION).text.lower()
+    stack.compose("up", "--detach", "--wait", "--force-recreate", "--no-deps", "forward-auth")
+    wait_until(lambda: person.get("/api/health").status_code == 200, timeout=30, what="200 from the new container")
 
 
 def test_traefiks_port_is_the_only_one(stack: Stack) -> None:
