@@ -23,6 +23,7 @@ from tests.bench.stage import FORWARDED, LOAD_CORE, Stage, resident_mb
 from tests.support.parts import ROOT
 
 CALLERS = (4, 16)  # Traefik lets those who send one password at once share one bcrypt: more callers, more answers
+FROM_THE_UI = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Accept": "*/*"}
 OUTPUT = ROOT / "build" / "bench.json"
 
 
@@ -89,6 +90,9 @@ def main() -> None:
 
         bearer = with_credential(f"Bearer {stage.issuer.mint(lifetime=3600)}")
         password = with_credential(basic("bench", stage.password))
+        session = {**FORWARDED, "Cookie": f"{stage.session()}; prefect_ui_version=v2", **FROM_THE_UI}
+        people = stage.gate.replace("/api", "/ui")
+        httpx.get(people, headers=session).raise_for_status()
         many = [with_credential(f"Bearer {token}") for token in stage.tokens(2000)]
         for url in (stage.gate, stage.ordinary):
             for headers in (bearer, password):
@@ -99,6 +103,7 @@ def main() -> None:
                 "bare ASGI answer": lambda: load(stage.bare, [bearer], "bare").result(),
                 "gate, cached Bearer": lambda: load(stage.gate, [bearer], "bearer").result(),
                 "gate, cached Basic": lambda: load(stage.gate, [password], "basic").result(),
+                "gate, a person's session": lambda: load(people, [session], "session").result(),
                 "bare ASGI answer + one raw RS256 verification": lambda: load(stage.one_rsa, [bearer], "rsa").result(),
                 "gate, first-seen Bearer": lambda: load(stage.forgetful, many, "first").result(),
                 "gate, no credential": lambda: load(stage.gate, [dict(FORWARDED)], "denied").result(),
@@ -185,6 +190,7 @@ def main() -> None:
         "cached_basic_to_bare": direct.paired(times, "gate, cached Basic", bare),
         "cached_bearer_to_fastapi": direct.paired(times, cached, "FastAPI endpoint, cached Bearer"),
         "cached_basic_to_fastapi": direct.paired(times, "gate, cached Basic", "FastAPI endpoint, cached Basic"),
+        "session_to_cached_bearer": direct.paired(times, "gate, a person's session", cached),
         "raw_rsa_verify_us": 1e6 * direct.paired(extra, rsa, bare),
         "first_seen_extra_us": 1e6 * direct.paired(extra, first, cached),
         "first_seen_extra_to_raw_rsa": direct.paired(

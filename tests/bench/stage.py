@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import statistics
 import subprocess
@@ -165,6 +166,20 @@ class Stage:
     def tokens(self, count: int) -> list[str]:
         """Return distinct good tokens."""
         return [self.issuer.mint(lifetime=3600, sub=f"svc-{number}") for number in range(count)]
+
+    def session(self) -> str:
+        """Sign in with the form, and return the Cookie header of the session."""
+        base = self.gate.removesuffix("/forward-auth/api")
+        forwarded = {f"X-Forwarded-{name}": FORWARDED[f"X-Forwarded-{name}"] for name in ("Host", "Proto", "For")}
+        with httpx.Client(base_url=base, headers={**forwarded, "Sec-Fetch-Site": "same-origin"}) as browser:
+            form = browser.get("/_auth/login")
+            csrf = re.search(r'name="csrf"[^>]*value="([^"]+)"', form.text)
+            assert csrf is not None
+            held = {"Cookie": form.headers["set-cookie"].partition(";")[0]}
+            data = {"username": "bench", "password": self.password, "csrf": csrf[1]}
+            signed_in = browser.post("/_auth/login", data=data, headers=held)
+        cookies = [one.partition(";")[0] for one in signed_in.headers.get_list("set-cookie")]
+        return next(one for one in cookies if one.startswith("__Host-prefect-gate="))
 
     def strangers(self, count: int) -> list[str]:
         """Return tokens with invented key ids, whose signatures are nobody's."""

@@ -167,7 +167,7 @@ NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
 
 @dataclass
 class Person:
-    """A browser's part of signing in, with a jar of its own: *.localhost is this machine, so Secure cookies are kept."""
+    """A browser at the people's host; *.localhost is this machine, so it keeps Secure cookies over plain http."""
 
     stack: Stack
     jar: dict[str, str] = field(default_factory=dict)
