@@ -33,8 +33,8 @@ _MEDIA_TYPES: Final = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
-_LINK: Final = re.compile(r"(/(?!/)|https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[^\x00-\x20\x7f\\]*")
+_ORIGIN: Final = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_LINK: Final = re.compile(r"(/(?!/)|https://|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?/)[^\x00-\x20\x7f\\]*")
 _LINK_OVER_HTTP: Final = re.compile(r"(/(?!/)|https?://)[^\x00-\x20\x7f\\]*")
 _UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 
@@ -93,7 +93,7 @@ class Pages:
         )
         environment.globals |= {"title": title, "help": help, "static": self._static_href}
         environment.filters["duration"] = duration
-        self._templates = {one: environment.get_template(one) for one in environment.list_templates()}
+        self._templates = {one: environment.get_template(one) for one in environment.list_templates(["html"])}
 
     # signing in and out -----------------------------------------------------------------------------------
 
@@ -185,7 +185,10 @@ class Pages:
         switch_href: str,
         back_href: str,
     ) -> HTMLResponse:
-        """Return a 403 for somebody: who they are (name, email, issuer, groups, roles) and what they lack."""
+        """Return a 403 for somebody: who they are (name, subject, email, issuer, groups, roles) and what they lack.
+
+        ``needed`` is a sentence; what is empty or missing is not shown.
+        """
         return self._page(
             "denied.html",
             403,

@@ -4,7 +4,10 @@
 // What stands behind # in an address never reaches a server: it is handed on, and back after sign-in.
 const fragment = location.hash.slice(1);
 if (fragment) {
-  for (const field of document.querySelectorAll("input[name=fragment]")) field.value = fragment;
+  for (const field of document.querySelectorAll("input[name=fragment]")) {
+    field.value = fragment;
+    field.form.action += location.hash; // it stays in the address if the form is shown again
+  }
   for (const link of document.querySelectorAll("a[data-onward]")) {
     const target = new URL(link.href);
     if (target.origin !== location.origin) continue;
@@ -24,7 +27,9 @@ for (const peek of document.querySelectorAll(".peek")) {
   field.form.addEventListener("submit", () => show(false)); // so that it is saved, and shown, as a password
 }
 
-const clock = new Intl.DateTimeFormat("en-GB", { dateStyle: "long", timeStyle: "short" });
+const clock = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short",
+});
 for (const time of document.querySelectorAll("time")) {
   time.title = time.textContent;
   time.textContent = clock.format(new Date(time.dateTime));
