@@ -18,7 +18,7 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 
 init: $(VENV)/.ready ## make the environment in .venv, from the lock
 
-parts: init ## install the real parts of the tests, once: Traefik, Prefect, an OpenID Provider, axe
+parts: init ## install the real parts of the tests, once: proxies, Prefect, an OpenID Provider, axe
 	$(RUN)/python -m tests.support.install
 
 check: init ## lint, types, the floors of the house, generated documents
