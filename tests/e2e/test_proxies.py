@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 import websockets.sync.client
 from websockets.exceptions import InvalidStatus
@@ -24,13 +26,14 @@ from websockets.exceptions import InvalidStatus
 from service.adapters.seal import Seal
 from service.core.cookies import set_session
 from service.core.sessions import dump_session, load_session
+from tests.support.certificates import write_certificate
 from tests.support.echo import Received
 from tests.support.issuer import Issuer
-from tests.support.proxies import PROXIES, Proxy, start
+from tests.support.proxies import PROXIES, Certificate, Proxy, start
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site, add_user
 from tests.support.upstream import PARTS_OF_STREAM, Upstream
 from tests.support.visitor import SAME_ORIGIN, Visitor
-from tests.support.waiting import free_port
+from tests.support.waiting import free_port, wait_until
 from tests.support.wire import Answer, basic, bearer, handshake, send
 
 AUDIENCE = "prefect"
@@ -591,3 +594,33 @@ def _read_until(connection: socket.socket, needle: bytes) -> bytes:
         seen += piece
     return seen
 
+
+# TLS ----------------------------------------------------------------------------------------------------------
+
+
+def test_over_tls(proxy: Proxy, world: World, tmp_path: Path) -> None:
+    certificate = Certificate(*write_certificate(tmp_path))
+    port, process = start(proxy, world.sites["well"], certificate)
+    trust = ssl.create_default_context(cafile=certificate.chain)
+    with process, httpx.Client(verify=trust) as client:
+
+        def get(host: str, path: str, *headers: Header) -> httpx.Response:
+            return client.get(f"https://{host}:{port}{path}", headers=dict(headers))
+
+        def gated() -> bool:
+            """Say whether routes and certificate are loaded, which Traefik does a moment after it listens."""
+            try:
+                return get(MACHINES, "/api/x").status_code == 401
+            except httpx.TransportError:
+                return False
+
+        wait_until(gated, timeout=20, what="routes over TLS", log=process.tail)
+        request = Received.from_json(get(MACHINES, "/api/x", basic(USER, PASSWORD)).json())
+        assert request.values("X-Forwarded-Proto") == ["https"]
+        assert request.values("X-Auth-Request-User") == [USER]
+        page = get(PEOPLE, "/runs", PAGE)
+        assert (page.status_code, page.headers["Location"]) == (302, "/_auth/login?return_to=%2Fruns")
+        # The origin of a write is judged by scheme, host and port.
+        cookie, write = world.visitor(proxy).cookie, f"https://{PEOPLE}:{port}/api/x"
+        for origin, status in ((f"https://{PEOPLE}:{port}", 200), (f"http://{PEOPLE}:{port}", 403)):
+            assert client.post(write, headers=dict([cookie, ("Origin", origin)])).status_code == status

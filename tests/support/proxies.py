@@ -20,25 +20,36 @@ HOSTS = {"GATE_MACHINES_HOST": MACHINES, "GATE_PEOPLE_HOST": PEOPLE}
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """Two PEM files."""
+
+    chain: Path
+    key: Path
+
+
+Start = Callable[[Site, int, Certificate | None], Process]
+
+
+@dataclass(frozen=True)
 class Proxy:
-    """A kind of proxy: `start` runs it on a port, in front of a site's service and its upstream."""
+    """A kind of proxy: `start` runs it on a port, in front of a site's service and its upstream, with or without TLS."""
 
     name: str
     part: Part
-    start: Callable[[Site, int], Process]
+    start: Start
 
 
-def start(proxy: Proxy, site: Site) -> tuple[int, Process]:
-    """Start a proxy on a free port, and return once it asks the service."""
+def start(proxy: Proxy, site: Site, certificate: Certificate | None = None) -> tuple[int, Process]:
+    """Start a proxy on a free port, and return once it asks the service; with TLS, once it listens."""
     require(proxy.part)
     port = free_port()
-    process = proxy.start(site, port)
+    process = proxy.start(site, port, certificate)
 
     def ready() -> bool:
         if process.returncode is not None:
             msg = f"{proxy.name} ended with {process.returncode}:\n{process.tail()}"
             raise RuntimeError(msg)
-        return accepts(port) and send(port, MACHINES, "/api/health").status != 404
+        return accepts(port) and (bool(certificate) or send(port, MACHINES, "/api/health").status != 404)
 
     try:
         wait_until(ready, timeout=20, what=f"routes in {proxy.name}", log=process.tail)
@@ -65,7 +76,10 @@ def _envsubst(template: Path, variables: Mapping[str, str]) -> str:
     return re.sub(r"\$\{(GATE_\w+)\}", lambda match: variables[match[1]], template.read_text())
 
 
-def _traefik(site: Site, port: int) -> Process:
+def _traefik(site: Site, port: int, certificate: Certificate | None) -> Process:
+    if certificate is not None:
+        files = {"GATE_TLS_CERT_FILE": str(certificate.chain), "GATE_TLS_KEY_FILE": str(certificate.key)}
+        return site.start_traefik("https.yml", {8443: port, 8000: free_port()}, files)
     return site.start_traefik("http.yml", {8000: port})
 
 
@@ -89,14 +103,20 @@ http {{
 """
 
 
-def _nginx(part: Part) -> Callable[[Site, int], Process]:
-    def start_nginx(site: Site, port: int) -> Process:
+def _nginx(part: Part) -> Start:
+    def start_nginx(site: Site, port: int, certificate: Certificate | None) -> Process:
         folder = site.folder / f"nginx-{port}"
         shutil.copytree(DEPLOY / "nginx" / "gate", folder / "gate")
         (folder / "conf.d").mkdir()
         template = DEPLOY / "nginx" / "templates" / "default.conf.template"
-        variables = {**_apart(site), "GATE_LISTEN": f"127.0.0.1:{port}"}
+        variables = {**_apart(site), "GATE_LISTEN": f"127.0.0.1:{port}{' ssl' if certificate else ''}"}
         (folder / "conf.d" / "default.conf").write_text(_envsubst(template, variables))
+        if certificate is not None:
+            tls = (DEPLOY / "nginx" / "tls.conf").read_text()
+            tls = replace_once(tls, "/etc/nginx/tls/tls.crt", str(certificate.chain))
+            (folder / "gate" / "tls.conf").write_text(
+                replace_once(tls, "/etc/nginx/tls/tls.key", str(certificate.key))
+            )
         (folder / "nginx.conf").write_text(_NGINX.format(folder=folder))
         return Process(
             part.name,
@@ -108,24 +128,33 @@ def _nginx(part: Part) -> Callable[[Site, int], Process]:
     return start_nginx
 
 
-def _caddy(site: Site, port: int) -> Process:
+def _caddy(site: Site, port: int, certificate: Certificate | None) -> Process:
     env = {
         **HOSTS,
-        "GATE_HTTP_PORT": str(port),
+        "GATE_HTTP_PORT": str(free_port() if certificate else port),
+        "GATE_HTTPS_PORT": str(port if certificate else free_port()),
         "GATE_PREFECT_URL": site.prefect_url,
         "GATE_AUTH_URL": site.service_url,
     }
+    if certificate is not None:
+        files = {"GATE_TLS_CERT_FILE": str(certificate.chain), "GATE_TLS_KEY_FILE": str(certificate.key)}
+        env |= {"GATE_TLS": "files", **files}
+    config = DEPLOY / "caddy" / ("Caddyfile" if certificate else "Caddyfile.http")
     return Process(
         "Caddy",
-        [require(CADDY), "run", "--config", DEPLOY / "caddy" / "Caddyfile.http"],
+        [require(CADDY), "run", "--config", config],
         env=clean_environment(site.folder / "home", env),
         log=site.folder / f"caddy-{port}.log",
     )
 
 
-def _envoy(site: Site, port: int) -> Process:
+def _envoy(site: Site, port: int, certificate: Certificate | None) -> Process:
     template = DEPLOY / "envoy" / "envoy.yaml.template"
     text = _envsubst(template, {**_apart(site), "GATE_LISTEN_PORT": str(port)})
+    if certificate is not None:
+        text = re.sub(r"(?m)^( +)#(?=\S| {2})(?!# )", r"\1", text)
+        text = replace_once(text, "/etc/envoy/tls/tls.crt", str(certificate.chain))
+        text = replace_once(text, "/etc/envoy/tls/tls.key", str(certificate.key))
     config = site.folder / f"envoy-{port}.yaml"
     config.write_text(replace_once(text, "address: 0.0.0.0,", "address: 127.0.0.1,"))
     return Process(
