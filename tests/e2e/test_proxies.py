@@ -28,7 +28,10 @@ from service.core.cookies import set_session
 from service.core.sessions import dump_session, load_session
 from tests.support.certificates import write_certificate
 from tests.support.echo import Received
+from tests.support.forms import CUSTOM_HEADERS
 from tests.support.issuer import Issuer
+from tests.support.parts import SERVER_VERSION
+from tests.support.prefect import FLOWS, Client, Server
 from tests.support.proxies import PROXIES, Certificate, Proxy, start
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site, add_user
 from tests.support.upstream import PARTS_OF_STREAM, Upstream
@@ -542,7 +545,7 @@ def test_ambiguous_paths_go_nowhere(path: str, proxy: Proxy, world: World) -> No
 def test_websockets(host: str, proxy: Proxy, world: World) -> None:
     visitor = world.visitor(proxy)
     good = basic(USER, PASSWORD) if host == MACHINES else visitor.cookie
-    bad = basic(USER, "wrong") if host == MACHINES else ("Cookie", f"{SESSION}=1.x")
+    bad = bearer("rubbish") if host == MACHINES else ("Cookie", f"{SESSION}=1.x")
     assert via("websocket", visitor.port, host, [good, SAME_ORIGIN]).path == "/api/events/in"
     received = len(world.upstream.received)
     for headers in ([], [bad], [bad, SAME_ORIGIN]):
@@ -593,6 +596,38 @@ def _read_until(connection: socket.socket, needle: bytes) -> bytes:
         assert piece, seen
         seen += piece
     return seen
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500, 503])
+def test_what_prefect_refuses_is_its_own_word(status: int, proxy: Proxy, world: World) -> None:
+    visitor = world.visitor(proxy)
+    for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, visitor.cookie)):
+        answer = send(visitor.port, host, f"/api/status/{status}", [credential])
+        assert answer.status == status
+        assert Received.from_json(json.loads(answer.body)).path == f"/api/status/{status}"
+
+
+def test_a_flow_run_with_its_tasks(proxy: Proxy, world: World, prefect_server: Server) -> None:
+    """The real client at the real server: HTTP, and the WebSocket on which task runs travel."""
+    well = world.sites["well"]
+    site = Site(well.folder / proxy.name, prefect_server.url, {}, service_port=well.service_port)
+    site.folder.mkdir()
+    port, process = start(proxy, site)
+    settings = CUSTOM_HEADERS.settings(f"http://{MACHINES}:{port}/api", world.issuer.mint(aud=AUDIENCE))
+    client = Client(SERVER_VERSION, site.folder / "client", settings)
+    run = f"import proof; proof.proof.with_options(flow_run_name='{proxy.name}')('{proxy.name}')"
+    with process, client.start("flow", "-c", f"import sys; sys.path.insert(0, '{FLOWS}'); {run}") as flow:
+        assert flow.wait(timeout=90) == 0, flow.tail()
+        (found,) = prefect_server.ask("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [proxy.name]}}})
+        assert found["state_type"] == "COMPLETED"
+        wait_until(
+            lambda: [row["state_type"] for row in prefect_server.of_flow_run("task_runs", found["id"])]
+            == ["COMPLETED", "COMPLETED"],
+            timeout=20,
+            what="both task runs",
+            log=flow.tail,
+        )
+        assert [row["data"] for row in prefect_server.of_flow_run("artifacts", found["id"])] == [f"{proxy.name}: 4"]
 
 
 # TLS ----------------------------------------------------------------------------------------------------------

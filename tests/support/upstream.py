@@ -17,7 +17,10 @@ PARTS_OF_STREAM = (b"first\n", b"second\n")
 
 
 class Upstream:
-    """A server on loopback; `/api/stream` holds its second half back until `release` is set."""
+    """A server on loopback: it answers 200, and otherwise to two paths.
+
+    `/api/status/418` is answered so; `/api/stream` holds its second half back until `release` is set.
+    """
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -69,12 +72,13 @@ class Upstream:
             digest.update(message.get("body", b""))
             length += len(message.get("body", b""))
         body = json.dumps({**request, "length": length, "sha256": digest.hexdigest()}).encode()
+        _, is_status, status = request["path"].partition("/api/status/")
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"set-cookie", b"theme=dark; Path=/"),
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": int(status) if is_status else 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if request["method"] == "HEAD" else body})
 
     async def _stream(self, send: Any) -> None:
