@@ -22,13 +22,8 @@ class UI:
 
     @property
     def pages(self) -> dict[str, str]:
-        """Paths, each with a text that stands there and nowhere but on Prefect's pages."""
-        return {
-            f"{self.base}/dashboard": "Active Work Pools",
-            f"{self.base}/runs": RUNS[0],
-            f"{self.base}/deployments": DEPLOYMENT,
-            f"{self.base}/blocks": BLOCK,
-        }
+        """Names of pages in the menu, each with a text that stands there."""
+        return {"Dashboard": "Active Work Pools", "Runs": RUNS[0], "Deployments": DEPLOYMENT, "Blocks": BLOCK}
 
 
 V1, V2 = UI("v1", ""), UI("v2", "/v2")
