@@ -23,7 +23,8 @@ _UNREADABLE: Final = "Your session cannot be read: reload the page to sign in ag
 
 def keeps_secure(request: ForwardedRequest) -> bool:
     """Tell whether a browser keeps Secure cookies of this request's host: over TLS, or of its own machine."""
-    return request.scheme in {"https", "wss"} or request.host.endswith(".localhost") or is_loopback(request.host)
+    host = request.host
+    return request.scheme in {"https", "wss"} or host.endswith(".localhost") or is_loopback(host.strip("[]"))
 
 
 def split_cookies(header: bytes) -> Iterator[tuple[bytes, bytes]]:
