@@ -3,7 +3,7 @@
 import asyncio
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -28,6 +28,8 @@ from service.core.sessions import SessionPolicy
 from service.settings import Settings
 from service.settings.people import OIDCSettings
 
+SENDERS: Final = 10  # people who share an address, as in an office, and forget their passwords at the same time
+
 
 class Wiring:
     """Everything outside the core that a decision needs."""
@@ -42,7 +44,12 @@ class Wiring:
         self.seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
         self.store = Store(settings.store.url.get_secret_value(), settings.store.prefix) if settings.store else None
         self.revocations = Revocations(self.store, keep=settings.session.lifetime, on_change=self.verdicts.forget)
-        self.throttle = Throttle(attempts=settings.sign_in.attempts, window=settings.sign_in.window, store=self.store)
+        self.throttle = Throttle(
+            attempts=settings.sign_in.attempts * SENDERS,
+            per_name=settings.sign_in.attempts,
+            window=settings.sign_in.window,
+            store=self.store,
+        )
         self.session_policy = SessionPolicy(settings.session.idle, settings.session.lifetime)
         self.provider: RelyingParty | None = None
         self.provider_keys: Issuer | None = None

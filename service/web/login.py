@@ -195,11 +195,11 @@ class Login:
         client = visit.request.client
         wait = throttle.retry_after(client, pair.username)
         if wait:
-            return self._form(visit, return_to, 429, wait, problem="Too many wrong passwords: try again later.")
+            return self._form(visit, return_to, 429, wait, problem="There were too many wrong passwords.")
+        await throttle.failed(client, pair.username)  # until it is known to be right: guesses may come all at once
         try:
             session = await self._prove(pair)
         except Rejected as refusal:
-            await throttle.failed(client, pair.username)
             self._wiring.telemetry.sign_in_refused(refusal, "")
             return self._form(visit, return_to, 403, username=pair.username[:MAX_USERNAME], problem=_WRONG)
         except Throttled as refusal:
