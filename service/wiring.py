@@ -15,7 +15,7 @@ from service.adapters.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
 from service.adapters.revocations import Revocations
 from service.adapters.seal import Seal
 from service.adapters.sessions import Sessions, Vouchers
-from service.adapters.store import Store
+from service.adapters.store import Store, StoreError
 from service.adapters.telemetry import Telemetry
 from service.adapters.throttle import Throttle
 from service.adapters.tokens import Tokens
@@ -25,8 +25,8 @@ from service.core.cookies import keeps_secure
 from service.core.model import ForwardedRequest, Session
 from service.core.proxies import TrustedProxies
 from service.core.sessions import SessionPolicy
-from service.settings import Settings
-from service.settings.people import OIDCSettings
+from service.settings import ConfigError, Settings
+from service.settings.people import OIDCSettings, StoreSettings
 
 SENDERS: Final = 10  # people who share an address, as in an office, and forget their passwords at the same time
 
@@ -35,6 +35,7 @@ class Wiring:
     """Everything outside the core that a decision needs."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raise ConfigError for what the settings alone do not show: a key that is none, a package that is missing."""
         self.settings = settings
         self.telemetry = Telemetry(settings.log.decisions)
         self.proxies = TrustedProxies(settings.trusted_proxies)
@@ -42,7 +43,7 @@ class Wiring:
         self.issuers: dict[str, Issuer] = {}
         self.tokens = Tokens(self.issuers)
         self.seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
-        self.store = Store(settings.store.url.get_secret_value(), settings.store.prefix) if settings.store else None
+        self.store = _store(settings.store) if settings.store else None
         self.revocations = Revocations(self.store, keep=settings.session.lifetime, on_change=self.verdicts.forget)
         self.throttle = Throttle(
             attempts=settings.sign_in.attempts * SENDERS,
@@ -93,7 +94,10 @@ class Wiring:
             userinfo=oidc.userinfo,
             timeout=oidc.timeout,
         )
-        return RelyingParty(oidc.trust(), policy, self.provider_keys, self._client)
+        try:
+            return RelyingParty(oidc.trust(), policy, self.provider_keys, self._client)
+        except ValueError as problem:
+            raise ConfigError([f"oidc.private_key: {problem}"]) from None
 
     @staticmethod
     async def _renew(provider: RelyingParty, oidc: OIDCSettings, session: Session) -> Session:
@@ -165,6 +169,13 @@ class Wiring:
         if self.passwords is not None:
             self.passwords.forget()
         self.verdicts.forget()
+
+
+def _store(settings: StoreSettings) -> Store:
+    try:
+        return Store(settings.url.get_secret_value(), settings.prefix)
+    except StoreError as problem:
+        raise ConfigError([f"store.url: {problem}"]) from None
 
 
 def _state_of(issuer: Issuer) -> dict[str, Any]:
