@@ -18,7 +18,6 @@ from service.adapters.users import (
     write_user,
 )
 from service.settings import ConfigError, Loaded, Settings, load
-from service.wiring import Wiring
 
 DEFAULT_COST: Final = 12
 
@@ -97,6 +96,8 @@ def _load(options: argparse.Namespace) -> Loaded:
             read_users(users.file, users.max_cost)
         except UsersFileError as problem:
             raise ConfigError([f"users.file: {users.file}: {problem}"]) from None
+    from service.wiring import Wiring  # noqa: PLC0415 - nothing need be wired to hash a password
+
     Wiring(loaded.settings)
     return loaded
 
@@ -113,9 +114,8 @@ def _config_check(options: argparse.Namespace) -> int:
     loaded = _load(options)
     settings = loaded.settings
     issuers = ", ".join(one.url for one in settings.all_issuers) or "none"
-    print(
-        f"The configuration is good. Issuers: {issuers}. Users file: {settings.users.file if settings.users else 'none'}."
-    )
+    users_file = settings.users.file if settings.users else "none"
+    print(f"The configuration is good. Issuers: {issuers}. Users file: {users_file}.")
     at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
     form = "with the form, as users of the file" if settings.local_sign_in else ""
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
