@@ -12,7 +12,6 @@ from service.core.redirects import HOME, PAGES
 from service.web.attempts import Attempts
 from service.web.visits import Desk, Visit
 
-_REPLAY: Final = 86_400.0  # seconds; longer than any logout token is accepted
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -108,7 +107,8 @@ class Logout:
             if provider is None:
                 raise Rejected("No provider is configured.")
             notice = await provider.verify_logout_token(logout_token.encode("ascii", "replace"), time.time())
-            if not await revocations.first_use(f"logout token of {provider.trust.issuer}", notice.token_id, _REPLAY):
+            remembered = notice.until - time.time()
+            if not await revocations.first_use(f"logout token of {provider.trust.issuer}", notice.token_id, remembered):
                 raise Rejected("This logout token was used before.")
             if notice.sid:
                 await revocations.revoke_provider_session(provider.trust.issuer, notice.sid, time.time())
