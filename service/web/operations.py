@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,12 +17,14 @@ from starlette.responses import JSONResponse
 
 from service import __version__
 from service.core.errors import Code, MalformedRequest, Refusal
-from service.gate import ASGIApp
+from service.gate import ASGIApp, Message, Receive, Scope, Send
 from service.web.account import Account
 from service.web.login import Login
 from service.web.logout import Logout
 from service.web.visits import Desk
 from service.wiring import Wiring
+
+MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
 
 
 def create_web(wiring: Wiring) -> ASGIApp:
@@ -34,6 +36,7 @@ def create_web(wiring: Wiring) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(BoundedBodies)
     registry = CollectorRegistry()
     registry.register(ServiceCollector(wiring))
     ProcessCollector(registry=registry)
@@ -78,6 +81,27 @@ def create_web(wiring: Wiring) -> ASGIApp:
 
 def _refusal(status: int, code: Code, detail: str) -> Response:
     return JSONResponse({"detail": detail, "code": code, "request_id": secrets.token_hex(8)}, status)
+
+
+class BoundedBodies:
+    """Reads no more than ``MAX_BODY`` bytes of a request: a form is read whole before anybody is asked for anything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call (ASGI 3.0)."""
+        left = MAX_BODY
+
+        async def bounded() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(codes.REQUEST_ENTITY_TOO_LARGE, "This form is too long.")
+            return message
+
+        await self._app(scope, bounded, send)
 
 
 class ServiceCollector(Collector):
