@@ -108,6 +108,16 @@ def axe() -> Callable[[Page], list[dict[str, Any]]]:
     return violations
 
 
+def oidc_settings(provider: OpenIDProvider) -> dict[str, str]:
+    """Return the settings of a service whose people sign in there."""
+    return {
+        "FORWARD_AUTH_OIDC__ISSUER": provider.url,
+        "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
+        "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
+        "FORWARD_AUTH_SESSION__KEYS": KEY,
+    }
+
+
 # the sites ----------------------------------------------------------------------------------------------------
 
 
@@ -138,22 +148,13 @@ def openid_provider(folder: Path, provider_site_port: int) -> Iterator[OpenIDPro
 
 
 @pytest.fixture(scope="package")
-def provider_settings(openid_provider: OpenIDProvider) -> dict[str, str]:
-    return {
-        "FORWARD_AUTH_OIDC__ISSUER": openid_provider.url,
-        "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
-        "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
-        "FORWARD_AUTH_SESSION__KEYS": KEY,
-    }
-
-
-@pytest.fixture(scope="package")
 def provider_site(
-    folder: Path, prefect_server: Server, provider_settings: dict[str, str], provider_site_port: int
+    folder: Path, prefect_server: Server, openid_provider: OpenIDProvider, provider_site_port: int
 ) -> Iterator[Site]:
     """Serve a site at which people sign in through the provider."""
     require(TRAEFIK)
-    with Site(folder / "provider-site", prefect_server.url, provider_settings, port=provider_site_port) as site:
+    settings, port = oidc_settings(openid_provider), provider_site_port
+    with Site(folder / "provider-site", prefect_server.url, settings, port=port) as site:
         yield site
 
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.balancer import Balancer
-from tests.browser.conftest import KEY, NewContext
+from tests.browser.conftest import KEY, NewContext, oidc_settings
 from tests.browser.people import by_password, by_provider, sign_in_at_provider
 from tests.support.echo import Echo
 from tests.support.openid import OpenIDProvider
@@ -35,25 +35,21 @@ class Replicas:
 def replicas(tmp_path: Path) -> Iterator[Replicas]:
     require(TRAEFIK)
     port, other_port, service_port = free_port(), free_port(), free_port()
-    address = f"http://{PEOPLE}:{port}"
     with (
         Echo() as echo,
-        OpenIDProvider(tmp_path, sites=[address]) as provider,
+        OpenIDProvider(tmp_path, sites=[f"http://{PEOPLE}:{port}"]) as provider,
         Balancer(service_port) as balancer,
+        Site(
+            tmp_path / "site",
+            echo.url,
+            oidc_settings(provider),
+            port=port,
+            service_port=service_port,
+            auth_url=balancer.url,
+        ) as site,
+        site.start_replica(other_port),
     ):
-        settings = {
-            "FORWARD_AUTH_OIDC__ISSUER": provider.url,
-            "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
-            "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
-            "FORWARD_AUTH_SESSION__KEYS": KEY,
-        }
-        with (
-            Site(
-                tmp_path / "site", echo.url, settings, port=port, service_port=service_port, auth_url=balancer.url
-            ) as site,
-            site.start_replica(other_port),
-        ):
-            yield Replicas(site, balancer, other_port)
+        yield Replicas(site, balancer, other_port)
 
 
 def test_a_sign_in_begun_at_one_replica_ends_at_another(replicas: Replicas, page: Page) -> None:
