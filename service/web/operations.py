@@ -1,5 +1,6 @@
 """The FastAPI application behind the gate: metrics and OpenAPI, for operators and never for the outside."""
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, cast
@@ -25,6 +26,7 @@ from service.web.visits import Desk
 from service.wiring import Wiring
 
 MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
+_FORM: Final = re.compile(r"application/x-www-form-urlencoded(; ?charset=utf-8)?", re.IGNORECASE)
 
 
 def create_web(wiring: Wiring) -> ASGIApp:
@@ -43,10 +45,13 @@ def create_web(wiring: Wiring) -> ASGIApp:
     PlatformCollector(registry=registry)
 
     @app.middleware("http")
-    async def for_operators_alone(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def at_the_door(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         peer = request.client.host if request.client else ""
         if peer and not wiring.proxies.trusts(peer):
             return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
+        # multipart forms name the codec to read them with, and there are codecs that take minutes
+        if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):
+            return _refusal(415, Code.INVALID_REQUEST, "This is not a form of this site: go back and try again.")
         return await call_next(request)
 
     @app.exception_handler(HTTPException)
