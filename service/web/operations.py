@@ -46,13 +46,7 @@ def create_web(wiring: Wiring) -> ASGIApp:
 
     @app.middleware("http")
     async def at_the_door(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        peer = request.client.host if request.client else ""
-        if peer and not wiring.proxies.trusts(peer):
-            return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
-        # multipart forms name the codec to read them with, and there are codecs that take minutes
-        if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):
-            return _refusal(415, Code.INVALID_REQUEST, "This is not a form of this site: go back and try again.")
-        return await call_next(request)
+        return _turned_away(request, wiring) or await call_next(request)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, problem: HTTPException) -> Response:
@@ -82,6 +76,17 @@ def create_web(wiring: Wiring) -> ASGIApp:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return cast("ASGIApp", app)
+
+
+def _turned_away(request: Request, wiring: Wiring) -> Response | None:
+    """Return the refusal for what nobody but a proxy of ours may send, and for what no page of ours sends."""
+    peer = request.client.host if request.client else ""
+    if peer and not wiring.proxies.trusts(peer):
+        return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
+    # a multipart form names the codec to read it with, and there are codecs that take minutes
+    if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):
+        return _refusal(415, Code.INVALID_REQUEST, "This is not a form of this site: go back and try again.")
+    return None
 
 
 def _refusal(status: int, code: Code, detail: str) -> Response:
