@@ -96,6 +96,9 @@ def _load(options: argparse.Namespace) -> Loaded:
             read_users(users.file, users.max_cost)
         except UsersFileError as problem:
             raise ConfigError([f"users.file: {users.file}: {problem}"]) from None
+    from service.wiring import Wiring  # noqa: PLC0415 - nothing need be wired to hash a password
+
+    Wiring(loaded.settings)
     return loaded
 
 
@@ -109,9 +112,15 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _config_check(options: argparse.Namespace) -> int:
     loaded = _load(options)
-    issuers = ", ".join(one.url for one in loaded.settings.all_issuers) or "none"
-    users = loaded.settings.users
-    print(f"The configuration is good. Issuers: {issuers}. Users file: {users.file if users else 'none'}.")
+    settings = loaded.settings
+    issuers = ", ".join(one.url for one in settings.all_issuers) or "none"
+    users_file = settings.users.file if settings.users else "none"
+    print(f"The configuration is good. Issuers: {issuers}. Users file: {users_file}.")
+    at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
+    form = "with the form, as users of the file" if settings.local_sign_in else ""
+    print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
+    if settings.people_sign_in and not settings.session.keys:
+        print("Sessions end with the process: set session.keys to keep them.")
     return 0
 
 

@@ -3,19 +3,18 @@
 import asyncio
 import time
 from functools import partial
-from typing import Any
-
-import httpx
+from typing import Any, Final
 
 from service import __version__
 from service.adapters.client_auth import ClientPolicy
 from service.adapters.issuers import Issuer, KeyPolicy
 from service.adapters.oidc import RelyingParty
+from service.adapters.outbound import open_client
 from service.adapters.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
 from service.adapters.revocations import Revocations
 from service.adapters.seal import Seal
 from service.adapters.sessions import Sessions, Vouchers
-from service.adapters.store import Store
+from service.adapters.store import Store, StoreError
 from service.adapters.telemetry import Telemetry
 from service.adapters.throttle import Throttle
 from service.adapters.tokens import Tokens
@@ -25,14 +24,17 @@ from service.core.cookies import keeps_secure
 from service.core.model import ForwardedRequest, Session
 from service.core.proxies import TrustedProxies
 from service.core.sessions import SessionPolicy
-from service.settings import Settings
-from service.settings.people import OIDCSettings
+from service.settings import ConfigError, Settings
+from service.settings.people import OIDCSettings, StoreSettings
+
+SENDERS: Final = 10  # people who share an address, as in an office, and forget their passwords at the same time
 
 
 class Wiring:
     """Everything outside the core that a decision needs."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raise ConfigError for what the settings alone do not show: a key that is none, a package that is missing."""
         self.settings = settings
         self.telemetry = Telemetry(settings.log.decisions)
         self.proxies = TrustedProxies(settings.trusted_proxies)
@@ -40,9 +42,14 @@ class Wiring:
         self.issuers: dict[str, Issuer] = {}
         self.tokens = Tokens(self.issuers)
         self.seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
-        self.store = Store(settings.store.url.get_secret_value(), settings.store.prefix) if settings.store else None
+        self.store = _store(settings.store) if settings.store else None
         self.revocations = Revocations(self.store, keep=settings.session.lifetime, on_change=self.verdicts.forget)
-        self.throttle = Throttle(attempts=settings.sign_in.attempts, window=settings.sign_in.window, store=self.store)
+        self.throttle = Throttle(
+            attempts=settings.sign_in.attempts * SENDERS,
+            per_name=settings.sign_in.attempts,
+            window=settings.sign_in.window,
+            store=self.store,
+        )
         self.session_policy = SessionPolicy(settings.session.idle, settings.session.lifetime)
         self.provider: RelyingParty | None = None
         self.provider_keys: Issuer | None = None
@@ -50,9 +57,7 @@ class Wiring:
         self.users: UsersFile | None = None
         self.passwords: Passwords | None = None
         self.ready = False
-        self._client = httpx.AsyncClient(
-            headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False
-        )
+        self._client = open_client(f"prefect-forward-auth/{__version__}")
         self._watcher: asyncio.Task[None] | None = None
         if settings.users is not None:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
@@ -86,7 +91,10 @@ class Wiring:
             userinfo=oidc.userinfo,
             timeout=oidc.timeout,
         )
-        return RelyingParty(oidc.trust(), policy, self.provider_keys, self._client)
+        try:
+            return RelyingParty(oidc.trust(), policy, self.provider_keys, self._client)
+        except ValueError as problem:
+            raise ConfigError([f"oidc.private_key: {problem}"]) from None
 
     @staticmethod
     async def _renew(provider: RelyingParty, oidc: OIDCSettings, session: Session) -> Session:
@@ -158,6 +166,13 @@ class Wiring:
         if self.passwords is not None:
             self.passwords.forget()
         self.verdicts.forget()
+
+
+def _store(settings: StoreSettings) -> Store:
+    try:
+        return Store(settings.url.get_secret_value(), settings.prefix)
+    except StoreError as problem:
+        raise ConfigError([f"store.url: {problem}"]) from None
 
 
 def _state_of(issuer: Issuer) -> dict[str, Any]:

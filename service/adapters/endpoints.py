@@ -4,6 +4,7 @@ Whether the answer is true is for ``oidc`` to say. An answer is JSON with member
 no answer, or one that says "later", is OutOfReach.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,7 @@ from service.core.errors import OutOfReach, Rejected
 
 MAX_TOKEN: Final = 64 * 1024
 MIN_MASKED: Final = 8  # shorter values are words, and no secrets
+_TOKEN: Final = re.compile(rf"[\x20-\x7e]{{0,{MAX_TOKEN}}}")  # RFC 6749, appendix A.12
 _LATER: Final = frozenset({408, 425, 429})
 
 
@@ -75,8 +77,8 @@ class Endpoints:
         if str(parsed.get("token_type")).lower() != "bearer":
             raise FetchError("token_endpoint sent a token_type that is not Bearer")
         values = [parsed.get(name, "") for name in TokenResponse._fields]
-        if not all(isinstance(value, str) and len(value) <= MAX_TOKEN and value.isascii() for value in values):
-            raise FetchError("token_endpoint sent a token that is no short string")
+        if not all(isinstance(value, str) and _TOKEN.fullmatch(value) for value in values):
+            raise FetchError("token_endpoint sent a token that is no short, printable string")
         if not values[0]:
             raise FetchError("token_endpoint sent no access token")
         return TokenResponse(*values)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -25,6 +26,15 @@ class Answer(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Answer(status={self.status})"
+
+
+def open_client(user_agent: str) -> httpx.AsyncClient:
+    """Return a client for everybody's calls: it follows no redirect, and keeps no cookie of one for another."""
+    return httpx.AsyncClient(
+        headers={"user-agent": user_agent},
+        follow_redirects=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    )
 
 
 async def call(

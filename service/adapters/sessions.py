@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from cachetools import TTLCache
 
 from service.adapters.seal import Seal
 from service.core.cookies import CHUNK, MAX_SEALED
-from service.core.errors import OutOfReach, SessionEnded, SignInFailed
+from service.core.errors import NotPermitted, OutOfReach, SessionEnded, SignInFailed
 from service.core.model import Proof, Session, SessionCookie
 from service.core.sessions import (
     SessionPolicy,
@@ -89,6 +90,7 @@ class Sessions:
         self._claim = claim
         self._flights: dict[str, asyncio.Task[Session]] = {}
         self._renewed: TTLCache[tuple[str, float], str] = TTLCache(5_000, ttl=600)
+        self._left_since: TTLCache[tuple[str, float], float] = TTLCache(5_000, ttl=policy.lifetime)
         self._resting: dict[str, float] = {}
 
     def seal(self, session: Session) -> str:
@@ -115,10 +117,15 @@ class Sessions:
             )
         return load_session(document)
 
+    def look_at(self, cookie: SessionCookie) -> Session:
+        """Return the session that a cookie holds if it has not ended, or raise SessionEnded; nobody is asked."""
+        session = self.read(cookie)
+        self._validate(session, time.time())
+        return session
+
     async def open(self, cookie: SessionCookie) -> Opened:
         """Return the session behind a cookie, vouched for; or raise SessionEnded, or OutOfReach where none can say."""
-        session, now = self.read(cookie), time.time()
-        self._validate(session, now)
+        session, now = self.look_at(cookie), time.time()
         fresh = session
         if now >= session.check_at:
             fresh = await self._checked(session, now)
@@ -161,8 +168,9 @@ class Sessions:
         except OutOfReach:
             self._resting[session.issuer] = now + RETRY
             return _kept(session, overdue)
-        except _SiblingRenewsError:
-            return session  # its cookie is on the way to the browser
+        except _SiblingRenewsError:  # its cookie is on the way to the browser, if all is well there
+            since = self._left_since.setdefault((session.id, session.check_at), now)
+            return session if now - since < SIBLING else _kept(session, overdue)
         except SessionEnded:
             if self._claim is None and overdue < SIBLING:  # likewise: nobody could say whose it was to renew
                 return session
@@ -173,15 +181,16 @@ class Sessions:
             raise _SiblingRenewsError
         try:
             return await renew(session)
-        except SessionEnded:
-            if self._claim is not None:
+        except (SessionEnded, NotPermitted) as refusal:
+            if self._claim is not None or isinstance(refusal, NotPermitted):  # nobody else could be told otherwise
                 await self._revocations.revoke_session(session.id)
             raise
 
     def _landed(self, session: Session, flight: asyncio.Future[Session]) -> None:
         del self._flights[session.id]
         if not flight.cancelled() and flight.exception() is None:
-            self._renewed[session.id, session.check_at] = self.seal(flight.result())
+            with suppress(SignInFailed):  # whoever waits for it is told
+                self._renewed[session.id, session.check_at] = self.seal(flight.result())
 
 
 def _kept(session: Session, overdue: float) -> Session:

@@ -31,7 +31,10 @@ class Store:
     def __init__(self, url: str, prefix: str) -> None:
         """Raise StoreError without the package or with a URL that means nothing; connect to nothing yet."""
         try:
-            from redis.asyncio import Redis  # noqa: PLC0415 - the package is there only where a store is wanted
+            # imported here: the package is there only where a store is wanted
+            from redis.asyncio import Redis  # noqa: PLC0415
+            from redis.asyncio.retry import Retry  # noqa: PLC0415
+            from redis.backoff import NoBackoff  # noqa: PLC0415
         except ImportError:
             raise StoreError("the store needs one more package: pip install 'prefect-forward-auth[redis]'") from None
         try:
@@ -40,6 +43,7 @@ class Store:
                 protocol=2,
                 decode_responses=True,
                 max_connections=_CONNECTIONS,
+                retry=Retry(NoBackoff(), 0),  # a claim that was made and asked for again would be another's
                 socket_timeout=None,  # _bounded() is for the whole, and some reads wait on purpose
                 socket_connect_timeout=TIMEOUT,
             )

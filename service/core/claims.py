@@ -104,6 +104,7 @@ def validate_times(claims: Mapping[str, Any], trust: IssuerTrust, now: float) ->
 
 
 def numeric_date(claims: Mapping[str, Any], name: str) -> float:
+    """Return a NumericDate (RFC 7519 §2) that is there, or raise Rejected for what is none."""
     value = claims[name]
     if type(value) not in _NUMBERS or not 0 <= value < MAX_NUMERIC_DATE:  # bool is an int, and no date
         raise Rejected("This token's dates cannot be read.", reason=f"{name} is no NumericDate")
@@ -152,6 +153,7 @@ def values_at(claims: Mapping[str, Any], path: str) -> list[str]:
 
 
 def groups_at(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    """Return the groups at a claim, none where there is no such claim, or raise Rejected for too many."""
     value = claim_at(claims, path) if path else None
     if value is None:
         return ()

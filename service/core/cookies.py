@@ -7,7 +7,7 @@ plain http beyond this machine was permitted do the names lack it.
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from service.core.errors import SessionEnded
+from service.core.errors import MalformedRequest, SessionEnded
 from service.core.model import NO_CREDENTIAL, ForwardedRequest, NoCredential, SessionCookie
 from service.core.proxies import is_loopback
 
@@ -23,7 +23,8 @@ _UNREADABLE: Final = "Your session cannot be read: reload the page to sign in ag
 
 def keeps_secure(request: ForwardedRequest) -> bool:
     """Tell whether a browser keeps Secure cookies of this request's host: over TLS, or of its own machine."""
-    return request.scheme in {"https", "wss"} or request.host.endswith(".localhost") or is_loopback(request.host)
+    host = request.host
+    return request.scheme in {"https", "wss"} or host.endswith(".localhost") or is_loopback(host.strip("[]"))
 
 
 def split_cookies(header: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -38,7 +39,7 @@ def ours(header: bytes, prefix: bytes) -> dict[bytes, bytes]:
     """Return the cookies of this service by name, without the prefix; one that is repeated is nobody's."""
     found: dict[bytes, bytes] = {}
     if len(header) > MAX_COOKIES:
-        raise SessionEnded(
+        raise MalformedRequest(
             "Your browser sends more cookies than can be read: delete this site's cookies, then reload the page.",
             reason=f"{len(header)} bytes of cookies",
         )

@@ -116,7 +116,7 @@ def validate_id_token(
     several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
     if (several or "azp" in claims) and claims.get("azp") != client_id:
         raise Rejected("This ID token was issued to another client.", reason=f"azp {claims.get('azp')!r:.100}")
-    if nonce is not None and not _same(claims.get("nonce"), nonce):
+    if nonce is not None and not (nonce and _same(claims.get("nonce"), nonce)):
         raise Rejected("This ID token is of another sign-in.", reason="nonce")
     if not isinstance(claims.get("sub"), str) or not text_at(claims, "sub"):
         raise Rejected("This ID token names nobody.", reason="sub")

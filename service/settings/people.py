@@ -145,7 +145,9 @@ class SignInSettings(Section):
     title: str = Field("Prefect", max_length=60, description="What the pages call the place one signs in to.")
     help: str = Field("", max_length=300, description="Whom to ask for access: a sentence, shown with each refusal.")
     attempts: Annotated[int, Field(ge=1, le=1_000)] = Field(
-        10, description="Wrong passwords that one address may send within `window`; more are answered 429."
+        10,
+        description="Wrong passwords for one name that one address may send within `window`, and ten times as many for "
+        "all names; more are answered 429.",
     )
     window: Annotated[float, Field(ge=1, le=86_400)] = Field(300, description="Seconds over which they are counted.")
 

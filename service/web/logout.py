@@ -2,7 +2,6 @@
 
 import time
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Form
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -13,7 +12,6 @@ from service.core.redirects import HOME, PAGES
 from service.web.attempts import Attempts
 from service.web.visits import Desk, Visit
 
-_REPLAY: Final = 86_400.0  # seconds; longer than any logout token is accepted
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -28,7 +26,7 @@ class Logout:
 
         @router.get("/logout")
         async def ask(visit: Annotated[Visit, visit]) -> Response:
-            return await self._ask(visit)
+            return self._ask(visit)
 
         @router.post("/logout")
         async def sign_out(
@@ -52,29 +50,27 @@ class Logout:
         async def back_channel(logout_token: Annotated[str, Form()] = "") -> Response:
             return await self._back_channel(logout_token)
 
-    async def _ask(self, visit: Visit) -> Response:
+    def _ask(self, visit: Visit) -> Response:
         session = self._desk.session(visit)
         if session is None:
-            return RedirectResponse(f"{PAGES}signed-out", 303, _NO_STORE)
-        leads_to = await self._provider_href(visit, session)
-        parts = urlsplit(leads_to)
+            return self._signed_out(still=self._wiring.provider is not None)
         return self._desk.pages.confirm_sign_out(
             action=f"{PAGES}logout",
             csrf=self._wiring.seal.seal("sign-out", session.id.encode()),
             who=session.name,
             back_href=HOME,
-            provider_origin=f"{parts.scheme}://{parts.netloc}" if leads_to else "",
         )
 
     async def _sign_out(self, visit: Visit, csrf: str, *, everywhere: bool) -> Response:
         """End the session of this browser, or all of this person's; another session's form asks again."""
         session = self._desk.session(visit)
         if session is None:
-            response: Response = RedirectResponse(f"{PAGES}signed-out", 303, _NO_STORE)
-            visit.clear_session(response)
+            response = self._signed_out(still=self._wiring.provider is not None)
+            if visit.browser.same_origin:  # another site's form comes without the cookie, and must not drop it
+                visit.clear_session(response)
             return response
         if not visit.browser.same_origin or self._wiring.seal.open("sign-out", csrf) != session.id.encode():
-            return await self._ask(visit)
+            return self._ask(visit)
         revocations = self._wiring.revocations  # each holds here at once, and on other replicas once the store knows
         await revocations.revoke_session(session.id)
         if everywhere:
@@ -83,14 +79,20 @@ class Logout:
         leads_to = await self._provider_href(visit, session)
         if provider is not None and session.refresh_token:
             await provider.revoke(session.refresh_token)
-        still = provider is not None and session.issuer == provider.trust.issuer and not leads_to
-        marks = "&".join(name for name, is_so in (("everywhere=1", everywhere), ("still=1", still)) if is_so)
-        here = f"{PAGES}signed-out" + (f"?{marks}" if marks else "")
-        response = RedirectResponse(leads_to or here, 303, _NO_STORE)
+        if leads_to:  # by a page: a redirect from our form would be held to our form-action at each hop of theirs
+            response = self._desk.pages.redirecting(href=leads_to, provider=self._desk.provider_name)
+        else:
+            still = provider is not None and session.issuer == provider.trust.issuer
+            response = self._signed_out(still=still, everywhere=everywhere)
         visit.clear_session(response)
         self._attempts.forget_rounds(visit, response)
         self._wiring.telemetry.signed_out(session)
         return response
+
+    @staticmethod
+    def _signed_out(*, still: bool, everywhere: bool = False) -> Response:
+        marks = "&".join(name for name, is_so in (("everywhere=1", everywhere), ("still=1", still)) if is_so)
+        return RedirectResponse(f"{PAGES}signed-out" + (f"?{marks}" if marks else ""), 303, _NO_STORE)
 
     async def _provider_href(self, visit: Visit, session: Session) -> str:
         """Return where the provider ends its own session too, or nothing where it cannot, or is out of reach."""
@@ -110,7 +112,8 @@ class Logout:
             if provider is None:
                 raise Rejected("No provider is configured.")
             notice = await provider.verify_logout_token(logout_token.encode("ascii", "replace"), time.time())
-            if not await revocations.first_use(f"logout token of {provider.trust.issuer}", notice.token_id, _REPLAY):
+            remembered = notice.until - time.time()
+            if not await revocations.first_use(f"logout token of {provider.trust.issuer}", notice.token_id, remembered):
                 raise Rejected("This logout token was used before.")
             if notice.sid:
                 await revocations.revoke_provider_session(provider.trust.issuer, notice.sid, time.time())

@@ -12,7 +12,7 @@ from service.core.cookies import HOST_PREFIX, clear_session, ours, session_of, s
 from service.core.errors import Later, Malformed, NotPermitted, Refusal, Rejected, SessionEnded
 from service.core.faces import parse_browser, parse_routed
 from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
-from service.core.redirects import PAGES, sign_in_location
+from service.core.redirects import HOME, PAGES
 from service.web.pages import Pages
 from service.wiring import Wiring
 
@@ -80,11 +80,11 @@ class Desk:
         return Visit(routed, parse_browser(found, routed), cookies, secure)
 
     def session(self, visit: Visit) -> Session | None:
-        """Return the session as it was sealed, whether or not it is still good, or None."""
+        """Return the session as it was sealed, or None; one that has ended may end no others."""
         try:
             cookie = session_of(visit.cookies)
             if isinstance(cookie, SessionCookie) and self.wiring.sessions is not None:
-                return self.wiring.sessions.read(cookie)
+                return self.wiring.sessions.look_at(cookie)
         except SessionEnded:
             pass
         return None
@@ -101,7 +101,7 @@ class Desk:
                 have="",
                 request_id=request_id,
                 switch_href=f"{PAGES}start?switch=1",
-                back_href=f"{PAGES}login",
+                back_href=HOME,
             )
         if isinstance(refusal, Malformed):
             heading = "This request cannot be understood"
@@ -118,11 +118,6 @@ class Desk:
             code=refusal.code,
             retry_after=retry_after,
         )
-
-
-def to_sign_in(target: str) -> str:
-    """Return where to sign in, to come back to a page of ours or of the upstream."""
-    return f"{PAGES}login" if target.startswith(PAGES) else sign_in_location(target)
 
 
 def seconds_left(until: float) -> int:

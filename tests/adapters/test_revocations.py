@@ -291,6 +291,20 @@ async def test_a_log_that_is_lost_while_connected_is_written_again(
             await asyncio.sleep(0.05)
 
 
+async def test_looking_again_writes_nothing_that_is_there(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(module, "WAIT", 0.01)
+    async with replica(redis, start=False) as one:
+        for number in range(5):
+            await one.revocations.revoke_session(f"s{number}")
+        async with replica(redis) as two, replica(redis) as three:
+            for each in (two, three):
+                began = each.revocations._look_at
+                await until(lambda each=each, began=began: each.revocations._look_at > began + 0.1)  # type: ignore[misc]
+        assert one.store is not None
+        assert len(await one.store.read("revocations", "0")) == 5
+
+
 async def test_entries_that_mean_nothing_stop_nobody(redis: RedisServer) -> None:
     async with replica(redis) as one, replica(redis) as two:
         assert one.store is not None

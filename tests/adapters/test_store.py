@@ -125,6 +125,23 @@ async def test_a_store_that_went_away_is_said_to_be_and_is_used_again_when_it_is
     assert await store.claim("one", 60)
 
 
+async def test_a_restart_that_nobody_noticed_is_not_noticed_later(store: Store, redis: RedisServer) -> None:
+    await asyncio.gather(*(store.tally("t", "ann", 60) for _ in range(10)))  # ten connections, idle from here on
+    redis.stop()
+    redis.start()
+    await asyncio.sleep(0.1)  # the loop stood still meanwhile, as it does only in a test
+    for number in range(20):
+        assert (await store.tally("t", "ann", 60))[0] == number + 1
+
+
+async def test_a_store_that_is_gone_costs_no_time(store: Store, redis: RedisServer) -> None:
+    redis.stop()
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await store.claim("one", 60)
+    assert time.monotonic() - began < TIMEOUT / 2
+
+
 async def test_a_store_that_does_not_answer_is_waited_for_a_bounded_time(store: Store, redis: RedisServer) -> None:
     assert await store.claim("one", 60)
     redis.freeze()

@@ -1,5 +1,6 @@
 """The throttle: guessing is slow, and nobody is locked out by a stranger (row 23 of the attacks)."""
 
+import asyncio
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,11 @@ async def test_attackers_who_fill_both_memories_do_not_stop_the_counting() -> No
     assert throttle.retry_after("10.0.0.0", "ann") == 0  # the oldest of the attackers is forgotten, nobody refused
 
 
+async def test_guesses_that_were_sent_all_at_once_take_no_more_memory_than_the_limit(throttle: Throttle) -> None:
+    await fail(throttle, "192.0.2.1", *map(str, range(1_000)))
+    assert len(throttle._many["192.0.2.1"]) == 3
+
+
 async def test_memory_is_given_back_after_the_window(throttle: Throttle, clock: Clock) -> None:
     await fail(throttle, "192.0.2.1", "ann", "ann", "ann")
     await fail(throttle, "192.0.2.2", "ann")
@@ -211,6 +217,28 @@ async def test_success_here_is_success_elsewhere(redis: RedisServer) -> None:
     await two.succeeded("192.0.2.1", "ann")
     await fail(two, "192.0.2.1", "ann")
     assert two.retry_after("192.0.2.1", "ann") == 0
+    for store in stores:
+        await store.close()
+
+
+async def test_a_limit_for_a_name_is_added_up_too(redis: RedisServer) -> None:
+    stores = [Store(redis.url, "test:") for _ in range(2)]
+    one, two = (Throttle(attempts=9, window=WINDOW, per_name=3, store=store) for store in stores)
+    await fail(one, "192.0.2.1", "old", "old", "bob")
+    await fail(two, "192.0.2.1", "old")
+    assert two.retry_after("192.0.2.1", "old") > 0
+    assert two.retry_after("192.0.2.1", "bob") == 0
+    for store in stores:
+        await store.close()
+
+
+async def test_what_was_counted_elsewhere_ends_when_it_ends_there(redis: RedisServer) -> None:
+    stores = [Store(redis.url, "test:") for _ in range(2)]
+    one, two = (Throttle(attempts=4, window=20, store=store) for store in stores)
+    await fail(one, "192.0.2.1", "ann", "ann", "ann")
+    await asyncio.sleep(1.1)
+    await fail(two, "192.0.2.1", "ann")
+    assert two.retry_after("192.0.2.1", "ann") <= 19
     for store in stores:
         await store.close()
 

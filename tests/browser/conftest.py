@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.browser.people import Way, by_password, by_provider
 from tests.browser.seed import seed
+from tests.support.echo import Echo
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import AXE, CHROMIUM, SERVER_VERSION, TRAEFIK, prefect_part, require
 from tests.support.prefect import Server
@@ -33,7 +34,7 @@ ARGUMENTS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ]
 PATIENCE = 15_000  # milliseconds
-KEY = "a session key for the tests alone, of no worth"
+KEY = "of-no-worth-but-long-enough-for-the-tests"
 FAILED = pytest.StashKey[bool]()
 
 NewContext = Callable[..., BrowserContext]
@@ -107,6 +108,16 @@ def axe() -> Callable[[Page], list[dict[str, Any]]]:
     return violations
 
 
+def oidc_settings(provider: OpenIDProvider) -> dict[str, str]:
+    """Return the settings of a service whose people sign in there."""
+    return {
+        "FORWARD_AUTH_OIDC__ISSUER": provider.url,
+        "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
+        "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
+        "FORWARD_AUTH_SESSION__KEYS": KEY,
+    }
+
+
 # the sites ----------------------------------------------------------------------------------------------------
 
 
@@ -137,22 +148,13 @@ def openid_provider(folder: Path, provider_site_port: int) -> Iterator[OpenIDPro
 
 
 @pytest.fixture(scope="package")
-def provider_settings(openid_provider: OpenIDProvider) -> dict[str, str]:
-    return {
-        "FORWARD_AUTH_OIDC__ISSUER": openid_provider.url,
-        "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
-        "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
-        "FORWARD_AUTH_SESSION__KEYS": KEY,
-    }
-
-
-@pytest.fixture(scope="package")
 def provider_site(
-    folder: Path, prefect_server: Server, provider_settings: dict[str, str], provider_site_port: int
+    folder: Path, prefect_server: Server, openid_provider: OpenIDProvider, provider_site_port: int
 ) -> Iterator[Site]:
     """Serve a site at which people sign in through the provider."""
     require(TRAEFIK)
-    with Site(folder / "provider-site", prefect_server.url, provider_settings, port=provider_site_port) as site:
+    settings, port = oidc_settings(openid_provider), provider_site_port
+    with Site(folder / "provider-site", prefect_server.url, settings, port=port) as site:
         yield site
 
 
@@ -162,6 +164,15 @@ def password_site(folder: Path, prefect_server: Server, users_file: Path) -> Ite
     require(TRAEFIK)
     settings = {"FORWARD_AUTH_USERS__FILE": str(users_file), "FORWARD_AUTH_SESSION__KEYS": KEY}
     with Site(folder / "password-site", prefect_server.url, settings) as site:
+        yield site
+
+
+@pytest.fixture
+def impatient_site(tmp_path: Path, users_file: Path) -> Iterator[Site]:
+    """Serve a site that takes two wrong passwords."""
+    require(TRAEFIK)
+    settings = {"FORWARD_AUTH_USERS__FILE": str(users_file), "FORWARD_AUTH_SIGN_IN__ATTEMPTS": "2"}
+    with Echo() as echo, Site(tmp_path / "site", echo.url, settings) as site:
         yield site
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import BrowserContext, Frame, Page, Request, Response
+from playwright.sync_api import BrowserContext, Page, Request, Response
 
 ABANDONED = "net::ERR_ABORTED"  # a page was left while it still asked for something
 
@@ -37,13 +37,6 @@ class Traffic:
         return [words for words in self.asked if words.split(maxsplit=2)[2].startswith(self._origin + path[1:])]
 
 
-class Journey:
-    """The addresses that a page has shown, one after the other, fragments included."""
-
-    def __init__(self, page: Page) -> None:
-        self.stations: list[str] = []
-        page.on("framenavigated", lambda frame: self._note(page, frame))
-
-    def _note(self, page: Page, frame: Frame) -> None:
-        if frame == page.main_frame:
-            self.stations.append(frame.url)
+def landed_at(page: Page) -> str:
+    """Return the address that this page was opened with, fragment included, whatever its scripts have made of it."""
+    return str(page.evaluate("performance.getEntriesByType('navigation')[0].name"))

@@ -1,7 +1,7 @@
 """The decision table of the contract, and how each proxy is told."""
 
 import json
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -11,13 +11,27 @@ from service.core.errors import (
     Code,
     MalformedCredential,
     MalformedRequest,
+    NotPermitted,
     OutOfReach,
     Refusal,
     Rejected,
+    SessionEnded,
     Throttled,
     UntrustedPeer,
 )
-from service.core.model import NO_CREDENTIAL, Allow, Browser, Face, ForwardedRequest, Gate, NoCredential, Principal
+from service.core.model import (
+    NO_CREDENTIAL,
+    Allow,
+    Browser,
+    Challenge,
+    Deny,
+    Face,
+    ForwardedRequest,
+    Gate,
+    Login,
+    NoCredential,
+    Principal,
+)
 from service.core.policy import decide
 
 REQUEST = ForwardedRequest("GET", "https", "h", "/api/flows/filter", "", "203.0.113.7")
@@ -137,3 +151,102 @@ def test_row16_any_text_is_one_harmless_header_value(text: str) -> None:
 def test_row12_whoever_has_no_email_group_or_role_has_the_headers_all_the_same() -> None:
     headers = dict(render(Allow(Principal("i", "n")), Face.FORWARD_AUTH, Gate.API, "").headers)
     assert [headers[name] for name in IDENTITY_HEADERS] == [b"n", b"", b"", b"", b"i"]
+
+
+# people ---------------------------------------------------------------------------------------------------
+
+ENDED = SessionEnded("Your session has ended: reload the page to sign in.")
+OPENS_A_PAGE = Browser(navigates=True, same_origin=False)
+FETCHES = Browser(navigates=False, same_origin=True)
+FROM_ELSEWHERE = Browser(navigates=False, same_origin=False)
+PAGE = ForwardedRequest("GET", "https", "h", "/v2/runs", "tab=Logs", "203.0.113.7", "/v2/runs?tab=Logs", "https://h")
+
+
+@pytest.mark.parametrize("face", [Face.FORWARD_AUTH, Face.EXT_AUTHZ])
+@pytest.mark.parametrize(
+    ("who", "code"), [(NO_CREDENTIAL, "credential_required"), (ENDED, "session_ended")], ids=["nobody", "ended"]
+)
+def test_who_opens_a_page_without_a_session_signs_in_and_comes_back(
+    who: NoCredential | Refusal, code: str, face: Face
+) -> None:
+    answer = render(decide(PAGE, who, Gate.UI, OPENS_A_PAGE), face, Gate.UI, "r1", OPENS_A_PAGE)
+    headers = dict(answer.headers)
+    assert answer.status == 302
+    assert json.loads(answer.body)["code"] == code
+    location = urlsplit(headers[b"location"].decode())
+    assert (location.scheme, location.netloc, location.path) == ("", "", "/_auth/login")
+    assert parse_qs(location.query) == {"return_to": ["/v2/runs?tab=Logs"]}
+    assert [value for name, value in answer.headers if name in IDENTITY_HEADERS] == [b""] * 5
+
+
+@pytest.mark.parametrize("gate", [Gate.API, Gate.JWT, Gate.BASIC])
+@pytest.mark.parametrize("who", [NO_CREDENTIAL, ENDED], ids=["nobody", "ended"])
+def test_a_machine_is_never_sent_to_sign_in(who: NoCredential | Refusal, gate: Gate) -> None:
+    assert isinstance(decide(PAGE, who, gate), Challenge)
+
+
+def test_the_shell_is_given_stand_in_settings_so_that_it_can_say_what_is_wrong() -> None:
+    settings = PAGE._replace(path="/ui-settings", target="/ui-settings")
+    decision = decide(settings, ENDED, Gate.UI, FETCHES)
+    assert isinstance(decision, Login)
+    assert decision.location == "/_auth/ui-settings"
+    assert isinstance(decide(settings._replace(method="POST"), ENDED, Gate.UI, FETCHES), Challenge)
+    assert isinstance(decide(settings._replace(path="/api/ui-settings"), ENDED, Gate.UI, FETCHES), Challenge)
+
+
+WRITES = {
+    "row37-get": ("GET", "https", "/api/flows", True),
+    "row37-head": ("HEAD", "https", "/api/flows", True),
+    "row37-options": ("OPTIONS", "https", "/api/flows", True),
+    "row37-post": ("POST", "https", "/api/flows/filter", False),
+    "row37-put": ("PUT", "https", "/api/flows", False),
+    "row37-patch": ("PATCH", "https", "/api/flows", False),
+    "row37-delete": ("DELETE", "https", "/api/flows", False),
+    "row37-websocket-by-scheme": ("GET", "wss", "/v2/anything", False),
+    "row37-websocket-by-scheme-plain": ("GET", "ws", "/v2/anything", False),
+    "row37-websocket-by-path": ("GET", "https", "/api/events/in", False),
+    "row37-websocket-by-path-under-a-prefix": ("GET", "https", "/prefix/api/logs/out", False),
+}
+
+
+@pytest.mark.parametrize(("method", "scheme", "path", "reads"), WRITES.values(), ids=WRITES)
+def test_a_cookie_alone_permits_no_write(method: str, scheme: str, path: str, *, reads: bool) -> None:
+    request = PAGE._replace(method=method, scheme=scheme, path=path)
+    assert isinstance(decide(request, WHO, Gate.UI, FETCHES), Allow)
+    for browser in (FROM_ELSEWHERE, OPENS_A_PAGE, None):
+        decision = decide(request, WHO, Gate.UI, browser)
+        assert isinstance(decision, Allow) == reads
+        assert reads or (isinstance(decision, Deny) and (decision.status, decision.code) == (403, "cross_origin"))
+
+
+@pytest.mark.parametrize("face", Face)
+@pytest.mark.parametrize(
+    ("who", "status", "code"),
+    [
+        *TABLE[1:],
+        pytest.param(NotPermitted("no"), 403, "insufficient_scope", id="not-permitted"),
+    ],
+)
+def test_who_opens_a_page_that_is_refused_reads_why_on_a_page(who: Refusal, status: int, code: str, face: Face) -> None:
+    refusal = type(who)('a <b>"sentence"</b> & more')
+    answer = render(decide(PAGE, refusal, Gate.UI, OPENS_A_PAGE), face, Gate.UI, "r1", OPENS_A_PAGE)
+    headers = dict(answer.headers)
+    assert answer.status == status or face is Face.AUTH_REQUEST
+    assert headers[b"content-type"] == b"text/html; charset=utf-8"
+    assert b"frame-ancestors 'none'" in headers[b"content-security-policy"]
+    assert headers[b"cache-control"] == b"no-store"
+    assert b"a &lt;b&gt;&quot;sentence&quot;&lt;/b&gt; &amp; more" in answer.body
+    assert b"<b>" not in answer.body
+    assert code.encode() in answer.body
+    assert b"www-authenticate" not in headers
+    assert b"location" not in headers
+
+
+def test_nginx_is_told_where_a_person_signs_in() -> None:
+    decision = decide(PAGE, ENDED, Gate.UI, OPENS_A_PAGE)
+    answer = render(decision, Face.AUTH_REQUEST, Gate.UI, "r1", OPENS_A_PAGE)
+    headers = dict(answer.headers)
+    assert answer.status == 401
+    assert headers[b"x-auth-status"] == b"302"
+    assert headers[b"x-auth-detail"] == b"Your session has ended: reload the page to sign in."
+    assert headers[b"x-auth-redirect"] == b"/_auth/login?return_to=%2Fv2%2Fruns%3Ftab%3DLogs"

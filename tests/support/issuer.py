@@ -8,10 +8,11 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
+from urllib.parse import parse_qsl
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
@@ -93,6 +94,25 @@ def encode_jws(header: Mapping[str, Any], payload: bytes, key: SigningKey) -> st
     return f"{signed}.{b64url(key.sign(signed.encode()))}"
 
 
+class Reply(NamedTuple):
+    """What one of the issuer's endpoints answers, after ``delay`` seconds, and with ``drip`` seconds between bytes."""
+
+    body: bytes | Mapping[str, Any] = b"{}"
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = {}
+    delay: float = 0.0
+    drip: float = 0.0
+
+
+class Call(NamedTuple):
+    """What was sent to one of the issuer's endpoints."""
+
+    path: str
+    headers: Mapping[str, str]
+    form: dict[str, str]
+
+
 class Issuer:
     """Discovery and JWKS over loopback HTTP; `with Issuer() as issuer` serves until the block ends."""
 
@@ -105,6 +125,9 @@ class Issuer:
         self.status = 200  # of each answer
         self.body: bytes | None = None  # in place of the key set
         self.headers: dict[str, str] = {}  # added to each answer
+        self.metadata: dict[str, Any] = {}  # more of the discovery document
+        self.replies: dict[str, Reply | Callable[[Call], Reply]] = {}  # of more endpoints, by path
+        self.calls: list[Call] = []  # to those
         self._generation = 1
         self._algs = algs or ("RS256",)
         self.keys = [SigningKey.generate(alg, f"{alg}-1") for alg in self._algs]
@@ -179,22 +202,40 @@ class Issuer:
                 issuer.fetches[self.path] += 1
                 time.sleep(issuer.delay)  # slowness is what is being played here
                 if self.path == "/.well-known/openid-configuration":
-                    document = {"issuer": issuer.url, "jwks_uri": issuer.jwks_url}
+                    document = {"issuer": issuer.url, "jwks_uri": issuer.jwks_url, **issuer.metadata}
                     self._send(issuer.status, json.dumps(document).encode())
                 elif self.path == "/jwks":
                     body = issuer.body if issuer.body is not None else json.dumps(issuer.key_set()).encode()
                     self._send(issuer.status, body)
                 else:
-                    self._send(404, b"{}")
+                    self._reply("")
 
-            def _send(self, status: int, body: bytes) -> None:
+            def do_POST(self) -> None:
+                self._reply(self.rfile.read(int(self.headers["Content-Length"])).decode())
+
+            def _reply(self, body: str) -> None:
+                call = Call(self.path.partition("?")[0], dict(self.headers), dict(parse_qsl(body)))
+                issuer.calls.append(call)
+                reply = issuer.replies.get(call.path, Reply(status=404))
+                reply = reply if isinstance(reply, Reply) else reply(call)
+                time.sleep(reply.delay)
+                answer = reply.body if isinstance(reply.body, bytes) else json.dumps(dict(reply.body)).encode()
+                headers = {"Content-Type": reply.content_type, **reply.headers}
+                self._send(reply.status, answer, headers, drip=reply.drip)
+
+            def _send(
+                self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, drip: float = 0
+            ) -> None:
                 self.send_response(status)
-                for name, value in {"Content-Type": "application/json", **issuer.headers}.items():
+                for name, value in {"Content-Type": "application/json", **issuer.headers, **(headers or {})}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 with contextlib.suppress(ConnectionError):  # whoever asked has given up waiting
                     self.end_headers()
-                    self.wfile.write(body)
+                    step = 1 if drip else max(1, len(body))
+                    for start in range(0, len(body), step):
+                        self.wfile.write(body[start : start + step])
+                        time.sleep(drip)
 
             def log_message(self, *_: object) -> None:
                 """Keep the tests' output quiet."""

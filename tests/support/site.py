@@ -40,10 +40,12 @@ class Site:
 
     folder: Path
     prefect_url: str
-    settings: Mapping[str, str]
+    settings: Mapping[str, str]  # of the service, each time that it is started
     cold: bool = False  # expected to start without any issuer's keys
     service_port: int = field(default_factory=free_port)
     port: int = field(default_factory=free_port)
+    auth_url: str = ""  # where Traefik finds the service, if that is not the service's own port
+    dynamic: Path = SHIPPED / "dynamic"  # Traefik's dynamic configuration
 
     @property
     def machines_url(self) -> str:
@@ -59,14 +61,24 @@ class Site:
 
     def start_service(self) -> None:
         """Start the service on its port, and return once it is ready to decide (or just alive, if `cold`)."""
+        self.service = self.start_replica(self.service_port)
+
+    def restart_service(self, settings: Mapping[str, str] | None = None) -> None:
+        """Let another process take its place, with other settings if there are any."""
+        self.service.stop()
+        self.settings = self.settings if settings is None else settings
+        self.start_service()
+
+    def start_replica(self, port: int) -> Process:
+        """Start one more process of the service, with the same settings."""
         env = {
             "FORWARD_AUTH_HOST": "127.0.0.1",
-            "FORWARD_AUTH_PORT": str(self.service_port),
+            "FORWARD_AUTH_PORT": str(port),
             "FORWARD_AUTH_LOG__DECISIONS": "all",
             **self.settings,
         }
         argv = [sys.executable, "-m", "service", "serve"]
-        self.service = Process(
+        service = Process(
             "the service",
             argv,
             env=clean_environment(self.folder / "home", env),
@@ -74,29 +86,34 @@ class Site:
             cwd=ROOT,
         )
 
-        probe = f"{self.service_url}/{'healthz' if self.cold else 'readyz'}"
+        probe = f"http://127.0.0.1:{port}/{'healthz' if self.cold else 'readyz'}"
 
         def ready() -> bool:
-            if self.service.returncode is not None:
-                msg = f"the service ended with {self.service.returncode}:\n{self.service.tail()}"
+            if service.returncode is not None:
+                msg = f"the service ended with {service.returncode}:\n{service.tail()}"
                 raise RuntimeError(msg)
-            return accepts(self.service_port) and httpx.get(probe).status_code == 200
+            return accepts(port) and httpx.get(probe).status_code == 200
 
-        wait_until(ready, timeout=20, what=f"200 from {probe} (see {self.service.log})")
+        try:
+            wait_until(ready, timeout=20, what=f"200 from {probe} (see {service.log})")
+        except BaseException:
+            service.stop()
+            raise
+        return service
 
     def start_traefik(self, variant: str, ports: Mapping[int, int], env: Mapping[str, str] | None = None) -> Process:
         """Start Traefik from a static configuration as shipped, but for its ports and the folder it lies in."""
         static = (SHIPPED / variant).read_text()
         for shipped, port in ports.items():
             static = replace_once(static, f'":{shipped}"', f'"127.0.0.1:{port}"')
-        static = replace_once(static, "/etc/traefik/dynamic", str(SHIPPED / "dynamic"))
+        static = replace_once(static, "/etc/traefik/dynamic", str(self.dynamic))
         config = self.folder / f"traefik-{variant}"
         config.write_text(static)
         gate = {
             "GATE_MACHINES_HOST": MACHINES,
             "GATE_PEOPLE_HOST": PEOPLE,
             "GATE_PREFECT_URL": self.prefect_url,
-            "GATE_AUTH_URL": self.service_url,
+            "GATE_AUTH_URL": self.auth_url or self.service_url,
         }
         return Process(
             "Traefik",

@@ -20,7 +20,9 @@ const port = Number(process.env.PORT);
 const issuer = `http://127.0.0.1:${port}`;
 const lifetime = Number(process.env.TOKEN_SECONDS ?? 600);
 const requireFrom = createRequire(pathToFileURL(`${process.env.MODULES}/`));
-const { default: Provider } = await import(pathToFileURL(requireFrom.resolve('oidc-provider')));
+const library = pathToFileURL(requireFrom.resolve('oidc-provider'));
+const { default: Provider } = await import(library);
+const { createMemoryAdapter } = await import(new URL('adapters/memory_adapter.js', library));
 
 const AUDIENCE = 'https://prefect.test';
 const groups = { alice: ['data-engineers', 'prefect-admins'], bob: ['analysts'] };
@@ -32,6 +34,7 @@ const KEY_KINDS = {
   EdDSA: ['ed25519', {}],
 };
 const denied = new Set();
+const adapter = createMemoryAdapter(); // what was issued outlives the keys
 
 let generation = 0;
 
@@ -60,6 +63,7 @@ function codeClient(id, extra) {
 
 function configuration(keys) {
   return {
+    adapter,
     jwks: { keys },
     clients: [
       {
@@ -87,7 +91,7 @@ function configuration(keys) {
     issueRefreshToken: (_context, client) => client.grantTypeAllowed('refresh_token'), // as most providers: no consent page
     rotateRefreshToken: true,
     fetch: (url, { dispatcher: _public, ...options }) => fetch(url, options), // of its own it calls no loopback address
-    findAccount: (_context, subject) => !denied.has(subject) && ({
+    findAccount: (_context, subject) => (denied.has(subject) ? undefined : {
       accountId: subject,
       claims: () => ({
         sub: subject,

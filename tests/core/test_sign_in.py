@@ -1,0 +1,338 @@
+"""What a provider's signed words are worth at sign-in. The signature is another module's business."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.core.errors import NotPermitted, Rejected
+from service.core.model import IssuerTrust, VerifiedClaims
+from service.core.sign_in import (
+    LOGOUT_EVENT,
+    check_response_issuer,
+    lacks,
+    merge_userinfo,
+    pkce_challenge,
+    provider_error,
+    signed_in_from,
+    validate_at_hash,
+    validate_id_token,
+    validate_logout_token,
+)
+
+NOW = 1_800_000_000.0
+MISSING = object()
+ISSUER = "https://idp.example"
+TRUST = IssuerTrust(ISSUER, frozenset({"gate"}), frozenset({"RS256"}), role="viewer")
+ID_TOKEN = {
+    "iss": ISSUER,
+    "sub": "248",
+    "aud": "gate",
+    "iat": NOW - 1,
+    "exp": NOW + 300,
+    "nonce": "n",
+    "email": "alice@example.test",
+    "groups": ["data"],
+    "sid": "s-1",
+}
+LOGOUT = {
+    "iss": ISSUER,
+    "sub": "248",
+    "sid": "s-1",
+    "aud": "gate",
+    "iat": NOW - 1,
+    "exp": NOW + 120,
+    "jti": "l-1",
+    "events": {LOGOUT_EVENT: {}},
+}
+
+
+def changed(claims: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**claims, **changes}.items() if value is not MISSING}
+
+
+def id_token(token_type: str = "JWT", *, expected: str | None = "n", **changes: Any) -> Any:
+    verified = VerifiedClaims(ISSUER, token_type, changed(ID_TOKEN, changes))
+    return validate_id_token(verified, TRUST, "gate", NOW, nonce=expected)
+
+
+def logout_token(token_type: str = "logout+jwt", **changes: Any) -> Any:
+    return validate_logout_token(VerifiedClaims(ISSUER, token_type, changed(LOGOUT, changes)), TRUST, NOW)
+
+
+def test_the_challenge_is_that_of_rfc7636_appendix_b() -> None:
+    assert (
+        pkce_challenge("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk") == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+    )
+
+
+# ID tokens ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token_type", ["JWT", "jwt", "", "application/jwt"])
+def test_an_id_token_says_who_signed_in(token_type: str) -> None:
+    who = signed_in_from(id_token(token_type), TRUST)
+    assert who[:7] == (ISSUER, "248", "248", "alice@example.test", ("data",), ("viewer",), "s-1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"aud": ["gate", "other"], "azp": "gate"}, id="several-audiences"),
+        pytest.param({"aud": ["gate"]}, id="audience-list-of-one"),
+        pytest.param({"azp": "gate"}, id="azp"),
+        pytest.param({"exp": NOW - 29}, id="within-leeway"),
+        pytest.param({"typ": "ID", "token_use": "id"}, id="kinds-of-keycloak-and-cognito"),
+    ],
+)
+def test_what_is_right_passes(changes: dict[str, Any]) -> None:
+    assert id_token(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        pytest.param({"nonce": "other"}, "nonce", id="row36-nonce-of-another"),
+        pytest.param({"nonce": MISSING}, "nonce", id="row36-nonce-missing"),
+        pytest.param({"nonce": ["n"]}, "nonce", id="nonce-list"),
+        pytest.param({"nonce": "\ud800"}, "nonce", id="nonce-surrogate"),
+        pytest.param({"nonce": ""}, "nonce", id="nonce-empty"),
+        pytest.param({"aud": "other"}, "aud", id="row34-foreign-audience"),
+        pytest.param({"aud": MISSING}, "aud", id="audience-missing"),
+        pytest.param({"aud": ["gate", "other"]}, "azp", id="several-audiences-without-azp"),
+        pytest.param({"aud": ["gate", "other"], "azp": "other"}, "azp", id="row34-azp-of-another"),
+        pytest.param({"azp": "other"}, "azp", id="azp-of-another-and-one-audience"),
+        pytest.param({"azp": None}, "azp", id="azp-null"),
+        pytest.param({"azp": ["gate"]}, "azp", id="azp-list"),
+        pytest.param({"iss": "https://idp.example/"}, "iss", id="other-issuer"),
+        pytest.param({"iss": MISSING}, "iss", id="issuer-missing"),
+        pytest.param({"exp": NOW - 31}, "expired", id="expired"),
+        pytest.param({"exp": MISSING}, "exp", id="exp-missing"),
+        pytest.param({"exp": "1900000000"}, "exp", id="exp-string"),
+        pytest.param({"exp": True}, "exp", id="exp-bool"),
+        pytest.param({"iat": MISSING}, "iat", id="iat-missing"),
+        pytest.param({"iat": NOW + 31}, "iat", id="iat-in-the-future"),
+        pytest.param({"nbf": NOW + 31}, "nbf", id="nbf-in-the-future"),
+        pytest.param({"sub": MISSING}, "sub", id="sub-missing"),
+        pytest.param({"sub": ""}, "sub", id="sub-empty"),
+        pytest.param({"sub": 248}, "sub", id="sub-number"),
+        pytest.param({"sub": "a\nb"}, "sub", id="row16-sub-newline"),
+        pytest.param({"typ": "Bearer"}, "typ", id="row34-keycloak-access-token"),
+        pytest.param({"typ": "Logout"}, "typ", id="row34-keycloak-logout-token"),
+        pytest.param({"token_use": "access"}, "token_use", id="row34-cognito-access-token"),
+    ],
+)
+def test_what_is_wrong_with_an_id_token_is_a_refusal(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        id_token(**changes)
+    assert word in refusal.value.reason
+
+
+@pytest.mark.parametrize("token_type", ["at+jwt", "logout+jwt", "application/at+jwt", "secevent+jwt", "dpop+jwt"])
+def test_row34_another_kind_of_token_is_no_id_token(token_type: str) -> None:
+    with pytest.raises(Rejected, match="not an ID token"):
+        id_token(token_type)
+
+
+def test_a_refreshed_id_token_needs_no_nonce_and_an_empty_one_is_none() -> None:
+    assert id_token(expected=None)
+    assert id_token(expected=None, nonce=MISSING)
+    for forgotten in ({"nonce": ""}, {"nonce": MISSING}, {}):
+        with pytest.raises(Rejected):
+            id_token(expected="", **forgotten)
+
+
+def at_hash(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "digest"),
+    [
+        ("RS256", hashlib.sha256(b"token").digest()),
+        ("ES384", hashlib.sha384(b"token").digest()),
+        ("PS512", hashlib.sha512(b"token").digest()),
+        pytest.param("EdDSA", hashlib.sha512(b"token").digest(), id="Ed25519"),
+        pytest.param("EdDSA", hashlib.shake_256(b"token").digest(114), id="Ed448"),
+    ],
+)
+def test_at_hash_ties_the_access_token_to_the_id_token(algorithm: str, digest: bytes) -> None:
+    claims = {"at_hash": at_hash(digest)}
+    validate_at_hash(claims, "token", algorithm)
+    with pytest.raises(Rejected):
+        validate_at_hash(claims, "another", algorithm)
+
+
+def test_at_hash_is_that_of_oidc_core_appendix_a() -> None:
+    validate_at_hash({"at_hash": "77QmUPtjPfzWtF2AnpK9RQ"}, "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y", "RS256")
+    validate_at_hash({}, "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y", "RS256")
+
+
+@pytest.mark.parametrize("value", ["", None, 7, ["77QmUPtjPfzWtF2AnpK9RQ"], "77QmUPtjPfzWtF2AnpK9RQ="])
+def test_an_at_hash_that_is_there_has_to_be_right(value: object) -> None:
+    with pytest.raises(Rejected):
+        validate_at_hash({"at_hash": value}, "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y", "RS256")
+
+
+# who may enter --------------------------------------------------------------------------------------------------
+
+
+def test_required_claims_decide_who_may_enter_and_say_who_may_not() -> None:
+    trust = replace(TRUST, required_claims={"groups": frozenset({"prefect"})}, principal_claim="email")
+    with pytest.raises(NotPermitted) as refusal:
+        signed_in_from(id_token(), trust)
+    assert (refusal.value.status, refusal.value.name, refusal.value.subject) == (403, "alice@example.test", "248")
+    assert "groups" in refusal.value.reason
+    assert signed_in_from(id_token(groups=["prefect"]), trust).name == "alice@example.test"
+
+
+@pytest.mark.parametrize("verified", [False, "false"])
+def test_an_unconfirmed_address_names_nobody_and_opens_nothing(verified: object) -> None:
+    claims = id_token(email_verified=verified)
+    assert signed_in_from(claims, TRUST).email == "alice@example.test"  # where it decides nothing, it is shown
+    by_name = replace(TRUST, principal_claim="email")
+    by_rule = replace(TRUST, required_claims={"email": frozenset({"alice@example.test"})})
+    for trust in (by_name, by_rule):
+        with pytest.raises(NotPermitted, match="confirm"):
+            signed_in_from(claims, trust)
+        assert signed_in_from(id_token(email_verified=True), trust)
+        assert signed_in_from(id_token(), trust)
+
+
+def test_somebody_without_the_naming_claim_is_nobody() -> None:
+    with pytest.raises(Rejected):
+        signed_in_from(id_token(), replace(TRUST, principal_claim="preferred_username"))
+
+
+@pytest.mark.parametrize(
+    ("claims", "answer"),
+    [
+        ({"sub": "1", "email": "a@b", "groups": []}, False),
+        ({"sub": "1", "email": "a@b"}, True),
+        ({"sub": "1", "groups": ["a"]}, True),
+        ({"sub": "1", "email": None, "groups": []}, True),
+    ],
+)
+def test_userinfo_is_worth_asking_where_a_claim_is_missing(claims: dict[str, Any], *, answer: bool) -> None:
+    assert lacks(claims, TRUST) is answer
+    assert lacks(claims, replace(TRUST, required_claims={"department": frozenset({"data"})}))
+
+
+def test_userinfo_adds_and_does_not_replace() -> None:
+    claims = {"sub": "1", "groups": ["signed"], "email": None}
+    both = merge_userinfo(claims, {"sub": "1", "groups": ["unsigned"], "email": "a@b", "iss": "x"})
+    assert both == {"sub": "1", "groups": ["signed"], "email": "a@b", "iss": "x"}
+
+
+@pytest.mark.parametrize("userinfo", [{}, {"sub": "2"}, {"sub": None}, {"sub": ["1"]}])
+def test_userinfo_of_somebody_else_is_refused(userinfo: dict[str, Any]) -> None:
+    with pytest.raises(Rejected):
+        merge_userinfo({"sub": "1"}, userinfo)
+
+
+# logout tokens --------------------------------------------------------------------------------------------------
+
+
+def test_a_logout_token_says_what_ends_and_how_long_to_remember_it() -> None:
+    assert logout_token() == ("248", "s-1", "l-1", NOW - 1, NOW + 120 + TRUST.leeway)
+
+
+@pytest.mark.parametrize(
+    ("token_type", "changes"),
+    [
+        pytest.param("logout+jwt", {"sid": MISSING}, id="sub-alone"),
+        pytest.param("JWT", {"sub": MISSING}, id="sid-alone"),
+        pytest.param("", {}, id="untyped"),
+        pytest.param("application/logout+jwt", {"typ": "Logout"}, id="keycloak"),
+        pytest.param("logout+jwt", {"exp": MISSING}, id="before-exp-was-required"),
+        pytest.param("logout+jwt", {"events": {LOGOUT_EVENT: {"more": 1}, "urn:other": {}}}, id="more-events"),
+        pytest.param("logout+jwt", {"exp": NOW + 86_400}, id="long-lived-and-fresh"),
+    ],
+)
+def test_logout_tokens_that_providers_send_are_accepted(token_type: str, changes: dict[str, Any]) -> None:
+    notice = logout_token(token_type, **changes)
+    assert NOW < notice.until <= NOW + 600 + TRUST.leeway
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        pytest.param({"events": MISSING}, "events", id="no-events"),
+        pytest.param({"events": {"urn:other": {}}}, "events", id="another-event"),
+        pytest.param({"events": [LOGOUT_EVENT]}, "events", id="events-list"),
+        pytest.param({"events": {LOGOUT_EVENT: None}}, "events", id="event-null"),
+        pytest.param({"events": LOGOUT_EVENT}, "events", id="events-string"),
+        pytest.param({"nonce": "n"}, "nonce", id="nonce"),
+        pytest.param({"nonce": None}, "nonce", id="nonce-null"),
+        pytest.param({"sub": MISSING, "sid": MISSING}, "sub", id="nobody"),
+        pytest.param({"sub": "", "sid": ""}, "sub", id="nobody-in-particular"),
+        pytest.param({"sub": ["248"]}, "sub", id="sub-list"),
+        pytest.param({"sid": {"a": 1}}, "sid", id="sid-object"),
+        pytest.param({"jti": MISSING}, "jti", id="no-jti"),
+        pytest.param({"jti": 7}, "jti", id="jti-number"),
+        pytest.param({"iat": MISSING}, "iat", id="no-iat"),
+        pytest.param({"iat": NOW + 31}, "iat", id="of-the-future"),
+        pytest.param({"exp": NOW - 31}, "expired", id="expired"),
+        pytest.param({"exp": MISSING, "iat": NOW - 700}, "expired", id="old-without-exp"),
+        pytest.param({"exp": NOW + 300, "iat": NOW - 700}, "600 s", id="old-and-long-lived"),
+        pytest.param({"exp": None}, "exp", id="exp-null"),
+        pytest.param({"aud": "other"}, "aud", id="audience"),
+        pytest.param({"aud": MISSING}, "aud", id="no-audience"),
+        pytest.param({"iss": "https://other.example"}, "iss", id="issuer"),
+    ],
+)
+def test_what_is_wrong_with_a_logout_token_is_a_refusal(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        logout_token(**changes)
+    assert word in refusal.value.reason
+
+
+@pytest.mark.parametrize("token_type", ["at+jwt", "secevent+jwt", "id_token"])
+def test_row34_another_kind_of_token_ends_nothing(token_type: str) -> None:
+    with pytest.raises(Rejected, match="not a logout token"):
+        logout_token(token_type)
+
+
+# the way back ---------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_of_another_provider_is_refused() -> None:
+    check_response_issuer(ISSUER, TRUST, required=True)
+    check_response_issuer("", TRUST, required=False)
+    for issuer, required in (("", True), ("https://other.example", False), (ISSUER + "/", False)):
+        with pytest.raises(Rejected):
+            check_response_issuer(issuer, TRUST, required=required)
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        ("access_denied", "ask for access"),
+        ("login_required", "sign in again"),
+        ("consent_required", "sign in again"),
+        ("server_error", "try again"),
+        ("invalid_scope", "whoever runs it"),
+        ("unauthorized_client", "whoever runs it"),
+        ("invalid_grant", "too long"),
+        ("", "try again"),
+        ("<b>what is this</b>", "try again"),
+    ],
+)
+def test_a_providers_error_is_a_sentence_that_says_what_to_do(error: str, word: str) -> None:
+    assert word in provider_error(error).detail
+
+
+def test_a_providers_own_words_reach_the_log_alone_and_printable() -> None:
+    refusal = provider_error("access_denied", "<script>\r\nforged: line\x1b[31m" + "x" * 1000)
+    assert "script" not in refusal.detail
+    assert refusal.reason.isprintable()
+    assert "access_denied <script>" in refusal.reason
+    assert len(refusal.reason) < 300
+
+
+def test_nothing_secret_is_in_a_repr() -> None:
+    who = signed_in_from(id_token(), TRUST)._replace(id_token="secret-1", refresh_token="secret-2")
+    assert "secret" not in f"{who!r} {who}"
