@@ -134,7 +134,9 @@ def refusal_body(detail: str, code: str, request_id: str) -> bytes:
 
 def refusal_page(detail: str, code: str, request_id: str) -> bytes:
     """Return the page that a person sees who opened what is refused; the design is that of the pages under /_auth/."""
-    return _PAGE.format(detail=escape(detail), code=escape(code), request_id=escape(request_id)).encode("ascii", "xmlcharrefreplace")
+    return _PAGE.format(detail=escape(detail), code=escape(code), request_id=escape(request_id)).encode(
+        "ascii", "xmlcharrefreplace"
+    )
 
 
 def _challenges(decision: Challenge, gate: Gate) -> list[bytes]:

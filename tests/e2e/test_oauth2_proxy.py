@@ -73,7 +73,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, stand_in: str) -> Iterator[in
     with Echo() as echo, ExitStack() as stack:
         site = Site(folder, echo.url, {"FORWARD_AUTH_USERS__FILE": str(folder / "users")})
         site.start_service()
-        stack.callback(lambda: site.service.stop())
+        stack.callback(site.service.stop)
         env = {
             "GATE_MACHINES_HOST": MACHINES,
             "GATE_PEOPLE_HOST": PEOPLE,

@@ -10,7 +10,6 @@ import json
 import re
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,97 +19,30 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-import websockets.sync.client
 from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
-from service.adapters.seal import Seal
-from service.core.cookies import set_session
-from service.core.sessions import dump_session, load_session
 from tests.support.certificates import write_certificate
 from tests.support.echo import Received
 from tests.support.forms import CUSTOM_HEADERS
-from tests.support.issuer import Issuer
 from tests.support.parts import SERVER_VERSION
 from tests.support.prefect import FLOWS, Client, Server
 from tests.support.proxies import PROXIES, Certificate, Proxy, start
-from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site, add_user
-from tests.support.upstream import PARTS_OF_STREAM, Upstream
+from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
+from tests.support.upstream import PARTS_OF_STREAM
 from tests.support.visitor import SAME_ORIGIN, Visitor
-from tests.support.waiting import free_port, wait_until
+from tests.support.waiting import wait_until
 from tests.support.wire import Answer, basic, bearer, handshake, send
+from tests.support.world import AUDIENCE, SESSION, World
 
-AUDIENCE = "prefect"
-KEY = "a-session-key-for-the-tests-alone-of-no-worth"
 EVIL = "mallory"
 PAGE = ("Accept", "text/html,application/xhtml+xml")
 NAVIGATION = [PAGE, ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Site", "none")]
 XHR = [("Accept", "application/json"), ("Sec-Fetch-Mode", "cors"), SAME_ORIGIN]
 IDENTITY = [f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Roles", "Issuer")]
-SESSION = "__Host-prefect-gate"
 
 Header = tuple[str, str]
-
-# the world ----------------------------------------------------------------------------------------------------
-
-
-class World:
-    """One upstream, one issuer, and three sites: all is well, the issuer is out of reach, there is no service."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._stack = stack
-        self._ports: dict[tuple[str, str], int] = {}
-        self._visitors: dict[str, Visitor] = {}
-        self.upstream = stack.enter_context(Upstream())
-        self.issuer = stack.enter_context(Issuer("ES256"))
-        self.silent = Issuer("ES256")
-        users = folder / "users.htpasswd"
-        folder.mkdir(exist_ok=True)
-        add_user(users, USER, PASSWORD)
-        common = {
-            "FORWARD_AUTH_USERS__FILE": str(users),
-            "FORWARD_AUTH_SESSION__KEYS": KEY,
-            "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
-        }
-        narrow = {"FORWARD_AUTH_USERS__CONCURRENCY": "1", "FORWARD_AUTH_USERS__QUEUE": "1"}
-        nowhere = f"http://127.0.0.1:{free_port()}"
-        self.sites = {
-            "well": Site(folder / "well", self.upstream.url, {**common, "FORWARD_AUTH_ISSUER__URL": self.issuer.url}),
-            "cold": Site(
-                folder / "cold", nowhere, {**common, **narrow, "FORWARD_AUTH_ISSUER__URL": self.silent.url}, cold=True
-            ),
-            "down": Site(folder / "down", self.upstream.url, {}),
-        }
-        for name, site in self.sites.items():
-            site.folder.mkdir()
-            if name != "down":
-                site.start_service()
-                stack.callback(site.service.stop)
-
-    def port(self, proxy: Proxy, site: str) -> int:
-        """Return the port of a proxy before one of the sites."""
-        if (proxy.name, site) not in self._ports:
-            port, process = start(proxy, self.sites[site])
-            self._stack.callback(process.stop)
-            self._ports[proxy.name, site] = port
-        return self._ports[proxy.name, site]
-
-    def visitor(self, proxy: Proxy) -> Visitor:
-        """Return somebody who signed in through this proxy."""
-        if proxy.name not in self._visitors:
-            visitor = Visitor(self.port(proxy, "well"))
-            answer = visitor.sign_in("/runs?x=1")
-            assert (answer.status, answer.header("Location")) == (303, "/runs?x=1"), answer
-            self._visitors[proxy.name] = visitor
-        return self._visitors[proxy.name]
-
-    def session_as(self, proxy: Proxy, *, seen: float, groups: int) -> list[str]:
-        """Return the cookies of a session that was last sealed a while ago, or is larger than one cookie."""
-        sealed = self.visitor(proxy).cookies[SESSION].partition(".")[2]
-        document = Seal((KEY,)).open("session", sealed)
-        assert document is not None
-        names = tuple(f"group-{number:03}-of-many" for number in range(groups))
-        session = load_session(document)._replace(seen=time.time() - seen, groups=names)
-        return set_session(Seal((KEY,)).seal("session", dump_session(session)), 600, secure=True)
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +51,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("proxies") / "world", stack)
 
 
-@pytest.fixture(params=PROXIES.values(), ids=PROXIES)
+@pytest.fixture(params=list(PROXIES))
 def proxy(request: pytest.FixtureRequest) -> Proxy:
-    kind = request.param
-    assert isinstance(kind, Proxy)
-    return kind
+    return PROXIES[request.param]
 
 
 # the table ----------------------------------------------------------------------------------------------------
@@ -181,6 +111,7 @@ NOT_FOUND = Outcome(404)
 NEEDED = Outcome(401, "credential_required")
 INVALID = Outcome(401, "invalid_token")
 MALFORMED = Outcome(400, "invalid_request")
+DETOURS = ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"]
 OTHER_METHODS = ("HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
 TABLE = [
@@ -406,7 +337,9 @@ def test_what_browsers_keep(path: str, headers: list[Header], storage: str, prox
     assert (answer.status, answer.values("Cache-Control")) == (200, [storage])
 
 
-@pytest.mark.parametrize("detour", ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"])
+@pytest.mark.parametrize(
+    "detour", ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"]
+)
 @pytest.mark.parametrize("path", ["/forward-auth/api", "/metrics", "/healthz"])
 def test_no_detour_through_the_pages(detour: str, path: str, proxy: Proxy, world: World) -> None:
     answer = send(world.port(proxy, "well"), PEOPLE, detour.format(path), [basic(USER, PASSWORD)])
@@ -435,16 +368,18 @@ CLAIMS = [
     "Remote-User",
     "X-Real-Ip",
 ]
-ALIASES = [name.replace("-", instead) for name in IDENTITY for instead in "_."] + ["X-Auth_Request-User", "x.auth-request_user"]
+ALIASES = [name.replace("-", instead) for name in IDENTITY for instead in "_."] + [
+    "X-Auth_Request-User",
+    "x.auth-request_user",
+]
 
 
 def via(how: str, port: int, host: str, headers: list[Header]) -> Received:
     """Send a request, plain or as a WebSocket, and return what the upstream received."""
     if how == "http":
         return Received.from_json(json.loads(send(port, host, "/api/flows/x", headers).body))
-    with websockets.sync.client.connect(
-        f"ws://{host}:{port}/api/events/in", additional_headers=headers, subprotocols=["prefect"], proxy=None  # type: ignore[list-item]
-    ) as socket_:
+    url, protocols = f"ws://{host}:{port}/api/events/in", [Subprotocol("prefect")]
+    with connect(url, additional_headers=headers, subprotocols=protocols, proxy=None) as socket_:
         assert socket_.subprotocol == "prefect"
         received = Received.from_json(json.loads(socket_.recv(10)))
         socket_.send("again")
@@ -476,7 +411,9 @@ def test_what_a_caller_claims_goes_no_further(how: str, host: str, proxy: Proxy,
 
 
 def test_a_made_up_header_of_the_family(proxy: Proxy, world: World) -> None:
-    request = via("http", world.port(proxy, "well"), MACHINES, [basic(USER, PASSWORD), ("X-Auth-Request-Made-Up", EVIL)])
+    request = via(
+        "http", world.port(proxy, "well"), MACHINES, [basic(USER, PASSWORD), ("X-Auth-Request-Made-Up", EVIL)]
+    )
     # Nginx deletes headers by name alone; Prefect reads none of them.
     assert request.values("X-Auth-Request-Made-Up") == ([EVIL] if "nginx" in proxy.name else [])
 
@@ -621,8 +558,10 @@ def test_a_flow_run_with_its_tasks(proxy: Proxy, world: World, prefect_server: S
         (found,) = prefect_server.ask("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [proxy.name]}}})
         assert found["state_type"] == "COMPLETED"
         wait_until(
-            lambda: [row["state_type"] for row in prefect_server.of_flow_run("task_runs", found["id"])]
-            == ["COMPLETED", "COMPLETED"],
+            lambda: (
+                [row["state_type"] for row in prefect_server.of_flow_run("task_runs", found["id"])]
+                == ["COMPLETED", "COMPLETED"]
+            ),
             timeout=20,
             what="both task runs",
             log=flow.tail,

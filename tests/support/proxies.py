@@ -32,7 +32,7 @@ Start = Callable[[Site, int, Certificate | None], Process]
 
 @dataclass(frozen=True)
 class Proxy:
-    """A kind of proxy: `start` runs it on a port, in front of a site's service and its upstream, with or without TLS."""
+    """A kind of proxy: `start` runs it on a port, in front of a site's service and its upstream."""
 
     name: str
     part: Part
@@ -114,9 +114,7 @@ def _nginx(part: Part) -> Start:
         if certificate is not None:
             tls = (DEPLOY / "nginx" / "tls.conf").read_text()
             tls = replace_once(tls, "/etc/nginx/tls/tls.crt", str(certificate.chain))
-            (folder / "gate" / "tls.conf").write_text(
-                replace_once(tls, "/etc/nginx/tls/tls.key", str(certificate.key))
-            )
+            (folder / "gate" / "tls.conf").write_text(replace_once(tls, "/etc/nginx/tls/tls.key", str(certificate.key)))
         (folder / "nginx.conf").write_text(_NGINX.format(folder=folder))
         return Process(
             part.name,
