@@ -31,7 +31,7 @@ check: init ## lint, types, the floors of the house, generated documents
 	$(RUN)/python -m docs.generate --check
 
 test: parts ## all tests, with real parts
-	$(RUN)/pytest -q
+	$(RUN)/pytest -q -n 3 --dist loadgroup
 
 test-quick: init ## the tests that need no other program
 	$(RUN)/pytest -q tests/core tests/adapters tests/settings tests/web
