@@ -121,6 +121,8 @@ def _config_check(options: argparse.Namespace) -> int:
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
     if settings.people_sign_in and not settings.session.keys:
         print("Sessions end with the process: set session.keys to keep them.")
+    if settings.people_sign_in and settings.workers > 1 and settings.store is None:
+        print("Each worker knows of its own sign-outs alone: set store.url so that all do.")
     return 0
 
 

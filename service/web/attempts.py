@@ -74,7 +74,8 @@ class Attempts:
 
     def _open(self, value: bytes) -> Attempt | None:
         document = self._seal.open("attempt", value.decode("latin-1"))
-        return None if document is None else Attempt(*json.loads(document))
+        fields = [] if document is None else json.loads(document)
+        return Attempt(*fields) if len(fields) == len(Attempt._fields) else None
 
     # rounds -----------------------------------------------------------------------------------------------
 
