@@ -11,7 +11,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final, NoReturn
 
 from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
@@ -33,6 +33,7 @@ from service.core.model import (
 )
 from service.core.policy import decide
 from service.core.request import parse_credential
+from service.reload import Read, on_each_hangup, successor, take_effect
 from service.settings import Settings
 from service.wiring import Wiring
 
@@ -56,12 +57,17 @@ _GATES: Final = {gate.encode(): gate for gate in Gate}
 class ForwardAuth:
     """The service: an ASGI application that answers verify calls, and hands the rest on."""
 
-    def __init__(self, settings: Settings, load_web: Callable[[Wiring], ASGIApp]) -> None:
+    def __init__(
+        self, settings: Settings, load_web: Callable[[Wiring], ASGIApp], read_settings: Read | None = None
+    ) -> None:
+        """Take ``read_settings`` where the settings are to be read again on SIGHUP."""
         self.wiring = Wiring(settings)
-        self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry
+        self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry  # the same for every wiring
         self._trusts = self.wiring.proxies.trusts
         self._load_web = load_web
-        self._web: asyncio.Task[ASGIApp] | None = None
+        self._read_settings = read_settings
+        self._web: asyncio.Future[ASGIApp] | None = None
+        self._background: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call (ASGI 3.0)."""
@@ -134,7 +140,8 @@ class ForwardAuth:
         if isinstance(cookie, NoCredential):
             return cookie, passed_on
         era = self._verdicts.era
-        opened = await self.wiring.sessions.open(cookie)
+        with self.wiring as wiring:
+            opened = await wiring.sessions.open(cookie)
         if opened.sealed is None:
             self._verdicts.remember(key, opened.proof, era)
             return opened.proof.principal, passed_on
@@ -152,18 +159,20 @@ class ForwardAuth:
     async def _prove(self, gate: Gate, presented: bytes, key: bytes) -> Proof:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
         era = self._verdicts.era
-        proof = await self._authenticate(gate, parse_credential(presented))
+        with self.wiring as wiring:
+            proof = await self._authenticate(wiring, gate, parse_credential(presented))
         self._verdicts.remember(key, proof, era)
         return proof
 
-    async def _authenticate(self, gate: Gate, credential: Bearer | Basic) -> Proof:
+    @staticmethod
+    async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic) -> Proof:
         if isinstance(credential, Bearer):
-            if gate is Gate.BASIC or not self.wiring.issuers:
+            if gate is Gate.BASIC or not wiring.issuers:
                 raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
-            return await self.wiring.tokens.authenticate(credential)
-        if gate is Gate.JWT or self.wiring.passwords is None:
+            return await wiring.tokens.authenticate(credential)
+        if gate is Gate.JWT or wiring.passwords is None:
             raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
-        return await self.wiring.passwords.authenticate(credential)
+        return await wiring.passwords.authenticate(credential)
 
     # everything else --------------------------------------------------------------------------------------
 
@@ -183,10 +192,11 @@ class ForwardAuth:
         elif self._web is None or path.startswith(_EXT_AUTHZ.decode()):
             await self._not_found(send)
         else:
-            await self._behind(self._web, scope, receive, send)
+            with self.wiring:
+                await self._behind(self._web, scope, receive, send)
 
     @staticmethod
-    async def _behind(web: "asyncio.Task[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
+    async def _behind(web: "asyncio.Future[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
         """Let the web application answer; if it fails, or never loaded, that is 503 like every fault of ours."""
         begun = False
 
@@ -229,6 +239,8 @@ class ForwardAuth:
         """Start the adapters, and begin to load the web application, without waiting for it."""
         await self.wiring.start()
         self._web = asyncio.create_task(self._loaded_web())
+        if self._read_settings is not None:
+            self._keep(on_each_hangup(self._reload))
 
     async def _loaded_web(self) -> ASGIApp:
         web = await asyncio.to_thread(self._load_web, self.wiring)
@@ -237,11 +249,28 @@ class ForwardAuth:
         gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
         return web
 
+    async def _reload(self) -> None:
+        """Let the settings as they stand now take effect between two calls, or leave everything as it is."""
+        before, read = self.wiring, self._read_settings
+        found = await successor(before, read, self._load_web) if read is not None else None
+        if found is not None:
+            self.wiring, web = found
+            self._trusts = self.wiring.proxies.trusts
+            self._web = asyncio.get_running_loop().create_future()
+            self._web.set_result(web)
+            take_effect(self.wiring, before)
+            self._keep(before.retire())
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     async def stop(self) -> None:
         """Stop what start() began."""
-        if self._web is not None:
-            self._web.cancel()
-        await self.wiring.stop()
+        for task in (*self._background, *((self._web,) if self._web else ())):
+            task.cancel()
+        await self.wiring.close()
 
 
 def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:

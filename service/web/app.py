@@ -7,11 +7,16 @@ from service.wiring import Wiring
 
 
 def create_app(settings: Settings | None = None) -> ForwardAuth:
-    """Return the ASGI application; without settings, from the environment, raising ConfigError."""
-    if settings is None:
-        settings = load().settings
-        configure_logging(settings.log.level, settings.log.format)
-    return ForwardAuth(settings, _load_web)
+    """Return the ASGI application; without settings, from where they stand, at the start and at each SIGHUP."""
+    if settings is not None:
+        return ForwardAuth(settings, _load_web)
+    settings = _read_settings()
+    configure_logging(settings.log.level, settings.log.format)
+    return ForwardAuth(settings, _load_web, _read_settings)
+
+
+def _read_settings() -> Settings:
+    return load().settings
 
 
 def _load_web(wiring: Wiring) -> ASGIApp:

@@ -109,6 +109,15 @@ class ServiceCollector(Collector):
         for outcome, count in telemetry.sign_ins.items():
             sign_ins.add_metric([outcome], count)
         yield sign_ins
+        reloads = CounterMetricFamily("forward_auth_reloads", "Readings of the configuration anew", labels=["outcome"])
+        for outcome in ("done", "refused"):
+            reloads.add_metric([outcome], telemetry.reloads[outcome])
+        yield reloads
+        yield GaugeMetricFamily(
+            "forward_auth_config_broken",
+            "1 while the configuration is not the one in force",
+            value=1 if telemetry.config_problem else 0,
+        )
         yield CounterMetricFamily(
             "forward_auth_log_suppressed", "Refusals that were not logged one by one", value=telemetry.suppressed
         )
