@@ -11,7 +11,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, NoReturn
 
 from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
@@ -33,7 +33,7 @@ from service.core.model import (
 )
 from service.core.policy import decide
 from service.core.request import parse_credential
-from service.reload import Read, on_each_hangup, successor, take_effect
+from service.reload import Read, Reloads
 from service.settings import Settings
 from service.wiring import Wiring
 
@@ -67,7 +67,7 @@ class ForwardAuth:
         self._load_web = load_web
         self._read_settings = read_settings
         self._web: asyncio.Future[ASGIApp] | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._reloads: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call (ASGI 3.0)."""
@@ -128,7 +128,8 @@ class ForwardAuth:
 
         That is the Cookie header for the upstream, and the session's own cookies where it was sealed anew.
         """
-        if header is None or self.wiring.sessions is None:
+        sessions = self.wiring.sessions
+        if header is None or sessions is None:
             return NO_CREDENTIAL, _NOTHING_MORE
         passed_on: WireHeaders = [(b"cookie", without_ours(header))]
         key = self._verdicts.key_of(Gate.UI, header)
@@ -140,8 +141,8 @@ class ForwardAuth:
         if isinstance(cookie, NoCredential):
             return cookie, passed_on
         era = self._verdicts.era
-        with self.wiring as wiring:
-            opened = await wiring.sessions.open(cookie)
+        with self.wiring:
+            opened = await sessions.open(cookie)
         if opened.sealed is None:
             self._verdicts.remember(key, opened.proof, era)
             return opened.proof.principal, passed_on
@@ -240,7 +241,8 @@ class ForwardAuth:
         await self.wiring.start()
         self._web = asyncio.create_task(self._loaded_web())
         if self._read_settings is not None:
-            self._keep(on_each_hangup(self._reload))
+            reloads = Reloads(self._read_settings, self._load_web, self._swap)
+            self._reloads = asyncio.create_task(reloads.at_each_hangup(self.wiring))
 
     async def _loaded_web(self) -> ASGIApp:
         web = await asyncio.to_thread(self._load_web, self.wiring)
@@ -249,27 +251,17 @@ class ForwardAuth:
         gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
         return web
 
-    async def _reload(self) -> None:
-        """Let the settings as they stand now take effect between two calls, or leave everything as it is."""
-        before, read = self.wiring, self._read_settings
-        found = await successor(before, read, self._load_web) if read is not None else None
-        if found is not None:
-            self.wiring, web = found
-            self._trusts = self.wiring.proxies.trusts
-            self._web = asyncio.get_running_loop().create_future()
-            self._web.set_result(web)
-            take_effect(self.wiring, before)
-            self._keep(before.retire())
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+    def _swap(self, wiring: Wiring, web: ASGIApp) -> None:
+        """Let another wiring decide from the next call on."""
+        self.wiring, self._trusts = wiring, wiring.proxies.trusts
+        self._web = asyncio.get_running_loop().create_future()
+        self._web.set_result(web)
 
     async def stop(self) -> None:
         """Stop what start() began."""
-        for task in (*self._background, *((self._web,) if self._web else ())):
-            task.cancel()
+        for work in (self._reloads, self._web):
+            if work is not None:
+                work.cancel()
         await self.wiring.close()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self
 
@@ -41,11 +42,9 @@ class Wiring:
         What outlives a change of the settings is that of the wiring ``before``; start() takes over what it has learnt.
         """
         self.settings = settings
-        self.telemetry = before.telemetry if before else Telemetry(settings.log.decisions)
+        self.telemetry: Telemetry = before.telemetry if before else Telemetry(settings.log.decisions)
         self.proxies = TrustedProxies(settings.trusted_proxies)
-        self.verdicts = (
-            before.verdicts if before else Verdicts(seconds=settings.verdict_seconds, capacity=settings.verdict_count)
-        )
+        self.verdicts: Verdicts = before.verdicts if before else _verdicts(settings)
         self.issuers: dict[str, Issuer] = {}
         self.tokens = Tokens(self.issuers)
         self.seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
@@ -64,15 +63,11 @@ class Wiring:
         self.users: UsersFile | None = None
         self.passwords: Passwords | None = None
         self.ready = False
-        self.client = (
-            before._client
-            if before
-            else httpx.AsyncClient(
-                headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False
-            )
-        )
+        self.client: httpx.AsyncClient = before.client if before else _client()
         self._before = before
         self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._watcher: asyncio.Task[None] | None = None
         if settings.users is not None:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
@@ -173,16 +168,18 @@ class Wiring:
 
     def __enter__(self) -> Self:
         self._calls += 1
+        self._idle.clear()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._calls -= 1
+        if not self._calls:
+            self._idle.set()
 
     async def retire(self) -> None:
         """Stop once the calls that began with it have been answered, or ``PATIENCE`` seconds later."""
-        give_up_at = time.monotonic() + PATIENCE
-        while self._calls and time.monotonic() < give_up_at:
-            await asyncio.sleep(0.1)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), PATIENCE)
         await self.stop()
 
     async def close(self) -> None:
@@ -230,6 +227,14 @@ class Wiring:
         if self.passwords is not None:
             self.passwords.forget()
         self.verdicts.forget()
+
+
+def _verdicts(settings: Settings) -> Verdicts:
+    return Verdicts(seconds=settings.verdict_seconds, capacity=settings.verdict_count)
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False)
 
 
 def _store(settings: StoreSettings) -> Store:

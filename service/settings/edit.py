@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
+from service.settings.files import exposure
 from service.settings.starter import SECRETS_MODE, secrets_text
 
 Wish = Literal["edit", "write", "discard"]
@@ -66,14 +68,15 @@ def _run_editor(environ: Mapping[str, str], draft: Path) -> None:
 
 
 def _replace(target: Path, draft: Path) -> None:
-    """Put the draft in the file's place, with the file's owner and its mode as far as that is private."""
+    """Put the draft in the file's place, with the file's owner, and its mode where that is a private one."""
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     if target.exists():
         status = target.stat()
         with suppress(PermissionError):
             os.chown(draft, status.st_uid, status.st_gid)
-            draft.chmod(SECRETS_MODE | (status.st_mode & (0o040 if status.st_uid == 0 else 0)))
+        if not exposure(status):
+            draft.chmod(stat.S_IMODE(status.st_mode))
     draft.replace(target)
 
 
