@@ -88,6 +88,7 @@ def test_what_init_writes_says_what_is_in_force(tmp_path: Path, monkeypatch: pyt
         "FORWARD_AUTH_USERS__FILE": "u",
         "FORWARD_AUTH_OIDC__ISSUER": "https://b.example",
         "FORWARD_AUTH_OIDC__CLIENT_ID": "x",
+        "FORWARD_AUTH_STORE__URL": "redis://h",
     }
     full = load(given).settings
     (tmp_path / "forward-auth.toml").unlink()
@@ -225,9 +226,8 @@ def test_whoever_is_there_is_asked(folder: Path, editor: Callable[[str], str], a
 
 
 def test_show_masks_what_the_secrets_file_holds(folder: Path) -> None:
-    (folder / "secrets.toml").write_text(
-        f'{GOOD}[store]\nurl = "redis://:{SECRET}@h"\n[oidc]\nclient_secret = "{SECRET}"\n'
-    )
+    more = f'[store]\nurl = "redis://:{SECRET}@h"\n[oidc]\nclient_secret = "{SECRET}"\n'
+    (folder / "secrets.toml").write_text(GOOD + more)
     (folder / "forward-auth.toml").write_text('[oidc]\nissuer = "https://a.example"\nclient_id = "x"\n')
     done = run("config", "show", cwd=folder)
     assert done.returncode == 0, done.stderr
