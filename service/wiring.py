@@ -6,12 +6,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self
 
-import httpx
+from httpx import AsyncClient
 
 from service import __version__
 from service.adapters.client_auth import ClientPolicy
 from service.adapters.issuers import Issuer, KeyPolicy
 from service.adapters.oidc import RelyingParty
+from service.adapters.outbound import open_client
 from service.adapters.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
 from service.adapters.revocations import Revocations
 from service.adapters.seal import Seal
@@ -63,7 +64,7 @@ class Wiring:
         self.users: UsersFile | None = None
         self.passwords: Passwords | None = None
         self.ready = False
-        self.client: httpx.AsyncClient = before.client if before else _client()
+        self.client: AsyncClient = before.client if before else open_client(f"prefect-forward-auth/{__version__}")
         self._before = before
         self._calls = 0
         self._idle = asyncio.Event()
@@ -231,10 +232,6 @@ class Wiring:
 
 def _verdicts(settings: Settings) -> Verdicts:
     return Verdicts(seconds=settings.verdict_seconds, capacity=settings.verdict_count)
-
-
-def _client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False)
 
 
 def _store(settings: StoreSettings) -> Store:
