@@ -12,6 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
 from typing import Any, Final, NoReturn
 
 from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
@@ -44,6 +45,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+LoadWeb = Callable[[Callable[[], Wiring]], ASGIApp]
 
 _EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 _ENDPOINTS: Final = {
@@ -57,16 +59,15 @@ _GATES: Final = {gate.encode(): gate for gate in Gate}
 class ForwardAuth:
     """The service: an ASGI application that answers verify calls, and hands the rest on."""
 
-    def __init__(
-        self, settings: Settings, load_web: Callable[[Wiring], ASGIApp], read_settings: Read | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, load_web: LoadWeb, read_settings: Read | None = None) -> None:
         """Take ``read_settings`` where the settings are to be read again on SIGHUP."""
         self.wiring = Wiring(settings)
         self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry  # the same for every wiring
         self._trusts = self.wiring.proxies.trusts
         self._load_web = load_web
         self._read_settings = read_settings
-        self._web: asyncio.Future[ASGIApp] | None = None
+        self._web: asyncio.Task[ASGIApp] | None = None
+        self._in_force: ContextVar[Wiring] = ContextVar("in_force")  # for the web application, by call
         self._reloads: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -193,11 +194,12 @@ class ForwardAuth:
         elif self._web is None or path.startswith(_EXT_AUTHZ.decode()):
             await self._not_found(send)
         else:
+            self._in_force.set(self.wiring)
             with self.wiring:
                 await self._behind(self._web, scope, receive, send)
 
     @staticmethod
-    async def _behind(web: "asyncio.Future[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
+    async def _behind(web: "asyncio.Task[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
         """Let the web application answer; if it fails, or never loaded, that is 503 like every fault of ours."""
         begun = False
 
@@ -241,21 +243,20 @@ class ForwardAuth:
         await self.wiring.start()
         self._web = asyncio.create_task(self._loaded_web())
         if self._read_settings is not None:
-            reloads = Reloads(self._read_settings, self._load_web, self._swap)
+            reloads = Reloads(self._read_settings, self._swap)
             self._reloads = asyncio.create_task(reloads.at_each_hangup(self.wiring))
 
     async def _loaded_web(self) -> ASGIApp:
-        web = await asyncio.to_thread(self._load_web, self.wiring)
+        self._in_force.set(self.wiring)
+        web = await asyncio.to_thread(self._load_web, self._in_force.get)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
         gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
         return web
 
-    def _swap(self, wiring: Wiring, web: ASGIApp) -> None:
+    def _swap(self, wiring: Wiring) -> None:
         """Let another wiring decide from the next call on."""
         self.wiring, self._trusts = wiring, wiring.proxies.trusts
-        self._web = asyncio.get_running_loop().create_future()
-        self._web.set_result(web)
 
     async def stop(self) -> None:
         """Stop what start() began."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from service.adapters.telemetry import configure_logging
 from service.adapters.users import UsersFileError
@@ -16,18 +16,17 @@ log = logging.getLogger(__name__)
 FIXED: Final = ("host", "port", "uds", "workers", "shutdown_grace")  # what the server was started with
 
 Read = Callable[[], Settings]
-Built = TypeVar("Built")
 
 
-class Reloads(Generic[Built]):
+class Reloads:
     """Puts one wiring in the place of another, without a call noticing.
 
-    ``read`` returns the settings as they stand now, ``build`` what else is made from a wiring, ``swap`` lets both
-    decide from the next call on; calls that have begun end with what they began with.
+    ``read`` returns the settings as they stand now, ``swap`` lets a wiring decide from the next call on; calls that
+    have begun end with the one they began with.
     """
 
-    def __init__(self, read: Read, build: Callable[[Wiring], Built], swap: Callable[[Wiring, Built], None]) -> None:
-        self._read, self._build, self._swap = read, build, swap
+    def __init__(self, read: Read, swap: Callable[[Wiring], None]) -> None:
+        self._read, self._swap = read, swap
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def at_each_hangup(self, wiring: Wiring) -> None:
@@ -47,14 +46,13 @@ class Reloads(Generic[Built]):
         try:
             settings = _with_fixed(await asyncio.to_thread(self._read), before.settings)
             after = await asyncio.to_thread(Wiring, settings, before)
-            built = await asyncio.to_thread(self._build, after)
             await after.start()
         except Exception as problem:  # noqa: BLE001 - whatever it is, the service goes on as it is
             if after is not None:
                 await after.stop()
             _refuse(before, problem)
             return before
-        self._swap(after, built)
+        self._swap(after)
         _take_effect(after, before)
         retiring = asyncio.create_task(before.retire())
         self._retiring.add(retiring)

@@ -1,5 +1,7 @@
 """create_app(): the service as a server runs it."""
 
+from collections.abc import Callable
+
 from service.adapters.telemetry import configure_logging
 from service.gate import ASGIApp, ForwardAuth
 from service.settings import Settings, load
@@ -19,8 +21,8 @@ def _read_settings() -> Settings:
     return load().settings
 
 
-def _load_web(wiring: Wiring) -> ASGIApp:
+def _load_web(in_force: Callable[[], Wiring]) -> ASGIApp:
     """Build the FastAPI application, whose import takes longer than all the rest."""
     from service.web.operations import create_web  # noqa: PLC0415 - the gate does not wait for it
 
-    return create_web(wiring)
+    return create_web(in_force)
