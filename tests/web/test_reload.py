@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from service.adapters.users import hash_password
+from tests.support.clouds import Clouds
 from tests.support.issuer import Issuer as Provider
 from tests.support.waiting import wait_until
 from tests.web.conftest import FORWARDED
@@ -71,11 +72,11 @@ class Service:
 
 
 @contextmanager
-def service(folder: Path, text: str = CONFIG, *arguments: str) -> Iterator[Service]:
+def service(folder: Path, text: str = CONFIG, *arguments: str, **variables: str) -> Iterator[Service]:
     (folder / "users").write_text(f"alice:{hash_password('secret', 4)}\nbob:{hash_password('secret', 4)}\n")
     files = Service(folder, None, 0)  # type: ignore[arg-type]
     files.write(text)
-    with serving(folder, *arguments) as (process, port):
+    with serving(folder, *arguments, **variables) as (process, port):
         yield Service(folder, process, port)
 
 
@@ -250,6 +251,22 @@ def test_a_secrets_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         one.reload("refused")
         assert one.ask(ALICE) == 200
         assert "everybody may read or write it (mode 0644)" in one.log()
+
+
+def test_a_secrets_manager_is_asked_again_and_while_it_is_down_nothing_changes(tmp_path: Path) -> None:
+    with Clouds(tmp_path) as cloud:
+        cloud.secrets = {"FORWARD_AUTH_SESSION__KEYS": KEYS[0]}
+        variables = {**cloud.environment, "FORWARD_AUTH_SECRETS_FROM": cloud.places["aws"]}
+        (tmp_path / "none.toml").touch(0o600)
+        with service(tmp_path, CONFIG, "--secrets", "none.toml", **variables) as one:
+            old = {"gate": "ui", "Cookie": signed_in(one), **PAGE}
+            cloud.down = True
+            one.reload("refused")
+            assert one.ask(**old) == 200
+            assert "secrets_from: aws:prod/forward-auth: ClientError" in one.log()
+            cloud.down, cloud.secrets = False, {"FORWARD_AUTH_SESSION__KEYS": KEYS[1]}
+            one.reload()
+            assert (one.ask(**old), one.ask(**{**old, "Cookie": signed_in(one)})) == (401, 200)
 
 
 def test_what_takes_a_restart_is_told_and_the_rest_takes_effect(tmp_path: Path) -> None:
