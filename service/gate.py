@@ -12,6 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
 from typing import Any, Final, NoReturn
 
 from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
@@ -33,6 +34,7 @@ from service.core.model import (
 )
 from service.core.policy import decide
 from service.core.request import parse_credential
+from service.reload import Read, Reloads
 from service.settings import Settings
 from service.wiring import Wiring
 
@@ -43,6 +45,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+LoadWeb = Callable[[Callable[[], Wiring]], ASGIApp]
 
 _EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 _ENDPOINTS: Final = {
@@ -56,12 +59,16 @@ _GATES: Final = {gate.encode(): gate for gate in Gate}
 class ForwardAuth:
     """The service: an ASGI application that answers verify calls, and hands the rest on."""
 
-    def __init__(self, settings: Settings, load_web: Callable[[Wiring], ASGIApp]) -> None:
+    def __init__(self, settings: Settings, load_web: LoadWeb, read_settings: Read | None = None) -> None:
+        """Take ``read_settings`` where the settings are to be read again on SIGHUP."""
         self.wiring = Wiring(settings)
-        self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry
+        self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry  # the same for every wiring
         self._trusts = self.wiring.proxies.trusts
         self._load_web = load_web
+        self._read_settings = read_settings
         self._web: asyncio.Task[ASGIApp] | None = None
+        self._in_force: ContextVar[Wiring] = ContextVar("in_force")  # for the web application, by call
+        self._reloads: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call (ASGI 3.0)."""
@@ -122,7 +129,8 @@ class ForwardAuth:
 
         That is the Cookie header for the upstream, and the session's own cookies where it was sealed anew.
         """
-        if header is None or self.wiring.sessions is None:
+        sessions = self.wiring.sessions
+        if header is None or sessions is None:
             return NO_CREDENTIAL, _NOTHING_MORE
         secure = self.wiring.secure_cookies(request)
         key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
@@ -134,7 +142,8 @@ class ForwardAuth:
             return cookie, _NOTHING_MORE
         passed_on: WireHeaders = [(b"cookie", without_ours(header))]
         era = self._verdicts.era
-        opened = await self.wiring.sessions.open(cookie)
+        with self.wiring:
+            opened = await sessions.open(cookie)
         if opened.sealed is None:
             self._verdicts.remember(key, opened.proof, era)
             return opened.proof.principal, passed_on
@@ -152,18 +161,20 @@ class ForwardAuth:
     async def _prove(self, gate: Gate, presented: bytes, key: bytes) -> Proof:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
         era = self._verdicts.era
-        proof = await self._authenticate(gate, parse_credential(presented))
+        with self.wiring as wiring:
+            proof = await self._authenticate(wiring, gate, parse_credential(presented))
         self._verdicts.remember(key, proof, era)
         return proof
 
-    async def _authenticate(self, gate: Gate, credential: Bearer | Basic) -> Proof:
+    @staticmethod
+    async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic) -> Proof:
         if isinstance(credential, Bearer):
-            if gate is Gate.BASIC or not self.wiring.issuers:
+            if gate is Gate.BASIC or not wiring.issuers:
                 raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
-            return await self.wiring.tokens.authenticate(credential)
-        if gate is Gate.JWT or self.wiring.passwords is None:
+            return await wiring.tokens.authenticate(credential)
+        if gate is Gate.JWT or wiring.passwords is None:
             raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
-        return await self.wiring.passwords.authenticate(credential)
+        return await wiring.passwords.authenticate(credential)
 
     # everything else --------------------------------------------------------------------------------------
 
@@ -183,7 +194,9 @@ class ForwardAuth:
         elif self._web is None or path.startswith(_EXT_AUTHZ.decode()):
             await self._not_found(send)
         else:
-            await self._behind(self._web, scope, receive, send)
+            self._in_force.set(self.wiring)
+            with self.wiring:
+                await self._behind(self._web, scope, receive, send)
 
     @staticmethod
     async def _behind(web: "asyncio.Task[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
@@ -229,19 +242,28 @@ class ForwardAuth:
         """Start the adapters, and begin to load the web application, without waiting for it."""
         await self.wiring.start()
         self._web = asyncio.create_task(self._loaded_web())
+        if self._read_settings is not None:
+            reloads = Reloads(self._read_settings, self._swap)
+            self._reloads = asyncio.create_task(reloads.at_each_hangup(self.wiring))
 
     async def _loaded_web(self) -> ASGIApp:
-        web = await asyncio.to_thread(self._load_web, self.wiring)
+        self._in_force.set(self.wiring)
+        web = await asyncio.to_thread(self._load_web, self._in_force.get)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
         gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
         return web
 
+    def _swap(self, wiring: Wiring) -> None:
+        """Let another wiring decide from the next call on."""
+        self.wiring, self._trusts = wiring, wiring.proxies.trusts
+
     async def stop(self) -> None:
         """Stop what start() began."""
-        if self._web is not None:
-            self._web.cancel()
-        await self.wiring.stop()
+        for work in (self._reloads, self._web):
+            if work is not None:
+                work.cancel()
+        await self.wiring.close()
 
 
 def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:

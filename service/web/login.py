@@ -17,6 +17,7 @@ from service.core.request import MAX_PASSWORD, MAX_USERNAME
 from service.core.sign_in import pkce_challenge, provider_error
 from service.web.attempts import Attempt, Attempts
 from service.web.visits import Desk, Visit, seconds_left
+from service.wiring import Wiring
 
 _LONG: Final = 4096
 _CIRCLES: Final = (
@@ -32,8 +33,7 @@ class Login:
     """The routes that lead in."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self._wiring = desk, desk.wiring
-        self._attempts = Attempts(desk.wiring.seal)
+        self._desk = desk
         self.router = router = APIRouter(include_in_schema=False)
         visit = Depends(desk.visit)
 
@@ -62,6 +62,14 @@ class Login:
         ) -> Response:
             return_to = parse_return_to(return_to)
             return await self._local(visit, Basic(username, password), csrf, return_to, fragment)
+
+    @property
+    def _wiring(self) -> Wiring:
+        return self._desk.wiring
+
+    @property
+    def _attempts(self) -> Attempts:
+        return Attempts(self._wiring.seal)
 
     # the entrance -----------------------------------------------------------------------------------------
 

@@ -29,8 +29,11 @@ MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
 _FORM: Final = re.compile(r"application/x-www-form-urlencoded(; ?charset=utf-8)?", re.IGNORECASE)
 
 
-def create_web(wiring: Wiring) -> ASGIApp:
-    """Return the application for everything that is not a verify call."""
+def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
+    """Return the application for everything that is not a verify call.
+
+    ``in_force`` returns the wiring that the call under way began with.
+    """
     app = FastAPI(
         title="prefect-forward-auth",
         version=__version__,
@@ -40,13 +43,13 @@ def create_web(wiring: Wiring) -> ASGIApp:
     )
     app.add_middleware(BoundedBodies)
     registry = CollectorRegistry()
-    registry.register(ServiceCollector(wiring))
+    registry.register(ServiceCollector(in_force))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
 
     @app.middleware("http")
     async def at_the_door(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        return _turned_away(request, wiring) or await call_next(request)
+        return _turned_away(request, in_force()) or await call_next(request)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, problem: HTTPException) -> Response:
@@ -54,7 +57,7 @@ def create_web(wiring: Wiring) -> ASGIApp:
             return _refusal(404, Code.NOT_FOUND, "There is nothing here.")
         return _refusal(problem.status_code, Code.INVALID_REQUEST, str(problem.detail))
 
-    desk = Desk(wiring)
+    desk = Desk(in_force)
     for routes in (Login(desk), Logout(desk), Account(desk)):
         app.include_router(routes.router, prefix="/_auth")
 
@@ -117,8 +120,12 @@ class BoundedBodies:
 class ServiceCollector(Collector):
     """Reads the service's counts when they are asked for, so that counting costs the hot path an addition."""
 
-    def __init__(self, wiring: Wiring) -> None:
-        self._wiring = wiring
+    def __init__(self, in_force: Callable[[], Wiring]) -> None:
+        self._in_force = in_force
+
+    @property
+    def _wiring(self) -> Wiring:
+        return self._in_force()
 
     def collect(self) -> Iterator[Any]:
         """Yield the metrics; every label is of a closed set, or an issuer of the configuration."""
@@ -143,6 +150,15 @@ class ServiceCollector(Collector):
         for outcome, count in telemetry.sign_ins.items():
             sign_ins.add_metric([outcome], count)
         yield sign_ins
+        reloads = CounterMetricFamily("forward_auth_reloads", "Readings of the configuration anew", labels=["outcome"])
+        for outcome in ("done", "refused"):
+            reloads.add_metric([outcome], telemetry.reloads[outcome])
+        yield reloads
+        yield GaugeMetricFamily(
+            "forward_auth_config_broken",
+            "1 while the configuration is not the one in force",
+            value=1 if telemetry.config_problem else 0,
+        )
         yield CounterMetricFamily(
             "forward_auth_log_suppressed", "Refusals that were not logged one by one", value=telemetry.suppressed
         )
