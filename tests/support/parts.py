@@ -73,6 +73,12 @@ OPENID_PROVIDER = Part(
     f"install Node.js 20 or newer with npm, then run `{INSTALL} openid-provider`",
 )
 
+KUBECTL = Part("kubectl", lambda: _existing(PARTS / "kubernetes" / "bin" / "kubectl"), f"run `{INSTALL} kubernetes`")
+VALIDATE = Part(
+    "kubernetes-validate",
+    lambda: _existing(PARTS / "kubernetes" / "bin" / "kubernetes-validate"),
+    f"run `{INSTALL} kubernetes`",
+)
 CHROMIUM = Part("Chromium", _chromium, "install it (Debian, Ubuntu: apt-get install chromium)")
 AXE = Part(
     "axe-core",
