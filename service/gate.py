@@ -124,15 +124,15 @@ class ForwardAuth:
         """
         if header is None or self.wiring.sessions is None:
             return NO_CREDENTIAL, _NOTHING_MORE
-        passed_on: WireHeaders = [(b"cookie", without_ours(header))]
-        key = self._verdicts.key_of(Gate.UI, header)
+        secure = self.wiring.secure_cookies(request)
+        key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
         proof = self._verdicts.recall(key)
         if proof is not None:
-            return proof.principal, passed_on
-        secure = self.wiring.secure_cookies(request)
+            return proof.principal, [(b"cookie", without_ours(header))]
         cookie = session_of(ours(header, HOST_PREFIX if secure else b""))
         if isinstance(cookie, NoCredential):
-            return cookie, passed_on
+            return cookie, _NOTHING_MORE
+        passed_on: WireHeaders = [(b"cookie", without_ours(header))]
         era = self._verdicts.era
         opened = await self.wiring.sessions.open(cookie)
         if opened.sealed is None:

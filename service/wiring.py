@@ -5,12 +5,11 @@ import time
 from functools import partial
 from typing import Any, Final
 
-import httpx
-
 from service import __version__
 from service.adapters.client_auth import ClientPolicy
 from service.adapters.issuers import Issuer, KeyPolicy
 from service.adapters.oidc import RelyingParty
+from service.adapters.outbound import open_client
 from service.adapters.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
 from service.adapters.revocations import Revocations
 from service.adapters.seal import Seal
@@ -58,9 +57,7 @@ class Wiring:
         self.users: UsersFile | None = None
         self.passwords: Passwords | None = None
         self.ready = False
-        self._client = httpx.AsyncClient(
-            headers={"user-agent": f"prefect-forward-auth/{__version__}"}, follow_redirects=False
-        )
+        self._client = open_client(f"prefect-forward-auth/{__version__}")
         self._watcher: asyncio.Task[None] | None = None
         if settings.users is not None:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)

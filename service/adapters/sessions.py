@@ -117,10 +117,15 @@ class Sessions:
             )
         return load_session(document)
 
+    def look_at(self, cookie: SessionCookie) -> Session:
+        """Return the session that a cookie holds if it has not ended, or raise SessionEnded; nobody is asked."""
+        session = self.read(cookie)
+        self._validate(session, time.time())
+        return session
+
     async def open(self, cookie: SessionCookie) -> Opened:
         """Return the session behind a cookie, vouched for; or raise SessionEnded, or OutOfReach where none can say."""
-        session, now = self.read(cookie), time.time()
-        self._validate(session, now)
+        session, now = self.look_at(cookie), time.time()
         fresh = session
         if now >= session.check_at:
             fresh = await self._checked(session, now)

@@ -7,7 +7,7 @@ plain http beyond this machine was permitted do the names lack it.
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from service.core.errors import SessionEnded
+from service.core.errors import MalformedRequest, SessionEnded
 from service.core.model import NO_CREDENTIAL, ForwardedRequest, NoCredential, SessionCookie
 from service.core.proxies import is_loopback
 
@@ -39,7 +39,7 @@ def ours(header: bytes, prefix: bytes) -> dict[bytes, bytes]:
     """Return the cookies of this service by name, without the prefix; one that is repeated is nobody's."""
     found: dict[bytes, bytes] = {}
     if len(header) > MAX_COOKIES:
-        raise SessionEnded(
+        raise MalformedRequest(
             "Your browser sends more cookies than can be read: delete this site's cookies, then reload the page.",
             reason=f"{len(header)} bytes of cookies",
         )

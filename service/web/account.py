@@ -13,7 +13,7 @@ from service.core.errors import SessionEnded
 from service.core.model import Session, SessionCookie
 from service.core.redirects import HOME, PAGES
 from service.web.pages import Moment
-from service.web.visits import Desk, Visit
+from service.web.visits import Desk, Visit, seconds_left
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 # what Prefect's own /ui-settings says by default: enough for the UI's shell to stand and show its first refusal
@@ -59,7 +59,7 @@ class Account:
             return RedirectResponse(f"{PAGES}login", 303, _NO_STORE)
         session, policy = opened.session, self._policy
         if as_json:
-            return JSONResponse(
+            response: Response = JSONResponse(
                 {
                     "user": session.name,
                     "subject": session.subject,
@@ -74,7 +74,11 @@ class Account:
                 },
                 headers=_NO_STORE,
             )
-        return self._desk.pages.me(who=self._rows(session), sign_out_href=f"{PAGES}logout", home_href=HOME)
+        else:
+            response = self._desk.pages.me(who=self._rows(session), sign_out_href=f"{PAGES}logout", home_href=HOME)
+        if opened.sealed is not None:  # a refresh token may have been spent on it
+            visit.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
+        return response
 
     async def _open(self, visit: Visit) -> Opened:
         cookie = session_of(visit.cookies)

@@ -107,7 +107,7 @@ class Login:
             heading="Signing in does not hold",
             detail="You signed in twice, but this browser did not keep the session. Check these, then try again.",
             request_id=secrets.token_hex(8),
-            retry_href=f"{PAGES}login?return_to={quote(return_to, safe='')}",
+            retry_href=_again(return_to),
             code="sign_in_failed",
             checks=_CIRCLES,
         )
@@ -128,13 +128,16 @@ class Login:
         if self._attempts.go_in_circles(visit) and not switch:
             return self._stopped(visit, return_to)
         attempt = self._attempts.begin(return_to)
-        url = await provider.authorization_url(
-            state=attempt.state,
-            nonce=attempt.nonce,
-            code_challenge=pkce_challenge(attempt.verifier),
-            redirect_uri=visit.callback,
-            prompt="select_account" if switch else "",
-        )
+        try:
+            url = await provider.authorization_url(
+                state=attempt.state,
+                nonce=attempt.nonce,
+                code_challenge=pkce_challenge(attempt.verifier),
+                redirect_uri=visit.callback,
+                prompt="select_account" if switch else "",
+            )
+        except Refusal as refusal:
+            return self._desk.refused(refusal, _again(return_to))
         response = RedirectResponse(url, 302, {"Cache-Control": "no-store"})
         self._attempts.keep(attempt, visit, response)
         return response
@@ -147,7 +150,7 @@ class Login:
         try:
             session = await self._redeem(visit, query, attempt)
         except Refusal as refusal:
-            response = self._desk.refused(refusal, f"{PAGES}login?return_to={quote(attempt.return_to, safe='')}")
+            response = self._desk.refused(refusal, _again(attempt.return_to))
             self._attempts.end(attempt, visit, response)
             return response
         return self._signed_in(visit, attempt, session, attempt.return_to)
@@ -246,3 +249,9 @@ class Login:
         self._attempts.count_round(visit, response)
         self._wiring.telemetry.signed_in(session, visit.request.client)
         return response
+
+
+def _again(return_to: str) -> str:
+    """Return where to try again, to come back to the same address, fragment included."""
+    address, mark, fragment = return_to.partition("#")
+    return f"{PAGES}login?return_to={quote(address, safe='')}{mark}{fragment}"

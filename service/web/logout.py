@@ -12,7 +12,6 @@ from service.core.redirects import HOME, PAGES
 from service.web.attempts import Attempts
 from service.web.visits import Desk, Visit
 
-_REPLAY: Final = 86_400.0  # seconds; longer than any logout token is accepted
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -54,7 +53,7 @@ class Logout:
     def _ask(self, visit: Visit) -> Response:
         session = self._desk.session(visit)
         if session is None:
-            return RedirectResponse(f"{PAGES}signed-out", 303, _NO_STORE)
+            return self._signed_out(still=self._wiring.provider is not None)
         return self._desk.pages.confirm_sign_out(
             action=f"{PAGES}logout",
             csrf=self._wiring.seal.seal("sign-out", session.id.encode()),
@@ -66,8 +65,9 @@ class Logout:
         """End the session of this browser, or all of this person's; another session's form asks again."""
         session = self._desk.session(visit)
         if session is None:
-            response: Response = RedirectResponse(f"{PAGES}signed-out", 303, _NO_STORE)
-            visit.clear_session(response)
+            response = self._signed_out(still=self._wiring.provider is not None)
+            if visit.browser.same_origin:  # another site's form comes without the cookie, and must not drop it
+                visit.clear_session(response)
             return response
         if not visit.browser.same_origin or self._wiring.seal.open("sign-out", csrf) != session.id.encode():
             return self._ask(visit)
@@ -83,12 +83,16 @@ class Logout:
             response = self._desk.pages.redirecting(href=leads_to, provider=self._desk.provider_name)
         else:
             still = provider is not None and session.issuer == provider.trust.issuer
-            marks = "&".join(name for name, is_so in (("everywhere=1", everywhere), ("still=1", still)) if is_so)
-            response = RedirectResponse(f"{PAGES}signed-out" + (f"?{marks}" if marks else ""), 303, _NO_STORE)
+            response = self._signed_out(still=still, everywhere=everywhere)
         visit.clear_session(response)
         self._attempts.forget_rounds(visit, response)
         self._wiring.telemetry.signed_out(session)
         return response
+
+    @staticmethod
+    def _signed_out(*, still: bool, everywhere: bool = False) -> Response:
+        marks = "&".join(name for name, is_so in (("everywhere=1", everywhere), ("still=1", still)) if is_so)
+        return RedirectResponse(f"{PAGES}signed-out" + (f"?{marks}" if marks else ""), 303, _NO_STORE)
 
     async def _provider_href(self, visit: Visit, session: Session) -> str:
         """Return where the provider ends its own session too, or nothing where it cannot, or is out of reach."""
@@ -108,7 +112,8 @@ class Logout:
             if provider is None:
                 raise Rejected("No provider is configured.")
             notice = await provider.verify_logout_token(logout_token.encode("ascii", "replace"), time.time())
-            if not await revocations.first_use(f"logout token of {provider.trust.issuer}", notice.token_id, _REPLAY):
+            remembered = notice.until - time.time()
+            if not await revocations.first_use(f"logout token of {provider.trust.issuer}", notice.token_id, remembered):
                 raise Rejected("This logout token was used before.")
             if notice.sid:
                 await revocations.revoke_provider_session(provider.trust.issuer, notice.sid, time.time())

@@ -1,8 +1,9 @@
 """The FastAPI application behind the gate: metrics and OpenAPI, for operators and never for the outside."""
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,12 +18,15 @@ from starlette.responses import JSONResponse
 
 from service import __version__
 from service.core.errors import Code, MalformedRequest, Refusal
-from service.gate import ASGIApp
+from service.gate import ASGIApp, Message, Receive, Scope, Send
 from service.web.account import Account
 from service.web.login import Login
 from service.web.logout import Logout
 from service.web.visits import Desk
 from service.wiring import Wiring
+
+MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
+_FORM: Final = re.compile(r"application/x-www-form-urlencoded(; ?charset=utf-8)?", re.IGNORECASE)
 
 
 def create_web(wiring: Wiring) -> ASGIApp:
@@ -34,17 +38,15 @@ def create_web(wiring: Wiring) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(BoundedBodies)
     registry = CollectorRegistry()
     registry.register(ServiceCollector(wiring))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
 
     @app.middleware("http")
-    async def for_operators_alone(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        peer = request.client.host if request.client else ""
-        if peer and not wiring.proxies.trusts(peer):
-            return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
-        return await call_next(request)
+    async def at_the_door(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        return _turned_away(request, wiring) or await call_next(request)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, problem: HTTPException) -> Response:
@@ -76,8 +78,40 @@ def create_web(wiring: Wiring) -> ASGIApp:
     return cast("ASGIApp", app)
 
 
+def _turned_away(request: Request, wiring: Wiring) -> Response | None:
+    """Return the refusal for what nobody but a proxy of ours may send, and for what no page of ours sends."""
+    peer = request.client.host if request.client else ""
+    if peer and not wiring.proxies.trusts(peer):
+        return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
+    # a multipart form names the codec to read it with, and there are codecs that take minutes
+    if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):
+        return _refusal(415, Code.INVALID_REQUEST, "This is not a form of this site: go back and try again.")
+    return None
+
+
 def _refusal(status: int, code: Code, detail: str) -> Response:
     return JSONResponse({"detail": detail, "code": code, "request_id": secrets.token_hex(8)}, status)
+
+
+class BoundedBodies:
+    """Reads no more than ``MAX_BODY`` bytes of a request: a form is read whole before anybody is asked for anything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call (ASGI 3.0)."""
+        left = MAX_BODY
+
+        async def bounded() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(codes.REQUEST_ENTITY_TOO_LARGE, "This form is too long.")
+            return message
+
+        await self._app(scope, bounded, send)
 
 
 class ServiceCollector(Collector):

@@ -80,11 +80,11 @@ class Desk:
         return Visit(routed, parse_browser(found, routed), cookies, secure)
 
     def session(self, visit: Visit) -> Session | None:
-        """Return the session as it was sealed, whether or not it is still good, or None."""
+        """Return the session as it was sealed, or None; one that has ended may end no others."""
         try:
             cookie = session_of(visit.cookies)
             if isinstance(cookie, SessionCookie) and self.wiring.sessions is not None:
-                return self.wiring.sessions.read(cookie)
+                return self.wiring.sessions.look_at(cookie)
         except SessionEnded:
             pass
         return None

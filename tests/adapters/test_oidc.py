@@ -229,6 +229,11 @@ def raw(body: bytes = b"{}", **changes: Any) -> Callable[[Provider], Reply]:
     return lambda _: Reply(body, **changes)
 
 
+def huge(reply: Reply) -> Reply:
+    """Return a good answer, and too much of it."""
+    return reply._replace(body=json.dumps(dict(reply.body)).encode() + b" " * MAX_DOCUMENT)  # type: ignore[arg-type]
+
+
 # by the provider's token, its form, and its HTTP; what nobody can be signed in with, and no session may go on with
 TOKENS: list[Any] = [
     pytest.param(token(aud="other"), id="row34-foreign-audience"),
@@ -270,7 +275,8 @@ ANSWERS: list[Any] = [
     pytest.param(raw(b'{"access_token": "a", "access_token": "b"}'), id="duplicate-names"),
     pytest.param(raw(b"\xff"), id="not-utf8"),
     pytest.param(raw(b"<html>", content_type="text/html"), id="html"),
-    pytest.param(raw(b"{}" + b" " * MAX_DOCUMENT), id="row31-huge"),
+    pytest.param(lambda p: tokens(id_token(p))._replace(content_type="text/html"), id="html-by-name"),
+    pytest.param(lambda p: huge(tokens(id_token(p))), id="row31-huge"),
     pytest.param(raw(status=302, headers={"Location": "http://127.0.0.1:1/"}), id="row31-redirect"),
     pytest.param(raw(status=404), id="not-found"),
     pytest.param(raw(b'{"error": ["invalid_grant"]}', status=400), id="error-list"),
@@ -282,6 +288,7 @@ ABSENCES: list[Any] = [
     pytest.param(raw(b"<html>", status=502, content_type="text/html"), id="502-html"),
     pytest.param(raw(status=429), id="429"),
     pytest.param(raw(delay=1.5), id="slow"),
+    pytest.param(raw(b" " * 20, drip=0.15), id="a-byte-at-a-time"),
 ]
 
 
@@ -509,6 +516,9 @@ async def test_a_cold_provider_is_asked_once_a_cooldown_however_many_want_in(
     asked = [party.authorization_url(state="s", nonce="n", code_challenge="c", redirect_uri=BACK) for _ in range(50)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert all(isinstance(answer, OutOfReach) for answer in answers)
+    with pytest.raises(OutOfReach) as refusal:
+        await redeem(party)
+    assert 1 <= refusal.value.retry_after <= 31
     assert provider.fetches["/.well-known/openid-configuration"] == 1
 
 

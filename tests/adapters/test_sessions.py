@@ -262,7 +262,7 @@ async def test_it_ends_when_it_is_revoked_while_it_is_being_renewed() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["with-a-store", "without-a-store"])
-async def test_who_may_not_enter_any_more_does_not_get_in_by_asking_again(shared: bool) -> None:  # noqa: FBT001
+async def test_who_may_not_enter_any_more_does_not_get_in_by_asking_again(*, shared: bool) -> None:
     revocations = Revocations(None, keep=60_000)
     provider = Provider()
     provider.answers = [NotPermitted("You are not permitted."), SessionEnded("That refresh token was used.")]
@@ -342,7 +342,8 @@ async def test_with_a_store_an_end_is_one_for_all() -> None:
 
 @pytest.mark.parametrize("several", [True, False], ids=["two-replicas", "one-replica"])
 async def test_with_a_store_an_outage_is_not_outlasted_by_leaving_it_to_each_other(
-    several: bool,  # noqa: FBT001
+    *,
+    several: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("service.adapters.sessions.RETRY", 0.0)

@@ -6,7 +6,9 @@ of other folders need their own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,28 @@ def axe() -> Callable[[Page], list[dict[str, Any]]]:
     return violations
 
 
+def oidc_settings(provider: OpenIDProvider) -> dict[str, str]:
+    """Return the settings of a service whose people sign in there."""
+    return {
+        "FORWARD_AUTH_OIDC__ISSUER": provider.url,
+        "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
+        "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
+        "FORWARD_AUTH_SESSION__KEYS": KEY,
+    }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what waits for a session to grow old last: it grows old meanwhile."""
+    items.sort(key=lambda item: "grown_old" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def begun_early(request: pytest.FixtureRequest) -> None:
+    """Begin at once with what takes a minute, if it is asked for at all."""
+    if any("grown_old" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("grown_old")
+
+
 # the sites ----------------------------------------------------------------------------------------------------
 
 
@@ -138,22 +162,13 @@ def openid_provider(folder: Path, provider_site_port: int) -> Iterator[OpenIDPro
 
 
 @pytest.fixture(scope="package")
-def provider_settings(openid_provider: OpenIDProvider) -> dict[str, str]:
-    return {
-        "FORWARD_AUTH_OIDC__ISSUER": openid_provider.url,
-        "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
-        "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
-        "FORWARD_AUTH_SESSION__KEYS": KEY,
-    }
-
-
-@pytest.fixture(scope="package")
 def provider_site(
-    folder: Path, prefect_server: Server, provider_settings: dict[str, str], provider_site_port: int
+    folder: Path, prefect_server: Server, openid_provider: OpenIDProvider, provider_site_port: int
 ) -> Iterator[Site]:
     """Serve a site at which people sign in through the provider."""
     require(TRAEFIK)
-    with Site(folder / "provider-site", prefect_server.url, provider_settings, port=provider_site_port) as site:
+    settings, port = oidc_settings(openid_provider), provider_site_port
+    with Site(folder / "provider-site", prefect_server.url, settings, port=port) as site:
         yield site
 
 
@@ -164,6 +179,54 @@ def password_site(folder: Path, prefect_server: Server, users_file: Path) -> Ite
     settings = {"FORWARD_AUTH_USERS__FILE": str(users_file), "FORWARD_AUTH_SESSION__KEYS": KEY}
     with Site(folder / "password-site", prefect_server.url, settings) as site:
         yield site
+
+
+@dataclass(frozen=True)
+class GrownOld:
+    """Two pages of one site, open since a moment of time.monotonic()."""
+
+    site: Site
+    asking: Page  # for something, every few seconds
+    silent: Page
+    held: str  # the session that `asking` began with
+    since: float
+
+
+@pytest.fixture(scope="package")
+def grown_old(folder: Path, chromium: Browser) -> Iterator[GrownOld]:
+    """Sign in twice where a session, and the provider's word for it, last as short as they may."""
+    require(TRAEFIK)
+    port = free_port()
+    with (
+        Echo() as echo,
+        OpenIDProvider(folder / "short", sites=[f"http://{PEOPLE}:{port}"]) as provider,
+        Site(
+            folder / "short-site",
+            echo.url,
+            {
+                **oidc_settings(provider),
+                "FORWARD_AUTH_OIDC__CHECK": "30",
+                "FORWARD_AUTH_SESSION__IDLE": "60",
+            },
+            port=port,
+        ) as site,
+    ):
+        way = by_provider(site)
+        asking, silent = (chromium.new_page() for _ in range(2))
+        way.sign_in(asking)
+        way.sign_in(silent)
+        asking.evaluate("() => { setInterval(() => fetch('/api/health'), 3000) }")
+        provider.rotate()
+        provider.drop_old()
+        yield GrownOld(site, asking, silent, session_of(asking, site), time.monotonic())
+        asking.context.close()
+        silent.context.close()
+
+
+def session_of(page: Page, site: Site) -> str:
+    """Return the session that a page's browser holds."""
+    cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies(site.people_url)}
+    return cookies["__Host-prefect-gate"]
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ RUNS = ("crimson-kestrel", "crimson-heron")
 
 @dataclass(frozen=True)
 class UI:
-    """One of the two UIs: what its paths begin with."""
+    """One of the two UIs: what its paths begin with, a link to the first run, what it says when it is refused."""
 
     name: str
     base: str
+    deep_link: str
+    refused: str
 
     def __str__(self) -> str:
         return self.name
@@ -23,10 +25,11 @@ class UI:
     @property
     def pages(self) -> dict[str, str]:
         """Names of pages in the menu, each with a text that stands there."""
-        return {"Dashboard": "Active Work Pools", "Runs": RUNS[0], "Deployments": DEPLOYMENT, "Blocks": BLOCK}
+        return {"Dashboard": "Active Work Pools", "Deployments": DEPLOYMENT, "Blocks": BLOCK, "Runs": RUNS[0]}
 
 
-V1, V2 = UI("v1", ""), UI("v2", "/v2")
+V1 = UI("v1", "", "/runs?state=Completed#a=b&c=%20d", "Oops. Something went wrong.")
+V2 = UI("v2", "/v2", "/v2/runs?flow-run-search=kestrel&page=1#crimson", "reload the page to sign in")
 
 
 def seed(server: Server) -> None:

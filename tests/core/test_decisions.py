@@ -199,7 +199,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize(("method", "scheme", "path", "reads"), WRITES.values(), ids=WRITES)
-def test_a_cookie_alone_permits_no_write(method: str, scheme: str, path: str, reads: bool) -> None:  # noqa: FBT001
+def test_a_cookie_alone_permits_no_write(method: str, scheme: str, path: str, *, reads: bool) -> None:
     request = PAGE._replace(method=method, scheme=scheme, path=path)
     assert isinstance(decide(request, WHO, Gate.UI, FETCHES), Allow)
     for browser in (FROM_ELSEWHERE, OPENS_A_PAGE, None):

@@ -11,7 +11,8 @@ import pytest
 from tests.support.echo import Echo, Received
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import TRAEFIK, require
-from tests.support.site import MACHINES, PASSWORD, USER, Site
+from tests.support.sign_in import session_cookie
+from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
 from tests.support.wire import Answer, basic, bearer, handshake, send
 
 IDENTITY = [f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Roles", "Issuer")]
@@ -156,3 +157,80 @@ def test_ambiguous_paths_go_nowhere(path: str, echo_site: Site, echo: Echo) -> N
     before = len(echo.received)
     assert send(echo_site.port, MACHINES, path, [basic(USER, PASSWORD)]).status in {400, 404}
     assert len(echo.received) == before
+
+
+# the people's host --------------------------------------------------------------------------------------------
+
+OWN_PAGE = ("Sec-Fetch-Site", "same-origin")
+
+
+@pytest.fixture(scope="module")
+def session(echo_site: Site) -> str:
+    return session_cookie(echo_site)
+
+
+def by_person(how: str, site: Site, headers: Sequence[tuple[str, str]]) -> Received:
+    """Send a request of the UI's own pages, and return what the upstream received."""
+    sender = handshake if how == "websocket" else send
+    return seen(sender(site.port, PEOPLE, "/api/flows/x", [OWN_PAGE, *headers]))
+
+
+@HOW
+def test_prefect_sees_the_person_and_not_the_session(how: str, echo_site: Site, session: str) -> None:
+    cookies = f"a=1; {session}; prefect_ui_version=v1; __Host-prefect-gate-attempt-x=y; prefect-gate-1=z"
+    claims = [(name, EVIL) for name in IDENTITY + OTHER_CLAIMS]
+
+    request = by_person(how, echo_site, [("Cookie", cookies), basic(USER, "stale"), *claims])
+
+    assert request.values("Cookie") == ["a=1; prefect_ui_version=v1"]
+    assert request.values("Authorization") == []
+    assert request.values("X-Auth-Request-User") == [USER]
+    assert request.values("X-Auth-Request-Issuer") == ["local"]
+    assert EVIL not in json.dumps(request.headers)
+
+
+@HOW
+def test_a_session_alone_leaves_no_cookie(how: str, echo_site: Site, session: str) -> None:
+    request = by_person(how, echo_site, [("Cookie", session)])
+    assert request.values("Cookie") in ([], [""])
+    assert "prefect-gate" not in json.dumps(request.headers)
+
+
+@pytest.mark.parametrize(
+    "more", [("Cookie", "a=1"), ("Connection", "close, Cookie"), ("Connection", "close, Sec-Fetch-Site")], ids=str
+)
+def test_no_trick_brings_a_session_to_prefect(more: tuple[str, str], echo_site: Site, echo: Echo, session: str) -> None:
+    before = len(echo.received)
+    send(echo_site.port, PEOPLE, "/api/flows/x", [OWN_PAGE, more, ("Cookie", session)])
+    assert "prefect-gate" not in json.dumps([request.headers for request in echo.received[before:]])
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "kept"),
+    [
+        ("/v2/runs", "text/html", "no-store"),
+        ("/", "text/html,*/*;q=0.8", "no-store"),
+        ("/api/flows/x", "application/json", "no-store"),
+        ("/ui-settings", "*/*", "no-store"),
+        ("/v2/assets/index-DcpMCR-U.js", "*/*", "private"),
+        ("/assets/index-DcpMCR-U.css", "text/css,*/*;q=0.1", "private"),
+        ("/v2/fonts/Geist-VariableFont_wght.ttf", "*/*", "private"),
+        ("/v2/assets/gone.js", "text/html,*/*;q=0.8", "no-store"),
+        ("/api/assets/x", "*/*", "no-store"),
+    ],
+)
+def test_pages_and_answers_are_not_kept_and_files_by_the_browser_alone(
+    path: str, accept: str, kept: str, echo_site: Site, session: str
+) -> None:
+    answer = send(echo_site.port, PEOPLE, path, [("Cookie", session), ("Accept", accept)])
+    assert answer.status == 200
+    assert answer.header("Cache-Control") == kept
+
+
+@pytest.mark.parametrize("path", ["/v2/runs", "/v2/assets/index-DcpMCR-U.js", "/ui-settings", "/api/flows/x"])
+@pytest.mark.parametrize("mode", ["navigate", "cors"])
+def test_refusals_are_not_kept(path: str, mode: str, echo_site: Site) -> None:
+    """A redirect to the sign-in page that a browser kept would shut its owner out."""
+    answer = send(echo_site.port, PEOPLE, path, [("Sec-Fetch-Mode", mode), ("Accept", "*/*")])
+    assert answer.status in {302, 401}
+    assert answer.header("Cache-Control") == "no-store"

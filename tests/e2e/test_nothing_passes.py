@@ -98,13 +98,19 @@ def test_machines_host_has_nothing_but_the_api(path: str, site: Site) -> None:
     assert send(site.port, MACHINES, path, [basic(USER, PASSWORD)]).status in {400, 404}
 
 
-@pytest.mark.parametrize("path", ["/", "/v2/", "/ui-settings", "/docs", "/api/health", "/api/flows/filter", "/_auth"])
+@pytest.mark.parametrize("path", ["/", "/v2/", "/docs", "/api/health", "/api/flows/filter", "/_auth"])
 def test_people_host_takes_no_machine_credential(path: str, site: Site, openid_provider: OpenIDProvider) -> None:
     for headers in ([], [basic(USER, PASSWORD)], [bearer(openid_provider.token())]):
         answer = send(site.port, PEOPLE, path, headers)
         assert_refused(answer)
         challenge = answer.header("WWW-Authenticate") or ""
         assert "basic" not in challenge.lower(), "a browser would pop up its own password prompt"
+
+
+def test_people_host_answers_for_the_settings_of_the_ui_without_prefect(site: Site) -> None:
+    """Without them the UI could not show that nobody is signed in; they are the service's own words."""
+    sent_on = send(site.port, PEOPLE, "/ui-settings", [basic(USER, PASSWORD)])
+    assert (sent_on.status, sent_on.header("Location")) == (302, "/_auth/ui-settings")
 
 
 @pytest.mark.parametrize("path", WEBSOCKET_PATHS)

@@ -95,13 +95,14 @@ def encode_jws(header: Mapping[str, Any], payload: bytes, key: SigningKey) -> st
 
 
 class Reply(NamedTuple):
-    """What one of the issuer's endpoints answers, after some seconds."""
+    """What one of the issuer's endpoints answers, after ``delay`` seconds, and with ``drip`` seconds between bytes."""
 
     body: bytes | Mapping[str, Any] = b"{}"
     status: int = 200
     content_type: str = "application/json"
     headers: Mapping[str, str] = {}
     delay: float = 0.0
+    drip: float = 0.0
 
 
 class Call(NamedTuple):
@@ -219,16 +220,22 @@ class Issuer:
                 reply = reply if isinstance(reply, Reply) else reply(call)
                 time.sleep(reply.delay)
                 answer = reply.body if isinstance(reply.body, bytes) else json.dumps(dict(reply.body)).encode()
-                self._send(reply.status, answer, {"Content-Type": reply.content_type, **reply.headers})
+                headers = {"Content-Type": reply.content_type, **reply.headers}
+                self._send(reply.status, answer, headers, drip=reply.drip)
 
-            def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+            def _send(
+                self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, drip: float = 0
+            ) -> None:
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/json", **issuer.headers, **(headers or {})}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 with contextlib.suppress(ConnectionError):  # whoever asked has given up waiting
                     self.end_headers()
-                    self.wfile.write(body)
+                    step = 1 if drip else max(1, len(body))
+                    for start in range(0, len(body), step):
+                        self.wfile.write(body[start : start + step])
+                        time.sleep(drip)
 
             def log_message(self, *_: object) -> None:
                 """Keep the tests' output quiet."""

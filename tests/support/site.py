@@ -45,6 +45,7 @@ class Site:
     service_port: int = field(default_factory=free_port)
     port: int = field(default_factory=free_port)
     auth_url: str = ""  # where Traefik finds the service, if that is not the service's own port
+    dynamic: Path = SHIPPED / "dynamic"  # Traefik's dynamic configuration
 
     @property
     def machines_url(self) -> str:
@@ -105,7 +106,7 @@ class Site:
         static = (SHIPPED / variant).read_text()
         for shipped, port in ports.items():
             static = replace_once(static, f'":{shipped}"', f'"127.0.0.1:{port}"')
-        static = replace_once(static, "/etc/traefik/dynamic", str(SHIPPED / "dynamic"))
+        static = replace_once(static, "/etc/traefik/dynamic", str(self.dynamic))
         config = self.folder / f"traefik-{variant}"
         config.write_text(static)
         gate = {

@@ -1,12 +1,17 @@
 import base64
+import html
 import json
+import logging
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from service.adapters.telemetry import JSONFormatter
 from service.adapters.users import hash_password
 from service.gate import ForwardAuth
 from service.settings import Settings
@@ -115,3 +120,131 @@ async def call(settings: dict[str, Any]) -> AsyncIterator[Caller]:
 
 
 Forge = Callable[[Provider], str]
+
+
+# people ---------------------------------------------------------------------------------------------------
+
+ORIGIN = "https://prefect.example.com"
+SESSION_KEY = "a-secret-of-more-than-thirty-two-characters"
+PASSWORD = "correct horse battery staple"
+COOKIE = "__Host-prefect-gate"
+WRITE = {"method": "POST", "sec_fetch_mode": "cors", "sec_fetch_site": "same-origin"}
+
+
+class Person:
+    """A person's browser: keeps cookies, says of a request what browsers say, and follows no redirect by itself."""
+
+    def __init__(self, app: ForwardAuth, origin: str = ORIGIN, *, address: str = "203.0.113.7") -> None:
+        self.app = app
+        self.origin = origin
+        self.scheme, _, self.host = origin.partition("://")
+        self.address = address
+        transport = httpx.ASGITransport(app, client=("127.0.0.1", 4711))
+        self.client = httpx.AsyncClient(transport=transport, base_url=origin)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        return {cookie.name: cookie.value or "" for cookie in self.client.cookies.jar}
+
+    def _routed(self) -> dict[str, str]:
+        return {"x-forwarded-proto": self.scheme, "x-forwarded-host": self.host, "x-forwarded-for": self.address}
+
+    async def open(self, path: str, **headers: str) -> httpx.Response:
+        """Open a page of the service, by its address or by a link."""
+        says = {"accept": "text/html,*/*", "sec-fetch-mode": "navigate", "sec-fetch-site": "none", **_named(headers)}
+        return await self.client.get(path, headers=self._routed() | says)
+
+    async def submit(self, path: str, fields: Mapping[str, str], **headers: str) -> httpx.Response:
+        """Send a form, as one of this very site's pages unless the headers say otherwise; an empty one is left out."""
+        says = {
+            "accept": "text/html,*/*",
+            "origin": self.origin,
+            "sec-fetch-mode": "navigate",
+            "sec-fetch-site": "same-origin",
+            **_named(headers),
+        }
+        sent = self._routed() | {name: value for name, value in says.items() if value}
+        return await self.client.post(path, data=dict(fields), headers=sent)
+
+    async def sign_in(self, username: str = "alice", password: str = PASSWORD, **fields: str) -> httpx.Response:
+        """Open the sign-in page, and send its form filled in."""
+        page = await self.open("/_auth/login")
+        return await self.submit("/_auth/login", {"username": username, "password": password, **hidden(page), **fields})
+
+    async def ask(
+        self, target: str = "/v2/dashboard", method: str = "GET", *, scheme: str = "", gate: str = "ui", **headers: str
+    ) -> httpx.Response:
+        """Ask the gate as Traefik does about a request of this browser; it opens a page unless headers say otherwise.
+
+        An empty header is left out.
+        """
+        says = {
+            "accept": "text/html,*/*",
+            "sec-fetch-mode": "navigate",
+            "sec-fetch-site": "none",
+            "x-forwarded-method": method,
+            "x-forwarded-uri": target,
+            **_named(headers),
+        }
+        sent = self._routed() | {name: value for name, value in says.items() if value}
+        sent["x-forwarded-proto"] = scheme or self.scheme
+        return await self.client.get(f"/forward-auth/{gate}", headers=sent)
+
+    async def fetch(self, target: str = "/api/flows/filter", method: str = "POST", **headers: str) -> httpx.Response:
+        """Ask the gate about what a page of this site fetches by itself."""
+        says = {"accept": "application/json", "sec_fetch_mode": "cors", "sec_fetch_site": "same-origin"}
+        return await self.ask(target, method, **{**says, **headers})
+
+
+def _named(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def hidden(page: httpx.Response) -> dict[str, str]:
+    """Return the hidden fields of a page's form."""
+    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page.text)
+    return {name: html.unescape(value) for name, value in found}
+
+
+def shown(page: httpx.Response) -> str:
+    """Return what a page says: its text, without markup."""
+    body = page.text.partition("<body>")[2] or page.text
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)))
+
+
+def set_cookies(response: httpx.Response) -> dict[str, str]:
+    """Return the cookies that an answer sets, with their attributes, by name."""
+    return {one.partition("=")[0]: one for one in response.headers.get_list("set-cookie")}
+
+
+@pytest.fixture(scope="session")
+def people_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("people") / "users"
+    path.write_text(f"alice:{hash_password(PASSWORD, 4)}\nbob:{hash_password('another pass phrase', 4)}\n")
+    return path
+
+
+@pytest.fixture
+def people_settings(people_file: Path) -> dict[str, Any]:
+    """Return the settings of a laptop's first minute, but for a key that the tests know."""
+    return {"users": {"file": people_file, "role": "viewer"}, "session": {"keys": SESSION_KEY}}
+
+
+@pytest.fixture
+async def site(people_settings: dict[str, Any]) -> AsyncIterator[ForwardAuth]:
+    app = create_app(Settings(**people_settings))
+    await app.start()
+    yield app
+    await app.stop()
+
+
+@pytest.fixture
+def person(site: ForwardAuth) -> Person:
+    return Person(site)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Return what gives all that the service has logged, as it would be written."""
+    caplog.set_level(logging.DEBUG, logger="service")
+    return lambda: "\n".join(JSONFormatter().format(one) for one in caplog.records)
