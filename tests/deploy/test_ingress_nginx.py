@@ -67,7 +67,7 @@ def location(number: int, ingress: dict[str, Any], maps: dict[str, Any], upstrea
         more = f"location = /_gate{number} {{ internal; proxy_pass_request_body off; {headers} proxy_pass {url}; }}\n"
     if "auth-signin" in told:
         lines.append(f"error_page 401 = /_sign-in{number};")
-        target = told["auth-signin"].replace("$escaped_request_uri", "$request_uri")  # which a module of its own escapes
+        target = told["auth-signin"].replace("$escaped_request_uri", "$request_uri")  # nothing to escape here
         more += f"location = /_sign-in{number} {{ internal; return 302 {target}; }}\n"
     pattern = path["path"].rstrip("/") or "/"
     match = f"= {pattern}" if path["pathType"] == "Exact" else f"~ ^{pattern.rstrip('/')}(/|$)"  # in this order
@@ -89,7 +89,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
     folder = tmp_path_factory.mktemp("ingress-nginx")
     nginx, port = require(NGINX), free_port()
     add_user(folder / "users.htpasswd", USER, PASSWORD)
-    argv = [require(KUBECTL), "kustomize", HERE]
+    argv: list[str | Path] = [require(KUBECTL), "kustomize", HERE]
     objects = list(yaml.safe_load_all(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout))
     maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
     ingresses = [each for each in objects if each["kind"] == "Ingress"]
@@ -106,20 +106,23 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
         servers: dict[str, str] = {}
         for number, ingress in enumerate(ingresses):
             host = ingress["spec"]["rules"][0]["host"]
-            servers[host] = servers.get(host, "") + location(number, ingress, maps, upstreams)
+            servers[host] = servers.get(host, "location / { return 404; }\n") + location(
+                number, ingress, maps, upstreams
+            )
+        blocks = (f"server {{ listen 127.0.0.1:{port}; server_name {host}; {text} }}" for host, text in servers.items())
         config = f"""
             daemon off; pid {folder}/nginx.pid; error_log stderr; events {{}}
             http {{
               access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
               fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
               map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-              {"".join(f"server {{ listen 127.0.0.1:{port}; server_name {h}; {t} location / {{ return 404; }} }}" for h, t in servers.items())}
+              {" ".join(blocks)}
               server {{ listen 127.0.0.1:{port} default_server; return 404; }}
             }}"""
         (folder / "nginx.conf").write_text(config)
         site.start_service()
         try:
-            command = [nginx, "-e", "stderr", "-c", folder / "nginx.conf", "-p", folder]
+            command: list[str | Path] = [nginx, "-e", "stderr", "-c", folder / "nginx.conf", "-p", folder]
             env = clean_environment(folder / "home", {})
             with Process("Nginx", command, env=env, log=folder / "nginx.log") as process:
                 wait_until(lambda: accepts(port), timeout=10, what="Nginx", log=process.tail)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ OVERLAY = pytest.mark.parametrize("overlay", OVERLAYS)
 @cache
 def built(name: str) -> list[dict[str, Any]]:
     """Return the objects of an overlay, as kubectl builds them without a cluster."""
-    argv = [require(KUBECTL), "kustomize", HERE / name]
+    argv: list[str | Path] = [require(KUBECTL), "kustomize", HERE / name]
     return list(yaml.safe_load_all(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout))
 
 
@@ -52,7 +52,7 @@ def one(name: str, kind: str, of: str) -> dict[str, Any]:
 def test_every_object_is_as_kubernetes_wants_it(overlay: str, tmp_path: Path) -> None:
     known = [each for each in built(overlay) if each["apiVersion"] != "traefik.io/v1alpha1"]  # Traefik reads its own
     (tmp_path / "all.yml").write_text(yaml.safe_dump_all(known))
-    argv = [require(VALIDATE), "--strict", tmp_path / "all.yml"]
+    argv: list[str | Path] = [require(VALIDATE), "--strict", tmp_path / "all.yml"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" passed ") + done.stderr.count(" passed ") == len(known)
@@ -148,6 +148,10 @@ class Pod:
         ).status_code
 
 
+def _succeeds(url: str, port: int) -> bool:
+    return accepts(port) and httpx.get(url).is_success
+
+
 @pytest.fixture
 def pod(tmp_path: Path) -> Iterator[Pod]:
     spec = one("forward-auth", "Deployment", "traefik")["spec"]["template"]["spec"]
@@ -171,7 +175,7 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
             asked = container[probe]["httpGet"]
             assert asked["port"] in {each["name"] for each in container["ports"]}
             url = f"http://127.0.0.1:{port}{asked['path']}"
-            wait_until(lambda url=url: accepts(port) and httpx.get(url).is_success, timeout=20, what=url)
+            wait_until(partial(_succeeds, url, port), timeout=20, what=url)
         yield pod
 
 
@@ -224,9 +228,7 @@ class Gated:
 
     def of(self, what: str, provider: str) -> dict[str, Any]:
         """Return its routers, middlewares or services of one provider, under names that both could have."""
-        text = json.dumps(
-            {name: value for name, value in self.raw[what].items() if name.endswith(f"@{provider}")}
-        )
+        text = json.dumps({name: value for name, value in self.raw[what].items() if name.endswith(f"@{provider}")})
         for found, plain in ((r"prefect_([a-z-]+@kubernetescrd)", r"\1"), (f"@{provider}", ""), (".example.net", "")):
             text = re.sub(found, plain, text)
         return dict(json.loads(text.replace(".example.com", "")))
@@ -236,13 +238,10 @@ class Gated:
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
     folder = tmp_path_factory.mktemp("kubernetes")
     add_user(folder / "users.htpasswd", USER, PASSWORD)
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-        + ["-subj", "/CN=test", "-addext", f"subjectAltName=DNS:{MACHINES},DNS:{PEOPLE}"]
-        + ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"],
-        check=True,
-        capture_output=True,
-    )
+    wanted = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN={MACHINES}"
+    names = ["-addext", f"subjectAltName=DNS:{MACHINES},DNS:{PEOPLE}"]
+    out: list[str | Path] = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
+    subprocess.run(["openssl", *wanted.split(), *names, *out], check=True, capture_output=True)
     files = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in ("tls.crt", "tls.key")}
     secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "data": files}
     secret["metadata"] = {"name": "prefect-tls", "namespace": "prefect"}

@@ -72,8 +72,8 @@ class Installed:
     def __init__(self, folder: Path, *, socket: bool) -> None:
         told = unit(SERVICE)
         etc, credentials, run = folder / "etc", folder / "credentials", folder / "run"
-        for each in (etc / "secrets", credentials, run / "prefect-forward-auth"):
-            each.mkdir(parents=True)
+        for needed in (etc / "secrets", credentials, run / "prefect-forward-auth"):
+            needed.mkdir(parents=True)
         shutil.copy(HERE / "forward-auth.toml", etc)
         self.port = free_port()
         config = (etc / "forward-auth.toml").read_text().replace(ETC, str(etc)).replace("8080", str(self.port))
@@ -86,10 +86,8 @@ class Installed:
         lines = told["Service.Environment"] + (unit(HERE / "socket.conf")["Service.Environment"] if socket else [])
         places = {"%d": credentials, "%t": run, ETC: etc}
         variables = dict(line.split("=", 1) for line in lines)
-        for name, value in variables.items():
-            for shipped, here in places.items():
-                value = value.replace(shipped, str(here))  # noqa: PLW2901
-            variables[name] = value
+        for shipped, here in places.items():
+            variables = {name: value.replace(shipped, str(here)) for name, value in variables.items()}
         self.uds = variables.get("FORWARD_AUTH_UDS")
         self.env = clean_environment(folder / "home", variables)
         (command,) = told["Service.ExecStart"]
@@ -145,7 +143,14 @@ def test_the_filter_of_system_calls_leaves_what_it_needs(tmp_path: Path) -> None
     """Seccomp itself takes systemd as the first process; here the calls are listed, and looked up."""
     service = Installed(tmp_path, socket=False)
     table = tmp_path / "calls"
-    argv = [require(STRACE), "--follow-forks", "--summary-only", "--summary-columns=name", "--output", table]
+    argv: list[str | Path] = [
+        require(STRACE),
+        "--follow-forks",
+        "--summary-only",
+        "--summary-columns=name",
+        "--output",
+        table,
+    ]
     argv += [sys.executable, "-c", MDWE, *service.argv]
     with Process("the service", argv, env=service.env, log=service.log, cwd=ROOT) as process:
         wait_until(service.ready, timeout=60, what="the service ready", log=process.tail)

@@ -52,7 +52,7 @@ asyncio.run(main())
 def ask_prefect(version: str, code: str, *words: str | Path, home: Path, **told: str) -> Any:
     """Run Python beside one version of Prefect, in the folder `home`, and return the JSON it prints."""
     env = clean_environment(home, {"PREFECT_HOME": str(home / ".prefect"), **told})
-    argv = [require(prefect_part(version)), "-c", code, *words]
+    argv: list[str | Path] = [require(prefect_part(version)), "-c", code, *words]
     done = subprocess.run(argv, cwd=home, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -91,13 +91,13 @@ def test_what_a_worker_is_told_is_what_prefect_knows(tmp_path: Path) -> None:
 def validate(folder: Path, *objects: dict[str, Any]) -> None:
     """Have each object judged strictly by the schemas of Kubernetes."""
     (folder / "all.yml").write_text(yaml.safe_dump_all(objects))
-    argv = [require(VALIDATE), "--strict", folder / "all.yml"]
+    argv: list[str | Path] = [require(VALIDATE), "--strict", folder / "all.yml"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (done.stdout + done.stderr).count(" passed ") == len(objects)
 
 
-@pytest.mark.parametrize("variables", [{}, {"env": {"LEVEL": "debug"}, "image": "acme/flows:1"}], ids=["", "overridden"])
+@pytest.mark.parametrize("variables", [{}, {"env": {"LEVEL": "debug"}, "image": "acme/flows:1"}], ids=["", "more"])
 @pytest.mark.parametrize(
     "credential",
     [
@@ -150,7 +150,7 @@ def test_compose_reads_the_worker_and_its_environment_file(tmp_path: Path) -> No
     docker = require(COMPOSE)
     shutil.copy(WORKERS / "docker" / "compose.yml", tmp_path)
     shutil.copy(WORKERS / "process" / "worker.env", tmp_path)
-    argv = [docker, "compose", "config", "--format", "json"]
+    argv: list[str | Path] = [docker, "compose", "config", "--format", "json"]
     done = subprocess.run(
         argv, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=60, check=False
     )

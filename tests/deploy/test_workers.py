@@ -43,10 +43,8 @@ def environment(form: int, site: Site, issuer: Issuer) -> dict[str, str]:
     variables = environment_file(text)
     pair = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     credential = {"<JWT>": issuer.mint(), "<BASE64>": pair, "<USER>": PLAIN_USER, "<PASSWORD>": PLAIN_PASSWORD}
-    for name, value in variables.items():
-        for placeholder, secret in credential.items():
-            value = value.replace(placeholder, secret)  # noqa: PLW2901
-        variables[name] = value
+    for placeholder, secret in credential.items():
+        variables = {name: value.replace(placeholder, secret) for name, value in variables.items()}
     assert not re.search("[<>]", " ".join(variables.values()))
     variables["PREFECT_API_URL"] = variables["PREFECT_API_URL"].replace("https://", "http://")
     variables["PREFECT_API_URL"] = replace_once(variables["PREFECT_API_URL"], HOST, f"127.0.0.1:{site.port}")
@@ -209,7 +207,7 @@ def assert_the_app_proved_itself(forge: Forge) -> None:
 def fetch(forge: Forge, address: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Clone as a worker would."""
     env = clean_environment(folder / "home", {"GIT_CONFIG_GLOBAL": f"{forge.folder}/git/gitconfig"})
-    argv = ["git", "clone", "--quiet", address, folder / "clone"]
+    argv: list[str | Path] = ["git", "clone", "--quiet", address, folder / "clone"]
     env["GIT_TERMINAL_PROMPT"] = "0"
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
 

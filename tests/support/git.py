@@ -60,7 +60,7 @@ class SSHServer:
     def __enter__(self) -> Self:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where it drops its rights; systemd would make it
-        argv = [require(SSHD), "-D", "-e", "-f", self._config]
+        argv: list[str | Path] = [require(SSHD), "-D", "-e", "-f", self._config]
         env = clean_environment(self._folder / "home", {})
         self._process = Process("sshd", argv, env=env, log=self._folder / "sshd.log")
         wait_until(lambda: accepts(self.port), timeout=10, what="sshd", log=self._process.tail)

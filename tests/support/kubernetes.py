@@ -11,10 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.support.waiting import free_port
 
-_KINDS = """
-    IngressRoute IngressRouteTCP IngressRouteUDP Middleware MiddlewareTCP ServersTransport ServersTransportTCP TLSOption
-    TLSStore TraefikService ConfigMap EndpointSlice Namespace Node Secret Service
-""".split()  # what Traefik asks for
+_KINDS = (  # what Traefik asks for
+    *("IngressRoute", "IngressRouteTCP", "IngressRouteUDP", "Middleware", "MiddlewareTCP", "ServersTransport"),
+    *("ServersTransportTCP", "TLSOption", "TLSStore", "TraefikService"),
+    *("ConfigMap", "EndpointSlice", "Namespace", "Node", "Secret", "Service"),
+)
 _ALL_SENT = {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}
 
 

@@ -27,7 +27,7 @@ def app_jwt(app: str, key_file: Path, now: float) -> str:
     """Return the JWT by which the app proves itself: RS256, good for nine minutes, for clocks that differ by one."""
     key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise ValueError(f"{key_file} holds no RSA key")
+        raise TypeError(f"{key_file} holds no RSA key")
     claims = {"iss": app, "iat": int(now) - 60, "exp": int(now) + 9 * 60}
     signed = ".".join(encode(json.dumps(part).encode()) for part in ({"alg": "RS256", "typ": "JWT"}, claims))
     return f"{signed}.{encode(key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
@@ -63,7 +63,7 @@ def main() -> int:
         return 0
     try:
         token = installation_token(told.api, told.installation, app_jwt(told.app, told.key, time.time()))
-    except (OSError, ValueError, KeyError) as problem:
+    except (OSError, TypeError, ValueError, KeyError) as problem:
         print(f"no token from the GitHub App {told.app}: {problem}", file=sys.stderr)
         return 1
     print(f"username=x-access-token\npassword={token}")
