@@ -18,7 +18,7 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 
 init: $(VENV)/.ready ## make the environment in .venv, from the lock
 
-parts: init ## install the real parts of the tests, once: Traefik, Prefect, an OpenID Provider, …
+parts: init ## install the real parts of the tests, once: proxies, Prefect, an OpenID Provider, …
 	$(RUN)/python -m tests.support.install
 
 check: init ## lint, types, the floors of the house, generated documents
@@ -32,7 +32,7 @@ check: init ## lint, types, the floors of the house, generated documents
 	$(RUN)/python -m docs.generate --check
 
 test: parts ## all tests, with real parts
-	$(RUN)/pytest -q
+	$(RUN)/pytest -q -n 3 --dist loadgroup
 
 test-quick: init ## the tests that need no other program
 	$(RUN)/pytest -q tests/core tests/adapters tests/settings tests/web

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from tests.browser.people import Way, by_password, by_provider
 from tests.browser.seed import seed
@@ -83,7 +85,8 @@ def new_context(chromium: Browser, request: pytest.FixtureRequest, tmp_path: Pat
     for number, context in enumerate(contexts):
         if request.node.stash.get(FAILED, False):
             for place, page in enumerate(context.pages):
-                page.screenshot(path=tmp_path / f"failed-{number}-{place}.png")
+                with suppress(PlaywrightError):  # a page in a loop holds still for nobody
+                    page.screenshot(path=tmp_path / f"failed-{number}-{place}.png")
         context.close()
 
 

@@ -14,7 +14,9 @@ from tests.support.site import PEOPLE, Site
 from tests.support.wire import send
 
 
-@pytest.mark.parametrize(("way", "ui"), [(by_provider, V2), (by_password, V1)], ids=str, indirect=["way"])
+@pytest.mark.parametrize(
+    ("way", "ui"), [(by_provider, V2), (by_password, V1)], ids=["provider-v2", "password-v1"], indirect=["way"]
+)
 def test_the_back_button_shows_nothing_of_prefect(ui: UI, way: Way, page: Page) -> None:
     way.sign_in(page, f"{ui.base}/runs")
     expect(page.get_by_text(RUNS[0]).first).to_be_visible()

@@ -6,7 +6,6 @@ The controller itself is not run: what it makes of each annotation is written he
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import yaml
 
 from tests.support.echo import Echo, Received
 from tests.support.issuer import Issuer
-from tests.support.parts import KUBECTL, ROOT, Part, require
+from tests.support.parts import KUBECTL, NGINX, ROOT, require
 from tests.support.processes import Process, clean_environment
 from tests.support.site import PASSWORD, USER, Site, add_user
 from tests.support.waiting import accepts, free_port, wait_until
@@ -30,14 +29,6 @@ MACHINES, PEOPLE = "prefect-m2m.example.com", "prefect.example.com"
 PREFIX = "nginx.ingress.kubernetes.io/"
 IDENTITY = [f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Roles", "Issuer")]
 NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
-
-
-def _nginx() -> Path | None:
-    found = shutil.which("nginx", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
-    return Path(found) if found else None
-
-
-NGINX = Part("Debian's Nginx", _nginx, "install it (Debian, Ubuntu: apt-get install nginx-light)")
 
 
 def location(number: int, ingress: dict[str, Any], maps: dict[str, Any], upstreams: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.parts import ROOT, SYSTEMD, Part, require
+from tests.support.parts import ROOT, STRACE, SYSTEMD, require
 from tests.support.processes import Process, clean_environment
 from tests.support.site import PASSWORD, USER, add_user
 from tests.support.units import unit
@@ -25,11 +25,6 @@ HERE = ROOT / "deploy" / "systemd"
 SERVICE = HERE / "prefect-forward-auth.service"
 WORKER = ROOT / "deploy" / "workers" / "process" / "prefect-worker@.service"
 ETC = "/etc/prefect-forward-auth"
-STRACE = Part(
-    "strace",
-    lambda: Path(found) if (found := shutil.which("strace")) else None,
-    "install it (Debian, Ubuntu: apt-get install strace)",
-)
 # No new rights to execute memory from here on, as MemoryDenyWriteExecute= has it (PR_SET_MDWE of Linux 6.3).
 MDWE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 

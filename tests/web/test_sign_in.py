@@ -243,7 +243,7 @@ ODD = {
     ),
     "slow-charset": (
         "multipart/form-data; boundary=x; charset=punycode",
-        b'--x\r\nContent-Disposition: form-data; name="username"\r\n\r\n' + b"a" * 120_000 + b"\r\n--x--\r\n",
+        b'--x\r\nContent-Disposition: form-data; name="username"\r\n\r\n-' + b"9" * 120_000 + b"\r\n--x--\r\n",
     ),
     "many-parameters": ("application/x-www-form-urlencoded" + ";a=b" * 100_000, b"username=alice"),
     "no-charset-at-all": (
