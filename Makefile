@@ -34,8 +34,8 @@ check: init ## lint, types, the floors of the house, generated documents
 test: parts ## all tests, with real parts
 	$(RUN)/pytest -q -n 3 --dist loadgroup
 
-test-quick: init ## the tests that need no other program
-	$(RUN)/pytest -q tests/core tests/adapters tests/settings tests/web
+test-quick: init ## the tests that need no Prefect, proxy or browser
+	$(RUN)/pytest -q -n 3 --dist loadgroup tests/core tests/adapters tests/settings tests/web
 
 bench: parts ## measure, print a table, write build/bench.json
 	$(RUN)/python -m tests.bench

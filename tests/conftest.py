@@ -12,6 +12,7 @@ TOGETHER = {
     "e2e/test_proxies.py": "proxies",
     "e2e/test_oauth2_proxy.py": "proxies",
     "e2e/test_demo.py": "demo",
+    "deploy": "deploy",
     "e2e": "e2e",
 }
 
