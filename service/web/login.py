@@ -83,7 +83,7 @@ class Login:
                 "it with session.allow_http.",
                 reason=f"{visit.request.origin} is not https",
             )
-        if self._attempts.go_in_circles(visit):
+        if self._attempts.go_in_circles(visit, return_to):
             return self._stopped(visit, return_to)
         if not self._desk.settings.local_sign_in:
             return self._desk.pages.redirecting(href=self._start_href(return_to), provider=self._desk.provider_name)
@@ -133,7 +133,7 @@ class Login:
         provider = self._wiring.provider
         if provider is None:
             return RedirectResponse(f"{PAGES}login", 303)
-        if self._attempts.go_in_circles(visit) and not switch:
+        if self._attempts.go_in_circles(visit, return_to) and not switch:
             return self._stopped(visit, return_to)
         attempt = self._attempts.begin(return_to)
         try:
@@ -254,7 +254,7 @@ class Login:
         until = session.began + self._wiring.session_policy.lifetime
         visit.set_session(response, sessions.seal(session), seconds_left(until))
         self._attempts.end(attempt, visit, response)
-        self._attempts.count_round(visit, response)
+        self._attempts.count_round(visit, return_to, response)
         self._wiring.telemetry.signed_in(session, visit.request.client)
         return response
 
