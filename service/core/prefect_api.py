@@ -202,7 +202,7 @@ GET     /block_capabilities/                                  read
 GET     /collections/views/{view}                             read
 
 POST    /variables/                                           variables
-GET     /variables/{id:uuid}                                  read                 # plain text, never a secret
+GET     /variables/{id:uuid}                                  read                 # plain text, by design
 PATCH   /variables/{id:uuid}                                  variables
 DELETE  /variables/{id:uuid}                                  admin
 GET     /variables/name/{name}                                read
