@@ -241,6 +241,7 @@ GET     /openapi.json                                         read
 PAGES: Final = """
 GET     /                                                     any
 GET     /ui-settings                                          any
+GET     /index.html                                           any
 GET     /v2                                                   any
 GET     /v2/{rest:path}                                       any
 GET     /assets/{rest:path}                                   any
