@@ -5,7 +5,7 @@ does not know has no route, and is for ``admin`` alone.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -41,6 +41,23 @@ class Capability(StrEnum):
     ADMIN = "admin"
 
 
+MEANING: Final[Mapping[Capability, str]] = {
+    Capability.ANY: "what every role opens: health, versions, the UI's own files",
+    Capability.READ: "see everything but the secrets of blocks",
+    Capability.READ_SECRET: "see the secrets of blocks, beside what opens the route itself",
+    Capability.RUN: "start runs of deployments; cancel, retry, pause and resume runs; answer those that ask for input",
+    Capability.REPORT: "what running code says of itself: its flow, its runs and their states, artifacts",
+    Capability.EMIT: "write logs and events, in which task-run states travel",
+    Capability.SLOTS: "take and give back slots of concurrency limits",
+    Capability.VARIABLES: "create and change variables",
+    Capability.WORK: "take runs from work pools and task queues, as workers do, and tell that one is alive",
+    Capability.DEPLOY: "create and change flows, deployments and schedules; create automations",
+    Capability.POOLS: "create and change work pools and queues",
+    Capability.BLOCKS: "create and change blocks, their types and schemas",
+    Capability.ADMIN: "everything, routes that are not known included",
+}
+
+
 @dataclass(frozen=True, eq=False, slots=True)  # a route is itself: hashed by identity, on each call
 class Route:
     """One route of the server; any one of ``capabilities`` opens it.
@@ -67,8 +84,14 @@ class Route:
 
     def names_in(self, path: str) -> dict[str, str]:
         """Return what the parameters of the route stand for in a path that it was found by."""
-        pairs = zip(self.path.split("/"), path.split("/"), strict=False)
-        return {match["name"]: value for template, value in pairs if (match := _PARAMETER(template))}
+        segments = path.split("/")
+        return {name: segments[place] for name, place in _places(self)}
+
+
+@lru_cache(maxsize=1024)
+def _places(route: Route) -> tuple[tuple[str, int], ...]:
+    matches = enumerate(map(_PARAMETER, route.path.split("/")))
+    return tuple((match["name"], place) for place, match in matches if match is not None)
 
 
 def shape_of(path: str) -> str:
