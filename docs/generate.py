@@ -71,7 +71,7 @@ pages.
 - Who may start a run chooses its parameters and job variables. Where a work pool's template lets those set the command
   or the environment, as a process pool's does, `run` is the right to run code there, with the worker's credential.
 - Who deploys decides what workers run, and so can do what they can.
-- Parameters, job variables, variables, logs and artifacts are in plain text for whoever reads: secrets belong in blocks.
+- Parameters, variables, logs and artifacts are in plain text for whoever reads: secrets belong in blocks.
 - `report`, `emit` and `work` are rights over all runs: Prefect does not say whose a run is.
 - A limit to work pools, flows or deployments holds where a path carries the name. Most paths carry ids, and lists are
   of everything: a limit keeps a worker to its pools; it does not keep tenants apart.
