@@ -70,6 +70,9 @@ pages.
 
 - Who may start a run chooses its parameters and job variables. Where a work pool's template lets those set the command
   or the environment, as a process pool's does, `run` is the right to run code there, with the worker's credential.
+- A worker that starts writes the job template of its work pool where there is none, and Prefect has no narrower right
+  for that than to change any pool. A role of a worker without `join` needs its pools made complete by others; one that
+  is limited to its work pools changes those alone.
 - Who deploys decides what workers run, and so can do what they can.
 - Parameters, variables, logs and artifacts are in plain text for whoever reads: secrets belong in blocks.
 - `report`, `emit` and `work` are rights over all runs: Prefect does not say whose a run is.

@@ -131,9 +131,9 @@ DELETE  /automations/owned-by/{resource_id}                   deploy            
 POST    /automations/templates/validate                       deploy
 POST    /templates/validate                                   deploy
 
-POST    /work_pools/                                          pools work           # worker start makes a missing one
+POST    /work_pools/                                          pools join           # worker start makes a missing one
 GET     /work_pools/{work_pool}                               read
-PATCH   /work_pools/{work_pool}                               pools                # a job template is code for workers
+PATCH   /work_pools/{work_pool}                               pools join           # and gives it its job template
 DELETE  /work_pools/{work_pool}                               admin
 POST    /work_pools/count                                     read
 POST    /work_pools/filter                                    read

@@ -51,7 +51,7 @@ BUILT_IN: Final[Mapping[str, Role]] = {
     for role in (
         _role("viewer", _C.READ),
         _role("runner", _C.READ, _C.RUN),
-        _role("worker", *_FLOW, _C.WORK),
+        _role("worker", *_FLOW, _C.WORK, _C.JOIN),
         _role("deployer", *_FLOW, _C.DEPLOY, _C.POOLS, _C.BLOCKS),  # flow.serve runs what it deploys
         _role("admin", _C.ADMIN),
     )

@@ -35,6 +35,7 @@ class Capability(StrEnum):
     SLOTS = "slots"
     VARIABLES = "variables"
     WORK = "work"
+    JOIN = "join"
     DEPLOY = "deploy"
     POOLS = "pools"
     BLOCKS = "blocks"
@@ -51,6 +52,7 @@ MEANING: Final[Mapping[Capability, str]] = {
     Capability.SLOTS: "take and give back slots of concurrency limits",
     Capability.VARIABLES: "create and change variables",
     Capability.WORK: "take runs from work pools and task queues, as workers do, and tell that one is alive",
+    Capability.JOIN: "make a missing work pool, or complete one, as a worker does that starts; change any work pool",
     Capability.DEPLOY: "create and change flows, deployments and schedules; create automations",
     Capability.POOLS: "create and change work pools and queues",
     Capability.BLOCKS: "create and change blocks, their types and schemas",
