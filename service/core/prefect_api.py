@@ -253,14 +253,22 @@ GET     /decorative_iso-pixel-grid_dark.svg                   any
 GET     /decorative_iso-pixel-grid_light.svg                  any
 GET     /marketing-banner-bg-dark.svg                         any
 GET     /marketing-banner-bg-light.svg                        any
+GET     /cancelled.svg                                        any                  # the newer UI asks for these
+GET     /completed.svg                                        any
+GET     /crashed.svg                                          any
+GET     /failed.svg                                           any
+GET     /pending.svg                                          any
+GET     /running.svg                                          any
+GET     /scheduled.svg                                        any
 GET     /{page}                                               any
 GET     /{page}/{rest:path}                                   any
 """
 
 # fmt: off
 PAGE_NAMES: Final = (  # what {page} stands for: how the older UI's addresses begin
-    "artifacts", "automations", "blocks", "collections", "concurrency-limits", "dashboard", "deployments", "events",
-    "flow-runs", "flows", "login", "notifications", "runs", "settings", "variables", "work-pools", "work-queues",
+    "artifacts", "automations", "blocks", "collections", "concurrency-limits", "concurrency-limits-v2", "dashboard",
+    "deployments", "events", "flow-runs", "flows", "login", "notifications", "runs", "settings", "variables",
+    "work-pools", "work-queues",
 )
 # fmt: on
 
