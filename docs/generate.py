@@ -7,10 +7,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from service.core.roles import BUILT_IN
+from service.core.routes import MEANING, Capability, Route, known_routes
 from service.settings.schema import PREFIX, Settings
 
-PAGE = Path(__file__).parent / "configuration.md"
-HEAD = """# Configuration
+FOLDER = Path(__file__).parent
+CONFIGURATION = """# Configuration
 
 <!-- made by docs/generate.py from service/settings/schema.py: `make docs` -->
 
@@ -48,6 +50,36 @@ role = "worker"
 ```
 """
 
+ROLES = """# Roles
+
+<!-- made by docs/generate.py from service/core/prefect_api.py and service/core/roles.py: `make docs` -->
+
+Prefect's server has no users and no roles; here are some. Each request is matched to the route that the server will
+execute, by method and path, as exactly as its own router does it. Each route is opened by any one of its capabilities;
+a role is a set of those. Whoever has no role gets nothing, and a route that is not in the table below is for `admin`
+alone. A refusal is 403 `insufficient_scope` and says who was refused, what was needed and which roles have it.
+"""
+NOTES = """## Secrets
+
+`include_secrets` in a query needs `read-secret`, on any route and in any spelling that is not a plain no. On
+`POST /api/block_documents/filter` Prefect reads it from the body: roles without `read-secret` may call that route only
+where the proxy sends the body along, and only if it is JSON that does not ask. Both UIs need that route for their block
+pages.
+
+## What a role cannot hold back
+
+- Who may start a run chooses its parameters and job variables. Where a work pool's template lets those set the command
+  or the environment, as a process pool's does, `run` is the right to run code there, with the worker's credential.
+- A worker that starts writes the job template of its work pool where there is none, and Prefect has no narrower right
+  for that than to change any pool. A role of a worker without `join` needs its pools made complete by others; one that
+  is limited to its work pools changes those alone.
+- Who deploys decides what workers run, and so can do what they can.
+- Parameters, variables, logs and artifacts are in plain text for whoever reads: secrets belong in blocks.
+- `report`, `emit` and `work` are rights over all runs: Prefect does not say whose a run is.
+- A limit to work pools, flows or deployments holds where a path carries the name. Most paths carry ids, and lists are
+  of everything: a limit keeps a worker to its pools; it does not keep tenants apart.
+"""
+
 
 def rows(section: type[BaseModel], at: str = "") -> list[str]:
     """Return one table row a key, sections in their order."""
@@ -82,20 +114,44 @@ def _default(field: Any, name: str) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def page() -> str:
-    """Return the whole page."""
+def configuration() -> str:
+    """Return the page of the settings."""
     table = ["| key and variable | default | meaning |", "| --- | --- | --- |", *rows(Settings)]
-    return HEAD + "\n" + "\n".join(table) + "\n"
+    return CONFIGURATION + "\n" + "\n".join(table) + "\n"
+
+
+def roles() -> str:
+    """Return the page of the roles, capabilities and routes."""
+    held = ["| capability | " + " | ".join(BUILT_IN) + " | means |", "| --- " * (len(BUILT_IN) + 2) + "|"]
+    for capability, meaning in MEANING.items():
+        cells = ["yes" if _holds(role, capability) else "" for role in BUILT_IN]
+        held.append(f"| `{capability}` | {' | '.join(cells)} | {meaning} |")
+    routes = ["## Routes", "", "| route | opened by | remark |", "| --- | --- | --- |", *map(_route, known_routes())]
+    return "\n".join([ROLES, *held, "", NOTES, *routes, ""])
+
+
+def _holds(role: str, capability: Capability) -> bool:
+    return not BUILT_IN[role].capabilities.isdisjoint({capability, Capability.ADMIN}) or capability is Capability.ANY
+
+
+def _route(route: Route) -> str:
+    opened = ", ".join(f"`{one}`" for one in sorted(route.capabilities))
+    return f"| `{route.rule}` | {opened} | {route.why} |"
+
+
+PAGES = {"configuration.md": configuration, "roles.md": roles}
 
 
 def main() -> None:
-    """Write the page, or with --check exit 1 if it is not what the code says."""
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text("utf-8") != page():
-            sys.exit(f"{PAGE.name} is not what the settings say: run `make docs`")
-        print(f"{PAGE.name} is up to date")
+    """Write the pages, or with --check exit 1 if one is not what the code says."""
+    if "--check" not in sys.argv[1:]:
+        for name, page in PAGES.items():
+            (FOLDER / name).write_text(page(), "utf-8")
         return
-    PAGE.write_text(page(), "utf-8")
+    stale = [name for name, page in PAGES.items() if (FOLDER / name).read_text("utf-8") != page()]
+    if stale:
+        sys.exit(f"{', '.join(stale)}: not what the code says, run `make docs`")
+    print(f"{', '.join(PAGES)}: up to date")
 
 
 if __name__ == "__main__":
