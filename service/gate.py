@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
 from service.core.dialects import WireHeaders, allow_headers, render
+from service.core.disclosure import MAX_BODY
 from service.core.errors import Broken, Code, Refusal, Rejected, UntrustedPeer
 from service.core.faces import parse_browser, parse_call
 from service.core.model import (
@@ -24,6 +25,8 @@ from service.core.model import (
     Basic,
     Bearer,
     Browser,
+    Decision,
+    Deny,
     Face,
     ForwardedRequest,
     Gate,
@@ -59,11 +62,11 @@ class ForwardAuth:
     def __init__(self, settings: Settings, load_web: Callable[[Wiring], ASGIApp]) -> None:
         self.wiring = Wiring(settings)
         self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry
-        self._trusts = self.wiring.proxies.trusts
+        self._trusts, self._access = self.wiring.proxies.trusts, self.wiring.access
         self._load_web = load_web
         self._web: asyncio.Task[ASGIApp] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - a frame costs
         """Answer one call (ASGI 3.0)."""
         call = None
         if scope["type"] == "http":
@@ -76,6 +79,7 @@ class ForwardAuth:
         who: Principal | NoCredential | Refusal = NO_CREDENTIAL
         browser: Browser | None = None
         headers = _NOTHING_MORE
+        body: bytes | None = None
         client = scope.get("client")
         peer = client[0] if client else ""
         try:
@@ -91,23 +95,45 @@ class ForwardAuth:
                     key = self._verdicts.key_of(gate, presented)
                     proof = self._verdicts.recall(key) or await self._prove(gate, presented, key)
                     who = proof.principal
+            if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
+                body = await _body_of(receive)
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
             who.__context__ = None
         except Exception:
             log.exception("a verify call failed; it is refused")
             who = Broken("The auth service failed on this request: try again, and tell its operators.")
-        decision = decide(request, who, gate, browser)
+        decision = decide(request, who, gate, self._access, browser=browser, body=body)
         if isinstance(decision, Allow):
             self._telemetry.allowed[gate] += 1
+            if not decision.known:
+                self._telemetry.unknown_route(request)
             if self._telemetry.log_allowed:
                 self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
             headers = allow_headers(decision.principal.identity) + headers
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
-        request_id = secrets.token_hex(8)
         reason = who.reason if isinstance(who, Refusal) else decision.code
+        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, reason=reason, peer=peer)
+
+    async def _refuse(
+        self,
+        send: Send,
+        decision: Decision,
+        request: ForwardedRequest | None,
+        *,
+        face: Face,
+        gate: Gate,
+        browser: Browser | None,
+        reason: str,
+        peer: str,
+    ) -> None:
+        """Log and send what is not an Allow."""
+        lacking = isinstance(decision, Deny) and decision.code is Code.INSUFFICIENT_SCOPE
+        if lacking and request is not None and not self._access.knows(request):
+            self._telemetry.unknown_route(request)
+        request_id = secrets.token_hex(8)
         self._telemetry.decided(
             decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
         )
@@ -252,6 +278,17 @@ def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
     name, slash, rest = raw_path.removeprefix(_EXT_AUTHZ).partition(b"/")
     gate = _GATES.get(name)
     return None if gate is None else (Face.EXT_AUTHZ, gate, slash + rest + (b"?" + query if query else b""))
+
+
+async def _body_of(receive: Receive) -> bytes:
+    """Return the original request's body, sent along by the proxy; of one too long, no more than shows it."""
+    body = bytearray()
+    while len(body) <= MAX_BODY:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    return bytes(body)
 
 
 async def _send_json(send: Send, status: int, content: dict[str, Any]) -> None:

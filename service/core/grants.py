@@ -89,6 +89,12 @@ def with_roles(principal: Principal, grants: Iterable[Grant], claims: Mapping[st
     return principal._replace(roles=tuple(dict.fromkeys((*principal.roles, *granted)))) if granted else principal
 
 
+def claims_asked_for(grants: Iterable[Grant]) -> frozenset[str]:
+    """Return the claims that grants ask for: all of them that a session has to keep."""
+    asked = [(*grant.claims, *(_CLIENT if grant.clients else ())) for grant in grants]
+    return frozenset(path for paths in asked for path in paths)
+
+
 def _client_of(claims: Mapping[str, Any]) -> list[str]:
     """Return the client that a token was issued to, by the first of the names that issuers have for it."""
     return next((values_at(claims, name) for name in _CLIENT if name in claims), [])

@@ -115,6 +115,15 @@ class Access:
                 return Lacking(route, lack, frozenset({Capability.READ_SECRET}))
         return verdict
 
+    def reads_body(self, request: ForwardedRequest) -> bool:
+        """Tell whether what the request's body says decides about it."""
+        route = self.routes.find(request.method, request.path)
+        return route is not None and route.secrets_in_body
+
+    def knows(self, request: ForwardedRequest) -> bool:
+        """Tell whether the request is for a route of the table."""
+        return self.routes.find(request.method, request.path) is not None
+
     def refusal(self, request: ForwardedRequest, principal: Principal, lacking: Lacking) -> str:
         """Return the sentence that says who was refused, what the request needs, and what they have."""
         have = f"with {_listed('role', principal.roles)}" if principal.roles else "without a role here"

@@ -8,14 +8,18 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.core.grants import Grant
 from service.core.model import ALGORITHMS, IssuerTrust
+from service.core.roles import BUILT_IN, Access
+from service.core.routes import Routes, known_routes, parse_table
+from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, check_names
 from service.settings.fields import (
     KeySettings,
     Network,
-    Role,
+    RoleName,
     Section,
     Words,
     check_issuer_url,
@@ -35,7 +39,7 @@ class IssuerSettings(Section):
     url: str = Field(description="The issuer, exactly as in the token's `iss`; discovery starts here.")
     audiences: Words = Field(description="A token must be for one of these (`aud`). Mandatory.")
     jwks_url: str | None = Field(None, description="Where the keys are; without it, discovery finds them.")
-    role: Role = Field("", description="The role of whoever this issuer vouches for.")
+    role: RoleName = Field("", description="The role of whoever this issuer vouches for.")
     algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms; never HS*, never none.")
     leeway: Annotated[float, Field(ge=0, le=300)] = Field(
         30, description="Seconds by which the issuer's clock may differ from ours."
@@ -88,7 +92,7 @@ class UsersSettings(Section):
     """The users file and what checking passwords may cost."""
 
     file: Path = Field(description="The users file: name:bcrypt lines, as `users add` or htpasswd -B write them.")
-    role: Role = Field("", description="The role of every user of the file.")
+    role: RoleName = Field("", description="The role of every user of the file.")
     reload: Annotated[float, Field(ge=0.1, le=3_600)] = Field(
         1, description="Seconds between two looks at the file; a change takes effect then."
     )
@@ -159,6 +163,13 @@ class Settings(BaseSettings):
     sign_in: SignInSettings = Field(SignInSettings(), description="The sign-in page.")
     session: SessionSettings = Field(SessionSettings(), description="The browser session.")
     store: StoreSettings | None = Field(None, description="What replicas share.")
+    roles: Annotated[dict[str, RoleSettings], BeforeValidator(json_value), AfterValidator(check_names)] = Field(
+        {}, description="Roles of one's own: `[roles.<name>]` tables, or JSON in a variable."
+    )
+    grants: Annotated[tuple[GrantSettings, ...], BeforeValidator(json_value)] = Field(
+        (), description="Who gets which roles: `[[grants]]` tables, or JSON in a variable."
+    )
+    prefect: PrefectSettings = Field(PrefectSettings(), description="How the Prefect server is mounted.")
     log: LogSettings = Field(LogSettings(), description="What is logged.")
 
     @classmethod
@@ -186,6 +197,39 @@ class Settings(BaseSettings):
         if self.sign_in.local and self.users is None:
             raise ValueError("sign_in.local needs a users file (users.file)")
         return self
+
+    @model_validator(mode="after")
+    def _roles_are_known(self) -> Self:
+        known = self.access().roles
+        named = {role for grant in self.all_grants for role in grant.roles}
+        named |= {one.role for one in (*self.all_issuers, self.users, self.oidc) if one is not None and one.role}
+        unknown = sorted(named - set(known))
+        if unknown:
+            raise ValueError(f"there is no role {', '.join(unknown)}: there are {', '.join(sorted(known))}")
+        return self
+
+    def access(self) -> Access:
+        """Return who may call what; raises ValueError for a role that makes no sense."""
+        told = "\n".join(f"{route} {capability}" for route, capability in self.prefect.routes.items())
+        known = known_routes(self.prefect.api_base_path, self.prefect.ui_base_path)
+        routes = Routes([*known, *parse_table(told)])
+        return Access([*BUILT_IN.values(), *(one.role(name) for name, one in self.roles.items())], routes)
+
+    @property
+    def all_grants(self) -> tuple[Grant, ...]:
+        """Return the grants; raises ValueError where one does not say of which issuer it speaks, and there are several.
+
+        A grant for an issuer that is not configured would never hold, so it is a mistake too.
+        """
+        sources = [one.url for one in self.all_issuers]
+        sources += ["local"] if self.users is not None else []
+        sources += [self.oidc.issuer] if self.oidc is not None and self.oidc.issuer not in sources else []
+        grants = []
+        for number, one in enumerate(self.grants):
+            if one.issuer not in sources and (one.issuer or len(sources) != 1):
+                raise ValueError(f"grants.{number}.issuer: needed is one of {', '.join(sources)}")
+            grants.append(one.grant(sources[0], f"grants.{number}"))
+        return tuple(grants)
 
     @property
     def local_sign_in(self) -> bool:

@@ -65,7 +65,7 @@ class Account:
                     "subject": session.subject,
                     "email": session.email,
                     "groups": list(session.groups),
-                    "roles": list(session.roles),
+                    "roles": list(opened.proof.principal.roles),
                     "issuer": session.issuer,
                     "claims": self._claims(session),
                     "began": session.began,
@@ -75,7 +75,9 @@ class Account:
                 headers=_NO_STORE,
             )
         else:
-            response = self._desk.pages.me(who=self._rows(session), sign_out_href=f"{PAGES}logout", home_href=HOME)
+            response = self._desk.pages.me(
+                who=self._rows(session, opened.proof.principal.roles), sign_out_href=f"{PAGES}logout", home_href=HOME
+            )
         if opened.sealed is not None:  # a refresh token may have been spent on it
             visit.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
         return response
@@ -93,7 +95,7 @@ class Account:
             return {"user": "name in the users file"}
         return {"user": oidc.principal_claim, "email": oidc.email_claim, "groups": oidc.groups_claim}
 
-    def _rows(self, session: Session) -> list[tuple[str, str | Sequence[str] | Moment]]:
+    def _rows(self, session: Session, roles: Sequence[str]) -> list[tuple[str, str | Sequence[str] | Moment]]:
         claims, now = self._claims(session), time.time()
         from_claims = [f"{what}: {claim}" for what, claim in claims.items() if claim]
         rows: list[tuple[str, str | Sequence[str] | Moment]] = [
@@ -103,7 +105,7 @@ class Account:
             ("Signed in through", self._desk.provider_name if "email" in claims else "the users file"),
             ("Issuer", session.issuer if "email" in claims else ""),
             ("Groups", session.groups),
-            ("Roles", session.roles),
+            ("Roles", roles),
             ("Taken from", from_claims if "email" in claims else ""),
             ("Signed in", Moment(session.began, now)),
             ("Ends", Moment(session.began + self._policy.lifetime, now)),

@@ -134,6 +134,11 @@ class ServiceCollector(Collector):
             sign_ins.add_metric([outcome], count)
         yield sign_ins
         yield CounterMetricFamily(
+            "forward_auth_unknown_routes",
+            "Calls of routes that the table does not know",
+            value=telemetry.unknown_routes,
+        )
+        yield CounterMetricFamily(
             "forward_auth_log_suppressed", "Refusals that were not logged one by one", value=telemetry.suppressed
         )
         yield from self._issuers()
