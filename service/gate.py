@@ -68,9 +68,7 @@ class ForwardAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - a frame costs
         """Answer one call (ASGI 3.0)."""
-        call = None
-        if scope["type"] == "http":
-            call = _ENDPOINTS.get(scope["path"]) or _ext_authz_call(scope)
+        call = (_ENDPOINTS.get(scope["path"]) or _ext_authz_call(scope)) if scope["type"] == "http" else None
         if call is None:
             await self._elsewhere(scope, receive, send)
             return
@@ -130,8 +128,7 @@ class ForwardAuth:
         peer: str,
     ) -> None:
         """Log and send what is not an Allow."""
-        lacking = isinstance(decision, Deny) and decision.code is Code.INSUFFICIENT_SCOPE
-        if lacking and request is not None and not self._access.knows(request):
+        if isinstance(decision, Deny) and not decision.known:
             self._telemetry.unknown_route(request)
         request_id = secrets.token_hex(8)
         self._telemetry.decided(

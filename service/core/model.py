@@ -193,11 +193,12 @@ class Allow(NamedTuple):
 
 
 class Deny(NamedTuple):
-    """The request may not pass, and no other credential is asked for."""
+    """The request may not pass, and no other credential is asked for; ``known`` is as with Allow."""
 
     status: int
     code: Code
     detail: str
+    known: bool = True
 
 
 class Challenge(NamedTuple):

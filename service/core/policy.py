@@ -78,7 +78,7 @@ def decide(
 def _by_roles(request: ForwardedRequest, who: Principal, access: Access, body: bytes | None) -> Allow | Deny:
     verdict = access.judge(request, who.roles, body)
     if isinstance(verdict, Lacking):
-        return Deny(403, Code.INSUFFICIENT_SCOPE, access.refusal(request, who, verdict))
+        return Deny(403, Code.INSUFFICIENT_SCOPE, access.refusal(request, who, verdict), verdict.route is not None)
     return Allow(who, verdict.route is not None)
 
 

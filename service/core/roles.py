@@ -120,15 +120,15 @@ class Access:
         route = self.routes.find(request.method, request.path)
         return route is not None and route.secrets_in_body
 
-    def knows(self, request: ForwardedRequest) -> bool:
-        """Tell whether the request is for a route of the table."""
-        return self.routes.find(request.method, request.path) is not None
+    def opens(self, role: str, route: Route) -> bool:
+        """Tell whether a role opens a route, for some names at least."""
+        return self._opens(self.roles[role], route) is not None
 
     def refusal(self, request: ForwardedRequest, principal: Principal, lacking: Lacking) -> str:
         """Return the sentence that says who was refused, what the request needs, and what they have."""
-        have = f"with {_listed('role', principal.roles)}" if principal.roles else "without a role here"
+        have = f"with {_all_of(principal.roles)}" if principal.roles else "without a role here"
         holders = sorted(name for name, role in self.roles.items() if self._has(role, lacking))
-        advice = f"Ask for {_listed('role', holders, ' or ')}." if holders else "No role here has that."
+        advice = f"Ask for {_one_of(holders)}." if holders else "No role here has that."
         return f"You are {principal.name!r} of {principal.issuer}, {have}. {_demand(request, lacking)}. {advice}"
 
     # behind the two questions ---------------------------------------------------------------------------------
@@ -217,6 +217,11 @@ def _demand(request: ForwardedRequest, lacking: Lacking) -> str:
             assert_never(lacking.lack)
 
 
-def _listed(noun: str, names: Sequence[str], last: str = " and ") -> str:
+def _all_of(names: Sequence[str]) -> str:
     *others, one = names
-    return f"the {noun}s {', '.join(others)}{last}{one}" if others else f"the {noun} {one}"
+    return f"the roles {', '.join(others)} and {one}" if others else f"the role {one}"
+
+
+def _one_of(names: Sequence[str]) -> str:
+    *others, one = names
+    return f"the role {', '.join(others)} or {one}" if others else f"the role {one}"

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from service.core.grants import ClaimRule, Grant
 from service.core.roles import BUILT_IN, Role
-from service.core.routes import Capability
+from service.core.routes import Capability, Route, Routes, known_routes, parse_table
 from service.settings.fields import Section, Words, json_value, split
 
 
@@ -100,16 +100,44 @@ class GrantSettings(Section):
         )
 
 
+def _base_path(value: str) -> str:
+    if value:
+        known_routes(value, f"{value}-ui")
+    return value
+
+
+BasePath = Annotated[str, AfterValidator(_base_path)]
+
+
 class PrefectSettings(Section):
     """How the Prefect server is mounted."""
 
-    api_base_path: str = Field("/api", description="Prefect's PREFECT_SERVER_API_BASE_PATH.")
+    api_base_path: BasePath = Field("/api", min_length=1, description="Prefect's PREFECT_SERVER_API_BASE_PATH.")
     routes: Annotated[dict[str, str], BeforeValidator(json_value)] = Field(
         {},
         description="Routes that the table does not know yet, each with the capability that opens it: "
         '`{"POST /api/new/{id}": "run"}`. `routes diff` finds them.',
     )
-    ui_base_path: str = Field("", description="Prefect's PREFECT_UI_SERVE_BASE, without the slash at the end.")
+    ui_base_path: BasePath = Field("", description="Prefect's PREFECT_UI_SERVE_BASE, without the slash at the end.")
+
+    @field_validator("routes")
+    @classmethod
+    def _can_be_read(cls, value: dict[str, str]) -> dict[str, str]:
+        Routes(_told(value))
+        return value
+
+    @model_validator(mode="after")
+    def _two_places(self) -> Self:
+        self.table()
+        return self
+
+    def table(self) -> Routes:
+        """Return the routes of the server as it is mounted, those that were added included."""
+        return Routes([*known_routes(self.api_base_path, self.ui_base_path), *_told(self.routes)])
+
+
+def _told(routes: dict[str, str]) -> list[Route]:
+    return list(parse_table("\n".join(f"{route} {capability}" for route, capability in routes.items())))
 
 
 def check_names(roles: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -14,7 +15,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from service.core.grants import Grant
 from service.core.model import ALGORITHMS, IssuerTrust
 from service.core.roles import BUILT_IN, Access
-from service.core.routes import Routes, known_routes, parse_table
 from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, check_names
 from service.settings.fields import (
     KeySettings,
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     sign_in: SignInSettings = Field(SignInSettings(), description="The sign-in page.")
     session: SessionSettings = Field(SessionSettings(), description="The browser session.")
     store: StoreSettings | None = Field(None, description="What replicas share.")
-    roles: Annotated[dict[str, RoleSettings], BeforeValidator(json_value), AfterValidator(check_names)] = Field(
+    roles: Annotated[dict[RoleName, RoleSettings], BeforeValidator(json_value), AfterValidator(check_names)] = Field(
         {}, description="Roles of one's own: `[roles.<name>]` tables, or JSON in a variable."
     )
     grants: Annotated[tuple[GrantSettings, ...], BeforeValidator(json_value)] = Field(
@@ -200,36 +200,47 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _roles_are_known(self) -> Self:
-        known = self.access().roles
-        named = {role for grant in self.all_grants for role in grant.roles}
-        named |= {one.role for one in (*self.all_issuers, self.users, self.oidc) if one is not None and one.role}
-        unknown = sorted(named - set(known))
-        if unknown:
-            raise ValueError(f"there is no role {', '.join(unknown)}: there are {', '.join(sorted(known))}")
+        problems = [*self._problems_of_roles()]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
+    def _problems_of_roles(self) -> Iterator[str]:
+        routes = self.prefect.table()
+        for name, one in self.roles.items():
+            try:
+                Access([one.role(name)], routes)
+            except ValueError as problem:
+                yield f"roles.{name}: {problem}"
+        issuers, known = self._vouching, {*BUILT_IN, *self.roles}
+        for number, grant in enumerate(self.grants):
+            if grant.issuer not in issuers and (grant.issuer or len(issuers) != 1):  # it would never hold
+                yield f"grants.{number}.issuer: needed is one of {', '.join(issuers)}"
+        given = [(f"grants.{number}.roles", set(grant.roles)) for number, grant in enumerate(self.grants)]
+        given += [(f"issuers.{number}.role", {one.role}) for number, one in enumerate(self.issuers)]
+        given += [("issuer.role", {self.issuer.role})] if self.issuer else []
+        given += [("users.role", {self.users.role})] if self.users else []
+        given += [("oidc.role", {self.oidc.role})] if self.oidc else []
+        for key, names in given:
+            for name in sorted(names - known - {""}):
+                yield f"{key}: there is no role {name}: there are {', '.join(sorted(known))}"
+
     def access(self) -> Access:
-        """Return who may call what; raises ValueError for a role that makes no sense."""
-        told = "\n".join(f"{route} {capability}" for route, capability in self.prefect.routes.items())
-        known = known_routes(self.prefect.api_base_path, self.prefect.ui_base_path)
-        routes = Routes([*known, *parse_table(told)])
-        return Access([*BUILT_IN.values(), *(one.role(name) for name, one in self.roles.items())], routes)
+        """Return who may call what."""
+        return Access([*BUILT_IN.values(), *(one.role(name) for name, one in self.roles.items())], self.prefect.table())
+
+    @property
+    def _vouching(self) -> list[str]:
+        """Return who vouches for principals, each once."""
+        issuers = [one.url for one in self.all_issuers]
+        issuers += ["local"] if self.users is not None else []
+        return issuers + ([self.oidc.issuer] if self.oidc is not None and self.oidc.issuer not in issuers else [])
 
     @property
     def all_grants(self) -> tuple[Grant, ...]:
-        """Return the grants; raises ValueError where one does not say of which issuer it speaks, and there are several.
-
-        A grant for an issuer that is not configured would never hold, so it is a mistake too.
-        """
-        sources = [one.url for one in self.all_issuers]
-        sources += ["local"] if self.users is not None else []
-        sources += [self.oidc.issuer] if self.oidc is not None and self.oidc.issuer not in sources else []
-        grants = []
-        for number, one in enumerate(self.grants):
-            if one.issuer not in sources and (one.issuer or len(sources) != 1):
-                raise ValueError(f"grants.{number}.issuer: needed is one of {', '.join(sources)}")
-            grants.append(one.grant(sources[0], f"grants.{number}"))
-        return tuple(grants)
+        """Return the grants, each with the issuer that it is for."""
+        (issuer, *_) = self._vouching
+        return tuple(one.grant(issuer, f"grants.{number}") for number, one in enumerate(self.grants))
 
     @property
     def local_sign_in(self) -> bool:

@@ -190,11 +190,11 @@ def refused(access: Access, method: str, target: str, who: Principal = WHO, body
 def test_a_refusal_says_who_what_was_needed_and_what_they_have(access: Access) -> None:
     assert refused(access, "POST", "/api/deployments/") == (
         "You are 'svc' of https://idp.example, with the role viewer. POST /api/deployments/ needs 'deploy'. "
-        "Ask for the roles admin or deployer."
+        "Ask for the role admin or deployer."
     )
     assert refused(access, "POST", filled_in("/api/flow_runs/{id}/set_state")).endswith(
         "POST /api/flow_runs/{id}/set_state needs 'report' or 'run' or 'work'. "
-        "Ask for the roles admin, deployer, runner or worker."
+        "Ask for the role admin, deployer, runner or worker."
     )
     assert "without a role here" in refused(access, "GET", "/api/flows/name/x", WHO._replace(roles=()))
     assert "with the roles viewer and runner" in refused(
