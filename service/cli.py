@@ -17,13 +17,15 @@ from service.adapters.users import (
     verify_password,
     write_user,
 )
+from service.cli_roles import add_role_commands
+from service.explain import CannotExplainError
 from service.settings import ConfigError, Loaded, Settings, load
 
 DEFAULT_COST: Final = 12
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 no (a wrong password), 2 a mistake that is explained."""
+    """Run one command and exit: 0 done, 1 no (a wrong password, a refusal), 2 a mistake that is explained."""
     options = _parser().parse_args(arguments)
     try:
         sys.exit(options.run(options))
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
         sys.exit(2)
-    except (UsersFileError, OSError) as error:
+    except (UsersFileError, CannotExplainError, OSError) as error:
         print(f"prefect-forward-auth: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -59,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     show = config.add_parser("show", help="print the values in force and where each comes from, secrets masked")
     _configurable(show)
     show.set_defaults(run=_config_show)
+
+    add_role_commands(commands, _configurable)
 
     users = commands.add_parser("users", help="change the users file").add_subparsers(required=True)
     for name, run, explanation in (
