@@ -92,7 +92,7 @@ def ordinary() -> FastAPI:
                 who = proof.principal
         except Refusal as refusal:
             who = refusal
-        decision = decide(call, who, Gate.API)
+        decision = decide(call, who, Gate.API, service.wiring.access)
         if isinstance(decision, Allow):
             return _response(decision.principal)
         answer = render(decision, Face.FORWARD_AUTH, Gate.API, "")

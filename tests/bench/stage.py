@@ -103,7 +103,9 @@ class Stage:
             "FORWARD_AUTH_PORT": str(port),
             "FORWARD_AUTH_ISSUER__URL": self.issuer.url,
             "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
+            "FORWARD_AUTH_ISSUER__ROLE": "worker",
             "FORWARD_AUTH_USERS__FILE": str(self.users),
+            "FORWARD_AUTH_USERS__ROLE": "worker",
         }
 
     def service(self, *, core: int | None = SERVER_CORE, **variables: str) -> tuple[subprocess.Popen[bytes], str]:
