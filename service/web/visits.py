@@ -65,6 +65,11 @@ class Desk:
         allow_http = settings.oidc is not None and settings.oidc.allow_http
         self.pages = Pages(settings.sign_in.title, settings.sign_in.help, allow_http=allow_http)
 
+    @property
+    def switch_href(self) -> str:
+        """Return where one signs in as somebody else: at the form, where there is one."""
+        return f"{PAGES}login" if self.settings.local_sign_in else f"{PAGES}start?switch=1"
+
     def visit(self, request: Request) -> Visit:
         """Return the visit that a request is, or raise a Refusal."""
         scope = request.scope
@@ -100,7 +105,7 @@ class Desk:
                 needed=refusal.detail,
                 have="",
                 request_id=request_id,
-                switch_href=f"{PAGES}start?switch=1",
+                switch_href=self.switch_href,
                 back_href=HOME,
             )
         if isinstance(refusal, Malformed):

@@ -243,6 +243,14 @@ def test_who_opens_a_page_that_is_refused_reads_why_on_a_page(who: Refusal, stat
     assert b"location" not in headers
 
 
+def test_who_lacks_a_role_for_a_page_is_led_to_whom_to_ask() -> None:
+    decision = decided(PAGE, WHO._replace(roles=()), Gate.UI, OPENS_A_PAGE)
+    answer = render(decision, Face.FORWARD_AUTH, Gate.UI, "r1", OPENS_A_PAGE)
+    assert answer.status == 403
+    assert b'href="/_auth/denied"' in answer.body
+    assert b"without a role here" in answer.body
+
+
 def test_nginx_is_told_where_a_person_signs_in() -> None:
     decision = decided(PAGE, ENDED, Gate.UI, OPENS_A_PAGE)
     answer = render(decision, Face.AUTH_REQUEST, Gate.UI, "r1", OPENS_A_PAGE)

@@ -13,7 +13,7 @@ from service.core.disclosure import MAX_BODY
 from service.settings import Settings
 from service.web.app import create_app
 from tests.support.issuer import Issuer as Provider
-from tests.web.conftest import FORWARDED, SESSION_KEY, Answer, Caller, Person, basic
+from tests.web.conftest import FORWARDED, SESSION_KEY, Answer, Caller, Person, basic, shown
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +142,31 @@ async def test_a_session_has_the_roles_of_now(people_file: Path) -> None:
         nobody = Person(without.app)
         nobody.client.cookies = person.client.cookies
         assert (await nobody.fetch(READ)).status_code == 403
+
+
+async def test_who_has_no_role_reads_who_they_are_and_whom_to_ask(people_file: Path) -> None:
+    settings: dict[str, Any] = {
+        "users": {"file": people_file},
+        "session": {"keys": SESSION_KEY},
+        "sign_in": {"help": "Ask the data team."},
+    }
+    async with gate(**settings) as call:
+        person = Person(call.app)
+        nobody = await person.open("/_auth/denied")
+        assert (nobody.status_code, nobody.headers["location"]) == (303, "/_auth/login")
+        await person.sign_in()
+        refused = await person.ask("/v2/dashboard")
+        assert (refused.status_code, 'href="/_auth/denied"' in refused.text) == (403, True)
+        page = await person.open("/_auth/denied")
+        assert page.status_code == 403
+        for told in ("alice", "local", "no role here", "Ask the data team.", "Use another account"):
+            assert told in shown(page), told
+        assert 'href="/_auth/login"' in page.text
+        assert (await person.open("/_auth/login")).status_code == 200
+    async with gate(**settings, grants=[{"roles": "viewer"}]) as call:
+        allowed = Person(call.app)
+        allowed.client.cookies = person.client.cookies
+        assert "takes more than your roles" in shown(await allowed.open("/_auth/denied"))
 
 
 # secrets --------------------------------------------------------------------------------------------------
