@@ -18,23 +18,24 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 
 init: $(VENV)/.ready ## make the environment in .venv, from the lock
 
-parts: init ## install the real parts of the tests, once: Traefik, Prefect, an OpenID Provider, axe
+parts: init ## install the real parts of the tests, once: proxies, Prefect, an OpenID Provider, …
 	$(RUN)/python -m tests.support.install
 
 check: init ## lint, types, the floors of the house, generated documents
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/e2e tests/browser tests/bench docs
+	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/e2e tests/browser tests/bench docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
+	$(RUN)/mypy deploy/workers/git/git_credential_github_app.py
 	$(RUN)/lint-imports
 	$(RUN)/python -m docs.generate --check
 
 test: parts ## all tests, with real parts
-	$(RUN)/pytest -q
+	$(RUN)/pytest -q -n 3 --dist loadgroup
 
-test-quick: init ## the tests that need no other program
-	$(RUN)/pytest -q tests/core tests/adapters tests/settings tests/web
+test-quick: init ## the tests that need no Prefect, proxy or browser
+	$(RUN)/pytest -q -n 3 --dist loadgroup tests/core tests/adapters tests/settings tests/web
 
 bench: parts ## measure, print a table, write build/bench.json
 	$(RUN)/python -m tests.bench

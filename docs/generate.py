@@ -21,9 +21,14 @@ Sources, strongest first:
 1. the command line (`--host`, `--port`, `--uds`, `--workers`)
 2. the environment: `FORWARD_AUTH_` and the key, nested with `__`; an empty variable is not given
 3. files: `…_FILE` beside any variable names a file that holds the value; `FORWARD_AUTH_SECRETS_DIR` names a folder
-   of files that are named like the variables, in any case
-4. `forward-auth.toml` in the working directory, or the file that `--config` or `FORWARD_AUTH_CONFIG` names
-5. the defaults below
+   of files that are named like the variables, in any case (Docker's `/run/secrets`, a mounted Kubernetes Secret)
+4. the secrets file: `secrets.toml` beside `forward-auth.toml`, or what `--secrets` or `FORWARD_AUTH_SECRETS_FILE`
+   names
+5. the secrets managers that `secrets_from` names
+6. `forward-auth.toml` in the working directory, or the file that `--config` or `FORWARD_AUTH_CONFIG` names
+7. the defaults below
+
+`prefect-forward-auth config init` writes both files, with every key, its meaning and its default.
 
 A key that does not exist is refused, wherever it stands. `prefect-forward-auth config check` lists every problem at
 once; `config show` prints the values in force with the source of each. Lists are
@@ -48,6 +53,43 @@ role = "deployer"
 file = "/run/secrets/users.htpasswd"
 role = "worker"
 ```
+
+## Secrets
+
+Any key may come from any source; these are for what nobody else should read.
+
+**The secrets file** is refused, unread, if anybody but its owner may read it. Where root owns it, its group may: that
+is how Kubernetes gives a file to a process that is not root (`defaultMode: 0440` and an `fsGroup`).
+`config edit-secrets` opens it in `$VISUAL` or `$EDITOR`, and replaces it, whole and with mode 0600, only if the draft
+brings no new mistake; an interrupted editor changes nothing. `config show` masks every secret.
+
+**Secrets managers** are asked for what is named like the variables, and for nothing else. The SDK signs in with what
+it finds: a workload's identity, a profile, a variable. One that cannot be read stops the start.
+
+| `FORWARD_AUTH_SECRETS_FROM` | holds | extra |
+| --- | --- | --- |
+| `gcp:PROJECT` | a secret a key, such as `FORWARD_AUTH_SESSION__KEYS`; its latest version | `gcp` |
+| `aws:SECRET-ID` | one secret, a JSON object of such names; the region from an ARN or `AWS_REGION` | `aws` |
+| `azure:https://VAULT.vault.azure.net` | a secret a key, with dashes: `FORWARD-AUTH-SESSION--KEYS` | `azure` |
+
+The extras are packages: `pip install 'prefect-forward-auth[gcp]'`. The permissions to grant are listing and reading
+secrets; for Amazon, `secretsmanager:GetSecretValue` on that one. Several places are separated by commas, the first the
+strongest.
+
+## Changing it while the service runs
+
+SIGHUP (`kill -HUP`, `systemctl reload`, `docker kill -s HUP`) lets the service read all sources again. The variables
+of a running process stay what they are; files and secrets managers may have changed.
+
+- All of it takes effect between two calls, or none of it. If anything is wrong, an unreachable secrets manager
+  included, the configuration before stays in force, the log lists every problem, `/readyz` says `degraded`, and
+  `forward_auth_config_broken` is 1.
+- No call is refused or dropped. Those under way end with what they began with. Remembered verdicts are forgotten;
+  issuers' keys, sessions, sign-outs, counted failures and metrics are kept.
+- `host`, `port`, `uds`, `workers` and `shutdown_grace` take a restart; the log says so.
+- With `--workers`, signal the first process: it tells the others.
+
+## All keys
 """
 
 ROLES = """# Roles

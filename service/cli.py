@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from service.adapters.users import (
 from service.cli_roles import add_role_commands
 from service.explain import CannotExplainError
 from service.settings import ConfigError, Loaded, Settings, load
+from service.settings.edit import EditError, Wish, edit_secrets
+from service.settings.load import config_path, secrets_path
+from service.settings.starter import CONFIG_MODE, SECRETS_MODE, config_text, secrets_text, write_new
 
 DEFAULT_COST: Final = 12
 
@@ -34,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
         sys.exit(2)
-    except (UsersFileError, CannotExplainError, OSError) as error:
+    except (UsersFileError, EditError, CannotExplainError, OSError) as error:
         print(f"prefect-forward-auth: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -54,13 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", help="processes")
     serve.set_defaults(run=_serve)
 
-    config = commands.add_parser("config", help="look at the configuration").add_subparsers(required=True)
-    check = config.add_parser("check", help="list every problem, or say that there is none")
-    _configurable(check)
-    check.set_defaults(run=_config_check)
-    show = config.add_parser("show", help="print the values in force and where each comes from, secrets masked")
-    _configurable(show)
-    show.set_defaults(run=_config_show)
+    config = commands.add_parser("config", help="write, look at and change the configuration").add_subparsers(
+        required=True
+    )
+    for name, run, explanation in (
+        ("init", _config_init, "write a commented forward-auth.toml, and a secrets file for the owner's eyes alone"),
+        ("check", _config_check, "list every problem, or say that there is none"),
+        ("show", _config_show, "print the values in force and where each comes from, secrets masked"),
+        ("edit-secrets", _config_edit, "open the secrets file in $EDITOR, and replace it once it is good"),
+    ):
+        command = config.add_parser(name, help=explanation, description=f"{explanation}.")
+        _configurable(command)
+        command.set_defaults(run=run)
 
     add_role_commands(commands, _configurable)
 
@@ -88,18 +97,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _configurable(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="the configuration file (default: forward-auth.toml, if any)")
+    parser.add_argument("--secrets", type=Path, help="the secrets file (default: secrets.toml beside it, if any)")
 
 
 def _load(options: argparse.Namespace) -> Loaded:
     """Load the settings, and find the problems of what they point at, too."""
     given = {name: getattr(options, name, None) for name in ("host", "port", "uds", "workers")}
-    loaded = load(command_line={name: value for name, value in given.items() if value}, config_file=options.config)
+    command_line = {name: value for name, value in given.items() if value}
+    loaded = load(command_line=command_line, config_file=options.config, secrets_file=options.secrets)
     users = loaded.settings.users
     if users is not None:
         try:
             read_users(users.file, users.max_cost)
         except UsersFileError as problem:
             raise ConfigError([f"users.file: {users.file}: {problem}"]) from None
+    return _wired(loaded)
+
+
+def _wired(loaded: Loaded) -> Loaded:
+    """Find what the settings alone do not show."""
     from service.wiring import Wiring  # noqa: PLC0415 - nothing need be wired to hash a password
 
     Wiring(loaded.settings)
@@ -110,8 +126,44 @@ def _serve(options: argparse.Namespace) -> int:
     settings = _load(options).settings
     from service.server import serve  # noqa: PLC0415 - a server is not needed to hash a password
 
-    serve(settings, options.config)
+    serve(settings, options.config, options.secrets)
     return 0
+
+
+def _config_init(options: argparse.Namespace) -> int:
+    config, _ = config_path(os.environ, options.config)
+    secrets, _ = secrets_path(os.environ, options.config, options.secrets)
+    for path, text, mode in ((config, config_text(), CONFIG_MODE), (secrets, secrets_text(), SECRETS_MODE)):
+        print(f"{path}: {'written' if write_new(path, text, mode) else 'is there already, and stays as it is'}.")
+    print("Next: name an issuer, a users file or a provider there, and run 'prefect-forward-auth config check'.")
+    return 0
+
+
+def _config_edit(options: argparse.Namespace) -> int:
+    path, _ = secrets_path(os.environ, options.config, options.secrets)
+
+    def problems_of(secrets: Path) -> list[str]:
+        try:
+            _wired(load(config_file=options.config, secrets_file=secrets))
+        except ConfigError as error:
+            return error.problems
+        return []
+
+    changed = edit_secrets(path, os.environ, problems_of, _ask)
+    print(f"{path}: replaced. SIGHUP lets a running service read it." if changed else f"{path}: nothing was changed.")
+    return 0
+
+
+def _ask(problems: list[str]) -> Wish:
+    """Show what a draft would break, and ask whoever is there what to do; nobody there is no wish to break it."""
+    for problem in problems:
+        print(f"  - {problem}", file=sys.stderr)
+    if not sys.stdin.isatty():
+        return "discard"
+    wishes: dict[str, Wish] = {"e": "edit", "w": "write", "d": "discard"}
+    while (answer := input("Edit again, write it all the same, or discard it? [e/w/d] ").strip().lower()) not in wishes:
+        pass
+    return wishes[answer]
 
 
 def _config_check(options: argparse.Namespace) -> int:
@@ -125,11 +177,13 @@ def _config_check(options: argparse.Namespace) -> int:
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
     if settings.people_sign_in and not settings.session.keys:
         print("Sessions end with the process: set session.keys to keep them.")
+    if settings.people_sign_in and settings.workers > 1 and settings.store is None:
+        print("Each worker knows of its own sign-outs alone: set store.url so that all do.")
     return 0
 
 
 def _config_show(options: argparse.Namespace) -> int:
-    loaded = load(config_file=options.config)
+    loaded = load(config_file=options.config, secrets_file=options.secrets)
     for key, value in _flatten(loaded.settings):
         source = loaded.source_of(key) or "default"
         print(f"{key} = {value}  # {source}")
@@ -166,7 +220,7 @@ def _users_file(options: argparse.Namespace) -> tuple[Path, int]:
     """Return the users file that is meant, and the highest cost accepted in it."""
     if options.file is not None:
         return options.file, 16
-    settings: Settings = load(config_file=options.config).settings
+    settings: Settings = load(config_file=options.config, secrets_file=options.secrets).settings
     if settings.users is None:
         raise UsersFileError("name the users file: --file, or users.file in the settings")
     return settings.users.file, settings.users.max_cost

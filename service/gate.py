@@ -7,13 +7,14 @@ while the first verify calls are already being answered.
 
 import asyncio
 import gc
-import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, NoReturn
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final, NoReturn
 
+from service.asgi import ASGIApp, Message, Receive, Scope, Send, body_of, send_json
 from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
 from service.core.dialects import WireHeaders, allow_headers, render
 from service.core.disclosure import MAX_BODY
@@ -36,16 +37,13 @@ from service.core.model import (
 )
 from service.core.policy import decide
 from service.core.request import parse_credential
+from service.reload import Read, Reloads
 from service.settings import Settings
 from service.wiring import Wiring
 
 log = logging.getLogger(__name__)
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+LoadWeb = Callable[[Callable[[], Wiring]], ASGIApp]
 
 _EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 _ENDPOINTS: Final = {
@@ -59,12 +57,16 @@ _GATES: Final = {gate.encode(): gate for gate in Gate}
 class ForwardAuth:
     """The service: an ASGI application that answers verify calls, and hands the rest on."""
 
-    def __init__(self, settings: Settings, load_web: Callable[[Wiring], ASGIApp]) -> None:
+    def __init__(self, settings: Settings, load_web: LoadWeb, read_settings: Read | None = None) -> None:
+        """Take ``read_settings`` where the settings are to be read again on SIGHUP."""
         self.wiring = Wiring(settings)
-        self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry
+        self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry  # the same for every wiring
         self._trusts, self._access = self.wiring.proxies.trusts, self.wiring.access
         self._load_web = load_web
+        self._read_settings = read_settings
         self._web: asyncio.Task[ASGIApp] | None = None
+        self._in_force: ContextVar[Wiring] = ContextVar("in_force")  # for the web application, by call
+        self._reloads: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - a frame costs
         """Answer one call (ASGI 3.0)."""
@@ -94,7 +96,7 @@ class ForwardAuth:
                     proof = self._verdicts.recall(key) or await self._prove(gate, presented, key)
                     who = proof.principal
             if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
-                body = await _body_of(receive)
+                body = await body_of(receive, MAX_BODY)
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
             who.__context__ = None
@@ -145,19 +147,21 @@ class ForwardAuth:
 
         That is the Cookie header for the upstream, and the session's own cookies where it was sealed anew.
         """
-        if header is None or self.wiring.sessions is None:
+        sessions = self.wiring.sessions
+        if header is None or sessions is None:
             return NO_CREDENTIAL, _NOTHING_MORE
-        passed_on: WireHeaders = [(b"cookie", without_ours(header))]
         secure = self.wiring.secure_cookies(request)
         key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
         proof = self._verdicts.recall(key)
         if proof is not None:
-            return proof.principal, passed_on
+            return proof.principal, [(b"cookie", without_ours(header))]
         cookie = session_of(ours(header, HOST_PREFIX if secure else b""))
         if isinstance(cookie, NoCredential):
-            return cookie, passed_on
+            return cookie, _NOTHING_MORE
+        passed_on: WireHeaders = [(b"cookie", without_ours(header))]
         era = self._verdicts.era
-        opened = await self.wiring.sessions.open(cookie)
+        with self.wiring:
+            opened = await sessions.open(cookie)
         if opened.sealed is None:
             self._verdicts.remember(key, opened.proof, era)
             return opened.proof.principal, passed_on
@@ -175,18 +179,20 @@ class ForwardAuth:
     async def _prove(self, gate: Gate, presented: bytes, key: bytes) -> Proof:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
         era = self._verdicts.era
-        proof = await self._authenticate(gate, parse_credential(presented))
+        with self.wiring as wiring:
+            proof = await self._authenticate(wiring, gate, parse_credential(presented))
         self._verdicts.remember(key, proof, era)
         return proof
 
-    async def _authenticate(self, gate: Gate, credential: Bearer | Basic) -> Proof:
+    @staticmethod
+    async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic) -> Proof:
         if isinstance(credential, Bearer):
-            if gate is Gate.BASIC or not self.wiring.issuers:
+            if gate is Gate.BASIC or not wiring.issuers:
                 raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
-            return await self.wiring.tokens.authenticate(credential)
-        if gate is Gate.JWT or self.wiring.passwords is None:
+            return await wiring.tokens.authenticate(credential)
+        if gate is Gate.JWT or wiring.passwords is None:
             raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
-        return await self.wiring.passwords.authenticate(credential)
+        return await wiring.passwords.authenticate(credential)
 
     # everything else --------------------------------------------------------------------------------------
 
@@ -200,13 +206,15 @@ class ForwardAuth:
             return
         path = scope["path"]
         if path == "/healthz":
-            await _send_json(send, 200, {"status": "alive"})
+            await send_json(send, 200, {"status": "alive"})
         elif path == "/readyz":
-            await _send_json(send, 200 if self.wiring.ready else 503, self.wiring.state())
+            await send_json(send, 200 if self.wiring.ready else 503, self.wiring.state())
         elif self._web is None or path.startswith(_EXT_AUTHZ.decode()):
             await self._not_found(send)
         else:
-            await self._behind(self._web, scope, receive, send)
+            self._in_force.set(self.wiring)
+            with self.wiring:
+                await self._behind(self._web, scope, receive, send)
 
     @staticmethod
     async def _behind(web: "asyncio.Task[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
@@ -224,12 +232,12 @@ class ForwardAuth:
             log.exception("the web application failed")
             if not begun:
                 fault = {"detail": "The service failed: tell its operators.", "code": Code.INTERNAL_ERROR}
-                await _send_json(send, 503, {**fault, "request_id": secrets.token_hex(8)})
+                await send_json(send, 503, {**fault, "request_id": secrets.token_hex(8)})
 
     @staticmethod
     async def _not_found(send: Send) -> None:
         body = {"detail": "There is nothing here.", "code": Code.NOT_FOUND, "request_id": secrets.token_hex(8)}
-        await _send_json(send, 404, body)
+        await send_json(send, 404, body)
 
     # from start to stop -----------------------------------------------------------------------------------
 
@@ -252,19 +260,28 @@ class ForwardAuth:
         """Start the adapters, and begin to load the web application, without waiting for it."""
         await self.wiring.start()
         self._web = asyncio.create_task(self._loaded_web())
+        if self._read_settings is not None:
+            reloads = Reloads(self._read_settings, self._swap)
+            self._reloads = asyncio.create_task(reloads.at_each_hangup(self.wiring))
 
     async def _loaded_web(self) -> ASGIApp:
-        web = await asyncio.to_thread(self._load_web, self.wiring)
+        self._in_force.set(self.wiring)
+        web = await asyncio.to_thread(self._load_web, self._in_force.get)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
         gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
         return web
 
+    def _swap(self, wiring: Wiring) -> None:
+        """Let another wiring decide from the next call on."""
+        self.wiring, self._trusts, self._access = wiring, wiring.proxies.trusts, wiring.access
+
     async def stop(self) -> None:
         """Stop what start() began."""
-        if self._web is not None:
-            self._web.cancel()
-        await self.wiring.stop()
+        for work in (self._reloads, self._web):
+            if work is not None:
+                work.cancel()
+        await self.wiring.close()
 
 
 def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
@@ -275,25 +292,3 @@ def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
     name, slash, rest = raw_path.removeprefix(_EXT_AUTHZ).partition(b"/")
     gate = _GATES.get(name)
     return None if gate is None else (Face.EXT_AUTHZ, gate, slash + rest + (b"?" + query if query else b""))
-
-
-async def _body_of(receive: Receive) -> bytes:
-    """Return the original request's body, sent along by the proxy; of one too long, no more than shows it."""
-    body = bytearray()
-    while len(body) <= MAX_BODY:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            break
-    return bytes(body)
-
-
-async def _send_json(send: Send, status: int, content: dict[str, Any]) -> None:
-    body = json.dumps(content).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -2,30 +2,40 @@
 
 import os
 import secrets
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from service.adapters.telemetry import configure_logging
 from service.settings import Settings
+from service.settings.load import CONFIG, SECRETS, SESSION_KEY
 
 KEEP_ALIVE: Final = 120  # seconds; longer than proxies keep idle connections, so that they are the ones to close
 
 
-def serve(settings: Settings, config_file: Path | None = None) -> None:
+def serve(settings: Settings, config_file: Path | None = None, secrets_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then let requests under way finish within ``shutdown_grace`` seconds.
 
-    Each process loads the settings itself, so what the command line said is handed on as variables.
+    Each process loads the settings itself, at its start and on SIGHUP, so what the command line said is handed on as
+    variables.
     """
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service listens to it: what it asks for is being done
     if config_file is not None:
-        os.environ["FORWARD_AUTH_CONFIG"] = str(config_file)
+        os.environ[CONFIG] = str(config_file)
+    if secrets_file is not None:
+        os.environ[SECRETS] = str(secrets_file)
     if settings.uds is not None:
         os.environ["FORWARD_AUTH_UDS"] = str(settings.uds)
-    if settings.workers > 1 and not settings.session.keys:  # what one process seals, the others have to open
-        os.environ["FORWARD_AUTH_SESSION__KEYS"] = secrets.token_urlsafe(32)
+    os.environ[SESSION_KEY] = secrets.token_urlsafe(32)  # what one process seals, the others have to open
     configure_logging(settings.log.level, settings.log.format)
-    uvicorn.run(
+    config = uvicorn.Config(
         "service.web.app:create_app",
         factory=True,
         host=settings.host,
@@ -44,3 +54,28 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.shutdown_grace),
     )
+    server = uvicorn.Server(config)
+    try:
+        with suppress(KeyboardInterrupt):
+            if settings.workers > 1:
+                Workers(config, [config.bind_socket()]).run()
+            else:
+                server.run()
+    finally:
+        if settings.uds is not None:
+            settings.uds.unlink(missing_ok=True)
+    if settings.workers == 1 and not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+class Workers(Multiprocess):
+    """uvicorn's supervisor of several processes, but for SIGHUP."""
+
+    def handle_hup(self) -> None:
+        """Let each process read the configuration again, where uvicorn would replace it, and lose what it knows.
+
+        One that is only starting ends by it, and another is started in its place.
+        """
+        for one in self.processes:
+            if one.pid is not None and one.process.is_alive():
+                os.kill(one.pid, signal.SIGHUP)

@@ -3,8 +3,11 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Self
+
+from httpx import AsyncClient
 
 from service import __version__
 from service.adapters.client_auth import ClientPolicy
@@ -29,18 +32,22 @@ from service.core.sessions import SessionPolicy
 from service.settings import ConfigError, Settings
 from service.settings.people import OIDCSettings, StoreSettings
 
+PATIENCE: Final = 60.0  # seconds
 SENDERS: Final = 10  # people who share an address, as in an office, and forget their passwords at the same time
 
 
 class Wiring:
-    """Everything outside the core that a decision needs."""
+    """Everything outside the core that a decision needs; `with wiring:` keeps it from being stopped under a call."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raise ConfigError for what the settings alone do not show: a key that is none, a package that is missing."""
+    def __init__(self, settings: Settings, before: "Wiring | None" = None) -> None:
+        """Raise ConfigError for what the settings alone do not show: a key that is none, a package that is missing.
+
+        What outlives a change of the settings is that of the wiring ``before``; start() takes over what it has learnt.
+        """
         self.settings = settings
-        self.telemetry = Telemetry(settings.log.decisions)
+        self.telemetry: Telemetry = before.telemetry if before else Telemetry(settings.log.decisions)
         self.proxies = TrustedProxies(settings.trusted_proxies)
-        self.verdicts = Verdicts(seconds=settings.verdict_seconds, capacity=settings.verdict_count)
+        self.verdicts: Verdicts = before.verdicts if before else _verdicts(settings)
         self.issuers: dict[str, Issuer] = {}
         self.grants = settings.all_grants
         self.access = settings.access()
@@ -61,7 +68,11 @@ class Wiring:
         self.users: UsersFile | None = None
         self.passwords: Passwords | None = None
         self.ready = False
-        self._client = open_client(f"prefect-forward-auth/{__version__}")
+        self.client: AsyncClient = before.client if before else open_client(f"prefect-forward-auth/{__version__}")
+        self._before = before
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._watcher: asyncio.Task[None] | None = None
         if settings.users is not None:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
@@ -85,7 +96,7 @@ class Wiring:
     def _relying_party(self, oidc: OIDCSettings) -> RelyingParty:
         """Return the relying party, with keys of its own: whoever may sign in is not whose tokens machines may send."""
         self.provider_keys = Issuer(
-            oidc.trust(), policy=KeyPolicy(**oidc.keys.model_dump()), allow_http=oidc.allow_http, client=self._client
+            oidc.trust(), policy=KeyPolicy(**oidc.keys.model_dump()), allow_http=oidc.allow_http, client=self.client
         )
         policy = ClientPolicy(
             client_id=oidc.client_id,
@@ -99,7 +110,7 @@ class Wiring:
             kept_claims=claims_asked_for(self.grants),
         )
         try:
-            return RelyingParty(oidc.trust(), policy, self.provider_keys, self._client)
+            return RelyingParty(oidc.trust(), policy, self.provider_keys, self.client)
         except ValueError as problem:
             raise ConfigError([f"oidc.private_key: {problem}"]) from None
 
@@ -128,22 +139,65 @@ class Wiring:
     async def start(self) -> None:
         """Read the users; begin to fetch keys, and do not wait for them."""
         if self.users is not None and self.settings.users is not None:
-            self.users.load()
+            await asyncio.to_thread(self.users.load)
             self._watcher = asyncio.create_task(self.users.watch(self.settings.users.reload))
         for one in self.settings.all_issuers:
-            self.issuers[one.url] = issuer = Issuer(
+            self.issuers[one.url] = Issuer(
                 one.trust(),
                 jwks_url=one.jwks_url,
                 policy=KeyPolicy(**one.keys.model_dump()),
                 allow_http=one.allow_http,
-                client=self._client,
+                client=self.client,
                 on_change=self.verdicts.forget,
             )
+        if self._before is not None:
+            self._succeed(self._before)
+            self._before = None
+        for issuer in self.issuers.values():
             issuer.start()
         if self.provider_keys is not None:
             self.provider_keys.start()
         await self.revocations.start()
         self.ready = True
+
+    def _succeed(self, before: "Wiring") -> None:
+        """Take over what has been learnt so far, so that no call is worse off for a change of the settings."""
+        self.revocations.succeed(before.revocations)
+        self.throttle.succeed(before.throttle)
+        for url in self.issuers.keys() & before.issuers.keys():
+            self.issuers[url].succeed(before.issuers[url])
+        if self.provider_keys is not None and before.provider_keys is not None:
+            self.provider_keys.succeed(before.provider_keys)
+        if self.sessions is not None and before.sessions is not None:
+            self.sessions.succeed(before.sessions)
+        if self.passwords is not None and before.passwords is not None:
+            self.passwords.succeed(before.passwords)
+
+    def take_effect(self) -> None:
+        """Decide by these settings from now on: nothing that was decided by others is remembered."""
+        self.telemetry.log(self.settings.log.decisions)
+        self.verdicts.renew(seconds=self.settings.verdict_seconds, capacity=self.settings.verdict_count)
+
+    def __enter__(self) -> Self:
+        self._calls += 1
+        self._idle.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._idle.set()
+
+    async def retire(self) -> None:
+        """Stop once the calls that began with it have been answered, or ``PATIENCE`` seconds later."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), PATIENCE)
+        await self.stop()
+
+    async def close(self) -> None:
+        """Stop for good, with all that a successor would have taken over."""
+        await self.stop()
+        await self.client.aclose()
 
     async def stop(self) -> None:
         """Stop what start() began; calls under way have been answered by now."""
@@ -153,7 +207,6 @@ class Wiring:
         for issuer in (*self.issuers.values(), *((self.provider_keys,) if self.provider_keys else ())):
             await issuer.stop()
         await self.revocations.stop()
-        await self._client.aclose()
         if self.store is not None:
             await self.store.close()
         if self.passwords is not None:
@@ -165,18 +218,31 @@ class Wiring:
         provider = _state_of(self.provider_keys) if self.provider_keys else None
         users = {"count": len(self.users.users.hashes), "problem": self.users.problem} if self.users else None
         store = self.revocations.state()
+        problem = self.telemetry.config_problem
         whole = (
             all(one["state"] == "warm" for one in (*issuers.values(), *((provider,) if provider else ())))
             and not (users and users["problem"])
             and not store["problem"]
+            and not problem
         )
         status = ("ready" if whole else "degraded") if self.ready else "not ready"
-        return {"status": status, "issuers": issuers, "provider": provider, "users": users, "store": store}
+        return {
+            "status": status,
+            "issuers": issuers,
+            "provider": provider,
+            "users": users,
+            "store": store,
+            "configuration": {"problem": problem},
+        }
 
     def _users_changed(self) -> None:
         if self.passwords is not None:
             self.passwords.forget()
         self.verdicts.forget()
+
+
+def _verdicts(settings: Settings) -> Verdicts:
+    return Verdicts(seconds=settings.verdict_seconds, capacity=settings.verdict_count)
 
 
 def _store(settings: StoreSettings) -> Store:

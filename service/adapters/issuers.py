@@ -82,6 +82,18 @@ class Issuer:
         self._flight: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
+    def succeed(self, before: "Issuer") -> None:
+        """Take over the counts, and the keys if they would be fetched alike, from who stood for this issuer so far."""
+        self.fetches, self.failures, self.last_problem = before.fetches, before.failures, before.last_problem
+        source = (self.trust.issuer, self._jwks_url, self.trust.algorithms, self.allow_http)
+        theirs = (before.trust.issuer, before._jwks_url, before.trust.algorithms, before.allow_http)
+        if source != theirs or before._fetched_at is None:
+            return
+        self.metadata, self._keys = before.metadata, before._keys
+        self._fetched_at, self._fetched_wall = before._fetched_at, before._fetched_wall
+        self._usable_until = before._fetched_at + self.policy.max_stale
+        self._cool_until = before._cool_until
+
     # what requests ask ------------------------------------------------------------------------------------
 
     def key_at_hand(self, kid: str | None, algorithm: str) -> Key | None:

@@ -64,6 +64,12 @@ class Passwords:
             policy.concurrency, thread_name_prefix="bcrypt", initializer=_yield_to_others
         )
 
+    def succeed(self, before: "Passwords") -> None:
+        """Remember what was verified so far, where users and roles are the same: not all are hashed again at once."""
+        ours = (self._file.users, self._role, self._grants, self._policy.remember)
+        if ours == (before._file.users, before._role, before._grants, before._policy.remember):
+            self._remembered, self._fingerprints = dict(before._remembered), before._fingerprints
+
     @property
     def waiting(self) -> int:
         """Return how many hashings are queued or under way."""

@@ -66,6 +66,10 @@ class Revocations:
         self._problem = "not asked yet"
         self._follower: asyncio.Task[None] | None = None
 
+    def succeed(self, before: "Revocations") -> None:
+        """Know all that was revoked so far, and what is revoked there by calls that are still under way."""
+        self._ended, self._used = before._ended, before._used
+
     # what requests ask ------------------------------------------------------------------------------------
 
     def revoked(self, session: Session) -> bool:

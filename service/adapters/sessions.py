@@ -98,6 +98,11 @@ class Sessions:
         self._left_since: TTLCache[tuple[str, float], float] = TTLCache(5_000, ttl=policy.lifetime)
         self._resting: dict[str, float] = {}
 
+    def succeed(self, before: "Sessions") -> None:
+        """Share the renewals that were made or are under way: a refresh token may be good for one use."""
+        self._flights, self._renewed = before._flights, before._renewed
+        self._left_since, self._resting = before._left_since, before._resting
+
     def seal(self, session: Session) -> str:
         """Return the cookie's value, without the ID token where that would take a second cookie.
 

@@ -28,12 +28,23 @@ class Telemetry:
         self.sign_ins: Counter[str] = Counter()
         self.unknown_routes = 0
         self._unknown: set[str] = set()
+        self.reloads: Counter[str] = Counter()
+        self.config_problem = ""  # why the configuration as it stands in the files is not the one in force
         self.suppressed = 0
-        self.log_allowed = decisions == "all"
-        self._log_refused = decisions != "none"
+        self.log(decisions)
         self._window = 0
         self._written = 0
         self._warned_at = float("-inf")
+
+    def log(self, decisions: Literal["refused", "all", "none"]) -> None:
+        """From now on log these decisions."""
+        self.log_allowed = decisions == "all"
+        self._log_refused = decisions != "none"
+
+    def reloaded(self, problem: str = "") -> None:
+        """Count that the configuration was read again, and remember why it was not taken."""
+        self.reloads["refused" if problem else "done"] += 1
+        self.config_problem = problem
 
     def decided(
         self,

@@ -54,6 +54,11 @@ class Throttle:
         self._few: TTLCache[str, Sequence[_Failure]] = TTLCache(capacity, window, clock)
         self._many: TTLCache[str, Sequence[_Failure]] = TTLCache(capacity, window, clock)  # at a limit
 
+    def succeed(self, before: "Throttle") -> None:
+        """Go on with what was counted so far; another window begins anew."""
+        if self._window == before._window:
+            self._few, self._many = before._few, before._many
+
     def retry_after(self, address: str, username: str) -> int:
         """Return for how many seconds no password is to be looked at, where 0 means go ahead; never waits."""
         failures = self._many.get(sender_of(address))

@@ -19,11 +19,16 @@ class Verdicts:
     """
 
     def __init__(self, *, seconds: float, capacity: int) -> None:
+        self.era = 0
+        self.renew(seconds=seconds, capacity=capacity)
+        self._fingerprints = {gate: Fingerprints() for gate in Gate}  # what one gate believed is nothing to another
+
+    def renew(self, *, seconds: float, capacity: int) -> None:
+        """Forget everything, and go on within these bounds."""
+        self.era += 1
         self._seconds = seconds
         # order of use would have to be kept on each call, and all go soon
         self._proofs: FIFOCache[bytes, Proof] = FIFOCache(capacity)
-        self._fingerprints = {gate: Fingerprints() for gate in Gate}  # what one gate believed is nothing to another
-        self.era = 0
 
     def key_of(self, gate: Gate, presented: bytes) -> bytes:
         """Return the key under which a proof of these bytes at this gate is remembered."""

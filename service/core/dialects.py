@@ -22,6 +22,7 @@ IDENTITY_HEADERS: Final = (
     b"x-auth-request-issuer",
 )
 _NOBODY: Final[WireHeaders] = [(name, b"") for name in IDENTITY_HEADERS]
+_ONE_LINE: Final = bytes.maketrans(bytes([*range(0x20), 0x7F]), b" " * 0x21)
 _PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "").replace(",", "")
 _CHALLENGES: Final = {
     Gate.API: ("Bearer", "Basic"),
@@ -49,7 +50,7 @@ _PAGE: Final = """<!doctype html>
 <p><a class="button" href="">Try again</a></p>
 <p><a href="{who_href}">{who_link}</a></p>
 </main>
-<footer><p>Request <code>{request_id}</code> · <code>{code}</code></p></footer>
+<footer><p>Request <code>{request_id}</code> &middot; <code>{code}</code></p></footer>
 </div>
 </body>
 </html>
@@ -123,6 +124,7 @@ def render(decision: Decision, face: Face, gate: Gate, request_id: str, browser:
             (b"x-auth-status", str(status).encode()),
             (b"x-auth-detail", header_text(decision.detail)),
             (b"x-auth-redirect", decision.location.encode("ascii") if isinstance(decision, Login) else b""),
+            (b"x-auth-body", body.translate(_ONE_LINE)),
         ]
         status = 401 if isinstance(decision, Challenge | Login) else 403
     return Answer(status, headers, body)
@@ -136,9 +138,10 @@ def refusal_body(detail: str, code: str, request_id: str) -> bytes:
 def refusal_page(detail: str, code: str, request_id: str) -> bytes:
     """Return the page that a person sees who opened what is refused; the design is that of the pages under /_auth/."""
     who_href, who_link = _WAYS_ON.get(code, ("/_auth/me", "Who am I here?"))
-    return _PAGE.format(
+    page = _PAGE.format(
         detail=escape(detail), code=escape(code), request_id=escape(request_id), who_href=who_href, who_link=who_link
-    ).encode()
+    )
+    return page.encode("ascii", "xmlcharrefreplace")
 
 
 def _challenges(decision: Challenge, gate: Gate) -> list[bytes]:

@@ -12,7 +12,7 @@ from service.core.request import parse_target
 
 HOME: Final = "/"
 PAGES: Final = "/_auth/"
-MAX_RETURN_TO: Final = 2048  # it travels in a cookie
+MAX_RETURN_TO: Final = 1024  # it travels in a cookie, and several attempts at once in a header
 _FRAGMENT: Final = "!$&'()*+,;=:@/?-._~%"  # RFC 3986 §3.5
 
 

@@ -1,7 +1,7 @@
-"""Environment + TOML + secret files → frozen Settings, or one ConfigError with every problem.
+"""Environment + TOML + secrets → frozen Settings, or one ConfigError with every problem.
 
 Strongest first: command line, environment (``FORWARD_AUTH_…``, nested with ``__``), ``…_FILE`` variables,
-a secrets directory, ``forward-auth.toml``, defaults.
+a secrets directory, the secrets file, secrets managers, ``forward-auth.toml``, defaults.
 """
 
 from service.settings.load import ConfigError, Loaded, is_configured, load

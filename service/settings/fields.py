@@ -76,6 +76,14 @@ class KeySettings(Section):
     timeout: Annotated[float, Field(gt=0, le=60)] = Field(5, description="The time one fetch may take.")
 
 
+def check_place(value: str) -> str:
+    """Return what names a secrets manager and a place there, or raise ValueError."""
+    kind, _, where = value.partition(":")
+    if kind not in {"gcp", "aws", "azure"} or not where or (kind == "azure" and not where.startswith("https://")):
+        raise ValueError("expected gcp:PROJECT, aws:SECRET-ID or azure:https://VAULT")
+    return value
+
+
 def check_issuer_url(value: str, *, allow_http: bool) -> str:
     """Return a URL from which keys may be fetched, or raise ValueError."""
     parts = urlsplit(value)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,22 @@ from typing import Any, Final, TypeGuard, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
+from service.settings.clouds import CloudError, read_place
+from service.settings.fields import check_place, split
+from service.settings.files import read_secret, read_toml
 from service.settings.schema import PREFIX, Settings
 
-DEFAULT_FILE: Final = "forward-auth.toml"
-_CONFIG: Final = PREFIX + "CONFIG"
+CONFIG: Final = PREFIX + "CONFIG"
+SECRETS: Final = PREFIX + "SECRETS_FILE"
+SESSION_KEY: Final = "_" + PREFIX + "SESSION_KEY"  # not for people: what `serve` makes, and its processes share
 _SECRETS_DIR: Final = PREFIX + "SECRETS_DIR"
+_OURS: Final = frozenset({CONFIG, SECRETS, _SECRETS_DIR})
 _FILE: Final = "_FILE"
-_MAX_SECRET: Final = 64 * 1024
 # what Kubernetes and Docker put into the environment beside a service that is named forward-auth
 _SERVICE_LINK: Final = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_.*)?)")
 _LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
+
+_Layer = tuple[dict[str, Any], str]  # values, and the source they were taken from
 
 
 class ConfigError(Exception):
@@ -58,23 +63,28 @@ def load(
     environ: Mapping[str, str] | None = None,
     command_line: Mapping[str, Any] | None = None,
     config_file: Path | None = None,
+    secrets_file: Path | None = None,
 ) -> Loaded:
     """Return the validated settings, or raise ConfigError with every problem.
 
-    ``config_file`` (else FORWARD_AUTH_CONFIG) must exist if it is named; ``forward-auth.toml`` in the working
-    directory is read if it exists.
+    ``config_file`` and ``secrets_file`` (else FORWARD_AUTH_CONFIG and FORWARD_AUTH_SECRETS_FILE) must exist if they
+    are named; ``forward-auth.toml`` in the working directory and ``secrets.toml`` beside it are read if they exist.
     """
     environ = os.environ if environ is None else environ
     problems: list[str] = []
     plain, from_files = _variables(environ, problems)
-    secrets = _secrets_directory(environ, problems)
-    layers = [  # weakest first
-        _toml(config_file, environ, problems),
-        *_variable_layer(secrets, "secrets directory, {name}", problems),
-        *_variable_layer(from_files, f"file named by {{name}}{_FILE}", problems),
-        *_variable_layer(plain, "environment, {name}", problems),
+    directory = _secrets_directory(environ, problems)
+    config, named = config_path(environ, config_file)
+    secrets, secrets_named = secrets_path(environ, config_file, secrets_file)
+    configured = read_toml(config, problems, needed=named), str(config)
+    nearby = [  # weakest first, here and below
+        (read_toml(secrets, problems, needed=secrets_named, private=True), str(secrets)),
+        *_variable_layer(directory, "secrets directory, ", problems),
+        *_variable_layer(from_files, "file named by ", problems, _FILE),
+        *_variable_layer(plain, "environment, ", problems),
         (dict(command_line or {}), "command line"),
     ]
+    layers = [_made(environ), configured, *_clouds([configured, *nearby], problems), *nearby]
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for values, source in layers:
@@ -91,7 +101,8 @@ def load(
 
 def is_configured(environ: Mapping[str, str]) -> bool:
     """Tell whether there is any configuration to be read, right or wrong."""
-    return Path(DEFAULT_FILE).exists() or any(name.upper().startswith(PREFIX) for name in environ)
+    files = config_path(environ)[0], secrets_path(environ)[0]
+    return any(path.exists() for path in files) or any(name.upper().startswith(PREFIX) for name in environ)
 
 
 def _variables(environ: Mapping[str, str], problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -100,14 +111,14 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> tuple[dict[st
     from_files: dict[str, str] = {}
     for name, value in environ.items():
         key = name.upper()
-        if not key.startswith(PREFIX) or key in {_CONFIG, _SECRETS_DIR} or not value:
+        if not key.startswith(PREFIX) or key in _OURS or not value:
             continue
         if _SERVICE_LINK.fullmatch(key) or (key == PREFIX + "PORT" and _LINK_VALUE.match(value)):
             continue
         if _known(key):
             plain[key] = value
         elif key.endswith(_FILE) and _known(key.removesuffix(_FILE)):
-            secret = _read_secret(Path(value), name, problems)
+            secret = read_secret(Path(value), name, problems)
             if secret is not None:
                 from_files[key.removesuffix(_FILE)] = secret
         else:
@@ -127,46 +138,58 @@ def _secrets_directory(environ: Mapping[str, str], problems: list[str]) -> dict[
             if key.startswith(PREFIX) and path.is_file():
                 if not _known(key):
                     problems.append(f"{path}: no such key (see docs/configuration.md)")
-                elif (secret := _read_secret(path, str(path), problems)) is not None:
+                elif (secret := read_secret(path, str(path), problems)) is not None:
                     found[key] = secret
     except OSError as problem:
         problems.append(f"{_SECRETS_DIR}: {directory} cannot be read: {problem.strerror}")
     return found
 
 
-def _read_secret(path: Path, name: str, problems: list[str]) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_SECRET).decode().rstrip("\r\n")
-    except OSError as problem:
-        problems.append(f"{name}: {path} cannot be read: {problem.strerror}")
-    except UnicodeDecodeError:
-        problems.append(f"{name}: {path} is not UTF-8 text")
-    return None
+def config_path(environ: Mapping[str, str], given: Path | None = None) -> tuple[Path, bool]:
+    """Return the configuration file, and whether it was named."""
+    named = given or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
+    return named or Path("forward-auth.toml"), named is not None
 
 
-def _toml(config_file: Path | None, environ: Mapping[str, str], problems: list[str]) -> tuple[dict[str, Any], str]:
-    named = config_file or (Path(environ[_CONFIG]) if environ.get(_CONFIG) else None)
-    path = named or Path(DEFAULT_FILE)
-    try:
-        return tomllib.loads(path.read_text("utf-8")), str(path)
-    except FileNotFoundError:
-        if named:
-            problems.append(f"{path}: there is no such configuration file")
-    except OSError as problem:
-        problems.append(f"{path} cannot be read: {problem.strerror}")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        problems.append(f"{path} is not TOML: {problem}")
-    return {}, str(path)
+def secrets_path(
+    environ: Mapping[str, str], config_file: Path | None = None, given: Path | None = None
+) -> tuple[Path, bool]:
+    """Return the secrets file, and whether it was named."""
+    named = given or (Path(environ[SECRETS]) if environ.get(SECRETS) else None)
+    return named or config_path(environ, config_file)[0].with_name("secrets.toml"), named is not None
+
+
+def _made(environ: Mapping[str, str]) -> _Layer:
+    """Return what `serve` makes up where nothing is configured, and every process and every reload has to know."""
+    key = environ.get(SESSION_KEY)
+    return ({"session": {"keys": key}} if key else {}), "made at the start"
+
+
+def _clouds(layers: list[_Layer], problems: list[str]) -> Iterator[_Layer]:
+    """Yield what the secrets managers hold that the strongest of these layers names."""
+    named = split(next((values["secrets_from"] for values, _ in reversed(layers) if "secrets_from" in values), ()))
+    for place in reversed(named if isinstance(named, list | tuple) else ()):
+        try:
+            found = read_place(check_place(str(place)))
+        except CloudError as problem:
+            problems.append(f"secrets_from: {place}: {problem}")
+        except ValueError:
+            pass  # told with all other values that are none
+        else:
+            problems += [
+                f"{place}, {name}: no such key (see docs/configuration.md)" for name in found if not _known(name)
+            ]
+            known = {name: value for name, value in found.items() if _known(name)}
+            yield from _variable_layer(known, f"{place}, ", problems)
 
 
 def _variable_layer(
-    variables: Mapping[str, str], source: str, problems: list[str]
-) -> Iterator[tuple[dict[str, Any], str]]:
+    variables: Mapping[str, str], before: str, problems: list[str], after: str = ""
+) -> Iterator[_Layer]:
     """Yield one layer a variable, so that each value knows the name it came under."""
     for name, value in variables.items():
         try:
-            yield _Variables({name: value})(), source.format(name=name)
+            yield _Variables({name: value})(), f"{before}{name}{after}"
         except ValueError:
             problems.append(f"{name}: cannot be read")
 

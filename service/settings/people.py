@@ -14,7 +14,9 @@ ClientAuth = Literal["client_secret_basic", "client_secret_post", "private_key_j
 
 def _lines(value: object) -> object:
     """Split keys that stand a line each, or behind commas."""
-    return value.replace(",", "\n").split() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return tuple(key for one in value.replace(",", "\n").splitlines() if (key := one.strip()))
 
 
 class OIDCSettings(Section):

@@ -23,8 +23,10 @@ from service.settings.fields import (
     Section,
     Words,
     check_issuer_url,
+    check_place,
     json_value,
     networks_value,
+    split,
     split_types,
 )
 from service.settings.people import OIDCSettings, SessionSettings, SignInSettings, StoreSettings
@@ -134,6 +136,11 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
+    secrets_from: Annotated[tuple[Annotated[str, AfterValidator(check_place)], ...], BeforeValidator(split)] = Field(
+        (),
+        description="Secrets managers to read keys from as well, the first the strongest: `gcp:PROJECT`, "
+        "`aws:SECRET-ID`, `azure:https://VAULT`.",
+    )
     host: str = Field("127.0.0.1", description="The address to listen at.")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(8080, description="The port to listen at; 0 takes a free one.")
     uds: Path | None = Field(None, description="A Unix socket to listen at instead; whoever may open it is trusted.")

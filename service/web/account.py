@@ -37,8 +37,7 @@ class Account:
     """The routes that tell."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self._wiring = desk, desk.wiring
-        self._policy = desk.wiring.session_policy
+        self._desk = desk
         self.router = router = APIRouter(include_in_schema=False)
         visit = Depends(desk.visit)
 
@@ -65,7 +64,7 @@ class Account:
             if as_json:
                 return JSONResponse({"detail": refusal.detail, "code": refusal.code, "request_id": ""}, 401, _NO_STORE)
             return RedirectResponse(f"{PAGES}login", 303, _NO_STORE)
-        session, policy = opened.session, self._policy
+        session, policy = opened.session, self._desk.wiring.session_policy
         if as_json:
             response: Response = JSONResponse(
                 {
@@ -118,9 +117,9 @@ class Account:
 
     async def _open(self, visit: Visit) -> Opened:
         cookie = session_of(visit.cookies)
-        if not isinstance(cookie, SessionCookie) or self._wiring.sessions is None:
+        if not isinstance(cookie, SessionCookie) or self._desk.wiring.sessions is None:
             raise SessionEnded("You are not signed in.", reason="no session")
-        return await self._wiring.sessions.open(cookie)
+        return await self._desk.wiring.sessions.open(cookie)
 
     def _claims(self, session: Session) -> dict[str, str]:
         """Return which claim each part of an identity was taken from."""
@@ -142,7 +141,7 @@ class Account:
             ("Roles", roles),
             ("Taken from", from_claims if "email" in claims else ""),
             ("Signed in", Moment(session.began, now)),
-            ("Ends", Moment(session.began + self._policy.lifetime, now)),
-            ("Ends when idle", Moment(session.seen + self._policy.idle, now)),
+            ("Ends", Moment(session.began + self._desk.wiring.session_policy.lifetime, now)),
+            ("Ends when idle", Moment(session.seen + self._desk.wiring.session_policy.idle, now)),
         ]
         return [(label, value) for label, value in rows if value]

@@ -7,6 +7,7 @@ worth nothing in another browser (RFC 6749 §10.12, RFC 9700 §4.7).
 import json
 import secrets
 import time
+from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, NamedTuple
 
@@ -19,7 +20,8 @@ from service.web.visits import Visit
 LASTS: Final = 1_800  # seconds; a second factor may have to be fetched
 AT_ONCE: Final = 4  # tabs; the oldest goes first
 ROUND: Final = 60.0  # seconds
-MAX_ROUNDS: Final = 2
+MAX_ROUNDS: Final = 2  # for one page
+MAX_TABS: Final = 20  # for all together
 _PREFIX: Final = NAME + b"-attempt-"
 _ROUNDS: Final = NAME + b"-rounds"
 _NAME_LENGTH: Final = 12
@@ -74,28 +76,38 @@ class Attempts:
 
     def _open(self, value: bytes) -> Attempt | None:
         document = self._seal.open("attempt", value.decode("latin-1"))
-        return None if document is None else Attempt(*json.loads(document))
+        fields = [] if document is None else json.loads(document)
+        return Attempt(*fields) if len(fields) == len(Attempt._fields) else None
 
     # rounds -----------------------------------------------------------------------------------------------
 
-    def rounds(self, visit: Visit) -> list[float]:
-        """Return when this browser has signed in within the last minute."""
+    def _rounds(self, visit: Visit) -> list[tuple[str, float]]:
+        """Return where to, and when, this browser has signed in within the last minute."""
         document = self._seal.open("rounds", visit.cookies.get(_ROUNDS, b"").decode("latin-1"))
         now = time.time()
-        return [] if document is None else [at for at in json.loads(document) if 0 <= now - at < ROUND]
+        return [] if document is None else [(to, at) for to, at in json.loads(document) if 0 <= now - at < ROUND]
 
-    def go_in_circles(self, visit: Visit) -> bool:
-        """Tell whether whoever comes to sign in has just done so twice: the session does not hold."""
-        return len(self.rounds(visit)) >= MAX_ROUNDS
+    def go_in_circles(self, visit: Visit, return_to: str) -> bool:
+        """Tell whether whoever comes to sign in has just done so twice for one page: the session does not hold.
 
-    def count_round(self, visit: Visit, response: Response) -> None:
-        """Note that a sign-in has succeeded."""
-        sealed = self._seal.seal("rounds", json.dumps([*self.rounds(visit), time.time()]).encode())
-        visit.set_cookie(response, _ROUNDS.decode(), sealed, int(ROUND))
+        A browser that opens many tabs again signs in once for each, at the same time.
+        """
+        rounds, mark = self._rounds(visit), _mark(return_to)
+        return sum(to == mark for to, _ in rounds) >= MAX_ROUNDS or len(rounds) >= MAX_TABS
+
+    def count_round(self, visit: Visit, return_to: str, response: Response) -> None:
+        """Note that a sign-in for this page has succeeded."""
+        rounds = [*self._rounds(visit), (_mark(return_to), time.time())][-MAX_TABS:]
+        visit.set_cookie(response, _ROUNDS.decode(), self._seal.seal("rounds", json.dumps(rounds).encode()), int(ROUND))
 
     def forget_rounds(self, visit: Visit, response: Response) -> None:
         """Let a person try again, or sign in as somebody else."""
         visit.set_cookie(response, _ROUNDS.decode(), "", 0)
+
+
+def _mark(return_to: str) -> str:
+    """Return what stands for a page in little room; one page has many fragments."""
+    return sha256(return_to.partition("#")[0].encode()).hexdigest()[:8]
 
 
 def _cookie_name(state: str) -> str:

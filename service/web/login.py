@@ -17,6 +17,7 @@ from service.core.request import MAX_PASSWORD, MAX_USERNAME
 from service.core.sign_in import pkce_challenge, provider_error
 from service.web.attempts import Attempt, Attempts
 from service.web.visits import Desk, Visit, seconds_left
+from service.wiring import Wiring
 
 _LONG: Final = 4096
 _CIRCLES: Final = (
@@ -32,8 +33,7 @@ class Login:
     """The routes that lead in."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self._wiring = desk, desk.wiring
-        self._attempts = Attempts(desk.wiring.seal)
+        self._desk = desk
         self.router = router = APIRouter(include_in_schema=False)
         visit = Depends(desk.visit)
 
@@ -63,6 +63,14 @@ class Login:
             return_to = parse_return_to(return_to)
             return await self._local(visit, Basic(username, password), csrf, return_to, fragment)
 
+    @property
+    def _wiring(self) -> Wiring:
+        return self._desk.wiring
+
+    @property
+    def _attempts(self) -> Attempts:
+        return Attempts(self._wiring.seal)
+
     # the entrance -----------------------------------------------------------------------------------------
 
     def _entrance(self, visit: Visit, return_to: str) -> Response:
@@ -75,7 +83,7 @@ class Login:
                 "it with session.allow_http.",
                 reason=f"{visit.request.origin} is not https",
             )
-        if self._attempts.go_in_circles(visit):
+        if self._attempts.go_in_circles(visit, return_to):
             return self._stopped(visit, return_to)
         if not self._desk.settings.local_sign_in:
             return self._desk.pages.redirecting(href=self._start_href(return_to), provider=self._desk.provider_name)
@@ -125,7 +133,7 @@ class Login:
         provider = self._wiring.provider
         if provider is None:
             return RedirectResponse(f"{PAGES}login", 303)
-        if self._attempts.go_in_circles(visit) and not switch:
+        if self._attempts.go_in_circles(visit, return_to) and not switch:
             return self._stopped(visit, return_to)
         attempt = self._attempts.begin(return_to)
         try:
@@ -246,7 +254,7 @@ class Login:
         until = session.began + self._wiring.session_policy.lifetime
         visit.set_session(response, sessions.seal(session), seconds_left(until))
         self._attempts.end(attempt, visit, response)
-        self._attempts.count_round(visit, response)
+        self._attempts.count_round(visit, return_to, response)
         self._wiring.telemetry.signed_in(session, visit.request.client)
         return response
 

@@ -11,6 +11,7 @@ from service.core.model import Session
 from service.core.redirects import HOME, PAGES
 from service.web.attempts import Attempts
 from service.web.visits import Desk, Visit
+from service.wiring import Wiring
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -19,8 +20,7 @@ class Logout:
     """The routes that lead out."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self._wiring = desk, desk.wiring
-        self._attempts = Attempts(desk.wiring.seal)
+        self._desk = desk
         self.router = router = APIRouter(include_in_schema=False)
         visit = Depends(desk.visit)
 
@@ -49,6 +49,14 @@ class Logout:
         @router.post("/backchannel-logout")
         async def back_channel(logout_token: Annotated[str, Form()] = "") -> Response:
             return await self._back_channel(logout_token)
+
+    @property
+    def _wiring(self) -> Wiring:
+        return self._desk.wiring
+
+    @property
+    def _attempts(self) -> Attempts:
+        return Attempts(self._wiring.seal)
 
     def _ask(self, visit: Visit) -> Response:
         session = self._desk.session(visit)

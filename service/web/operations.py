@@ -1,5 +1,6 @@
 """The FastAPI application behind the gate: metrics and OpenAPI, for operators and never for the outside."""
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, cast
@@ -16,8 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from service import __version__
+from service.asgi import ASGIApp, Message, Receive, Scope, Send
 from service.core.errors import Code, MalformedRequest, Refusal
-from service.gate import ASGIApp, Message, Receive, Scope, Send
 from service.web.account import Account
 from service.web.login import Login
 from service.web.logout import Logout
@@ -25,10 +26,14 @@ from service.web.visits import Desk
 from service.wiring import Wiring
 
 MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
+_FORM: Final = re.compile(r"application/x-www-form-urlencoded(; ?charset=utf-8)?", re.IGNORECASE)
 
 
-def create_web(wiring: Wiring) -> ASGIApp:
-    """Return the application for everything that is not a verify call."""
+def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
+    """Return the application for everything that is not a verify call.
+
+    ``in_force`` returns the wiring that the call under way began with.
+    """
     app = FastAPI(
         title="prefect-forward-auth",
         version=__version__,
@@ -38,16 +43,13 @@ def create_web(wiring: Wiring) -> ASGIApp:
     )
     app.add_middleware(BoundedBodies)
     registry = CollectorRegistry()
-    registry.register(ServiceCollector(wiring))
+    registry.register(ServiceCollector(in_force))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
 
     @app.middleware("http")
-    async def for_operators_alone(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        peer = request.client.host if request.client else ""
-        if peer and not wiring.proxies.trusts(peer):
-            return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
-        return await call_next(request)
+    async def at_the_door(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        return _turned_away(request, in_force()) or await call_next(request)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, problem: HTTPException) -> Response:
@@ -55,7 +57,7 @@ def create_web(wiring: Wiring) -> ASGIApp:
             return _refusal(404, Code.NOT_FOUND, "There is nothing here.")
         return _refusal(problem.status_code, Code.INVALID_REQUEST, str(problem.detail))
 
-    desk = Desk(wiring)
+    desk = Desk(in_force)
     for routes in (Login(desk), Logout(desk), Account(desk)):
         app.include_router(routes.router, prefix="/_auth")
 
@@ -77,6 +79,17 @@ def create_web(wiring: Wiring) -> ASGIApp:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return cast("ASGIApp", app)
+
+
+def _turned_away(request: Request, wiring: Wiring) -> Response | None:
+    """Return the refusal for what nobody but a proxy of ours may send, and for what no page of ours sends."""
+    peer = request.client.host if request.client else ""
+    if peer and not wiring.proxies.trusts(peer):
+        return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
+    # a multipart form names the codec to read it with, and there are codecs that take minutes
+    if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):
+        return _refusal(415, Code.INVALID_REQUEST, "This is not a form of this site: go back and try again.")
+    return None
 
 
 def _refusal(status: int, code: Code, detail: str) -> Response:
@@ -107,8 +120,12 @@ class BoundedBodies:
 class ServiceCollector(Collector):
     """Reads the service's counts when they are asked for, so that counting costs the hot path an addition."""
 
-    def __init__(self, wiring: Wiring) -> None:
-        self._wiring = wiring
+    def __init__(self, in_force: Callable[[], Wiring]) -> None:
+        self._in_force = in_force
+
+    @property
+    def _wiring(self) -> Wiring:
+        return self._in_force()
 
     def collect(self) -> Iterator[Any]:
         """Yield the metrics; every label is of a closed set, or an issuer of the configuration."""
@@ -133,6 +150,15 @@ class ServiceCollector(Collector):
         for outcome, count in telemetry.sign_ins.items():
             sign_ins.add_metric([outcome], count)
         yield sign_ins
+        reloads = CounterMetricFamily("forward_auth_reloads", "Readings of the configuration anew", labels=["outcome"])
+        for outcome in ("done", "refused"):
+            reloads.add_metric([outcome], telemetry.reloads[outcome])
+        yield reloads
+        yield GaugeMetricFamily(
+            "forward_auth_config_broken",
+            "1 while the configuration is not the one in force",
+            value=1 if telemetry.config_problem else 0,
+        )
         yield CounterMetricFamily(
             "forward_auth_unknown_routes",
             "Calls of routes that the table does not know",

@@ -2,7 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from fastapi import Request
@@ -13,6 +14,7 @@ from service.core.errors import Later, Malformed, NotPermitted, Refusal, Rejecte
 from service.core.faces import parse_browser, parse_routed
 from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
 from service.core.redirects import HOME, PAGES
+from service.settings import Settings
 from service.web.pages import Pages
 from service.wiring import Wiring
 
@@ -55,15 +57,35 @@ def _append(response: Response, cookies: Iterable[str]) -> None:
 
 
 class Desk:
-    """What the pages' routes share: the wiring, the pages, and how a request becomes a visit."""
+    """What the pages' routes share: the wiring, the pages, and how a request becomes a visit.
 
-    def __init__(self, wiring: Wiring) -> None:
-        settings = wiring.settings
-        self.wiring = wiring
-        self.settings = settings
-        self.provider_name = (settings.oidc.name or "single sign-on") if settings.oidc else ""
-        allow_http = settings.oidc is not None and settings.oidc.allow_http
-        self.pages = Pages(settings.sign_in.title, settings.sign_in.help, allow_http=allow_http)
+    ``in_force`` returns the wiring that the call under way began with; after a change of the settings that is another.
+    """
+
+    def __init__(self, in_force: Callable[[], Wiring]) -> None:
+        self._in_force = in_force
+        _ = self.pages  # made now: it takes longer than a call may
+
+    @property
+    def wiring(self) -> Wiring:
+        """Return what the call under way is decided by."""
+        return self._in_force()
+
+    @property
+    def settings(self) -> Settings:
+        """Return the settings of that."""
+        return self.wiring.settings
+
+    @property
+    def provider_name(self) -> str:
+        """Return what the pages call the provider."""
+        return (self.settings.oidc.name or "single sign-on") if self.settings.oidc else ""
+
+    @property
+    def pages(self) -> Pages:
+        """Return the pages, made anew only where what they all say has changed."""
+        oidc, sign_in = self.settings.oidc, self.settings.sign_in
+        return _pages(sign_in.title, sign_in.help, oidc is not None and oidc.allow_http)
 
     @property
     def switch_href(self) -> str:
@@ -123,6 +145,11 @@ class Desk:
             code=refusal.code,
             retry_after=retry_after,
         )
+
+
+@lru_cache(maxsize=2)
+def _pages(title: str, sentence: str, allow_http: bool) -> Pages:  # noqa: FBT001 - a cache takes no names
+    return Pages(title, sentence, allow_http=allow_http)
 
 
 def seconds_left(until: float) -> int:

@@ -6,12 +6,16 @@ of other folders need their own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from tests.browser.people import Way, by_password, by_provider
 from tests.browser.seed import seed
@@ -81,7 +85,8 @@ def new_context(chromium: Browser, request: pytest.FixtureRequest, tmp_path: Pat
     for number, context in enumerate(contexts):
         if request.node.stash.get(FAILED, False):
             for place, page in enumerate(context.pages):
-                page.screenshot(path=tmp_path / f"failed-{number}-{place}.png")
+                with suppress(PlaywrightError):  # a page in a loop holds still for nobody
+                    page.screenshot(path=tmp_path / f"failed-{number}-{place}.png")
         context.close()
 
 
@@ -122,6 +127,18 @@ def oidc_settings(provider: OpenIDProvider) -> dict[str, str]:
 def file_settings(users: Path) -> dict[str, str]:
     """Return the settings of a service whose people stand in a file."""
     return {"FORWARD_AUTH_USERS__FILE": str(users), "FORWARD_AUTH_USERS__ROLE": "admin"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what waits for a session to grow old last: it grows old meanwhile."""
+    items.sort(key=lambda item: "grown_old" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def begun_early(request: pytest.FixtureRequest) -> None:
+    """Begin at once with what takes a minute, if it is asked for at all."""
+    if any("grown_old" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("grown_old")
 
 
 # the sites ----------------------------------------------------------------------------------------------------
@@ -171,6 +188,54 @@ def password_site(folder: Path, prefect_server: Server, users_file: Path) -> Ite
     settings = {**file_settings(users_file), "FORWARD_AUTH_SESSION__KEYS": KEY}
     with Site(folder / "password-site", prefect_server.url, settings) as site:
         yield site
+
+
+@dataclass(frozen=True)
+class GrownOld:
+    """Two pages of one site, open since a moment of time.monotonic()."""
+
+    site: Site
+    asking: Page  # for something, every few seconds
+    silent: Page
+    held: str  # the session that `asking` began with
+    since: float
+
+
+@pytest.fixture(scope="package")
+def grown_old(folder: Path, chromium: Browser) -> Iterator[GrownOld]:
+    """Sign in twice where a session, and the provider's word for it, last as short as they may."""
+    require(TRAEFIK)
+    port = free_port()
+    with (
+        Echo() as echo,
+        OpenIDProvider(folder / "short", sites=[f"http://{PEOPLE}:{port}"]) as provider,
+        Site(
+            folder / "short-site",
+            echo.url,
+            {
+                **oidc_settings(provider),
+                "FORWARD_AUTH_OIDC__CHECK": "30",
+                "FORWARD_AUTH_SESSION__IDLE": "60",
+            },
+            port=port,
+        ) as site,
+    ):
+        way = by_provider(site)
+        asking, silent = (chromium.new_page() for _ in range(2))
+        way.sign_in(asking)
+        way.sign_in(silent)
+        asking.evaluate("() => { setInterval(() => fetch('/api/health'), 3000) }")
+        provider.rotate()
+        provider.drop_old()
+        yield GrownOld(site, asking, silent, session_of(asking, site), time.monotonic())
+        asking.context.close()
+        silent.context.close()
+
+
+def session_of(page: Page, site: Site) -> str:
+    """Return the session that a page's browser holds."""
+    cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies(site.people_url)}
+    return cookies["__Host-prefect-gate"]
 
 
 @pytest.fixture

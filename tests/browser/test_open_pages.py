@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import BrowserContext, Page, Request, Route, expect
 
-from tests.browser.people import Way, by_password, open_from_menu
+from tests.browser.people import Way, by_password, by_provider, open_from_menu
 from tests.browser.seed import DEPLOYMENT, RUNS, UI, V1, V2
 from tests.support.site import Site
 
 UIS = pytest.mark.parametrize("ui", [V2, V1], ids=str)
 
 
-@UIS
+@pytest.mark.parametrize(
+    ("way", "ui"), [(by_provider, V1), (by_password, V2)], ids=["provider-v1", "password-v2"], indirect=["way"]
+)
 def test_an_open_page_says_that_the_session_has_ended(ui: UI, way: Way, page: Page, context: BrowserContext) -> None:
     """Prefect's first UI has no room for what it is told, and says at least that something is wrong."""
     way.sign_in(page, f"{ui.base}/deployments")

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, StorageState, expect
 
-from tests.browser.people import Way, by_password
+from tests.browser.conftest import NewContext
+from tests.browser.people import by_password
 from tests.browser.traffic import Traffic
 from tests.support.prefect import Server
 from tests.support.site import MACHINES, PEOPLE, Site
@@ -62,17 +63,32 @@ def elsewhere() -> Iterator[int]:
     server.server_close()
 
 
+@pytest.fixture(scope="module")
+def site(password_site: Site) -> Site:
+    return password_site
+
+
+@pytest.fixture(scope="module")
+def signed_in(chromium: Browser, site: Site) -> StorageState:
+    """Sign in once; each test continues with these cookies in a browser of its own."""
+    context = chromium.new_context()
+    by_password(site).sign_in(context.new_page())
+    state = context.storage_state()
+    context.close()
+    return state
+
+
 @pytest.fixture
-def way(password_site: Site) -> Way:
-    return by_password(password_site)
+def context(new_context: NewContext, signed_in: StorageState) -> BrowserContext:
+    return new_context(storage_state=signed_in)
 
 
-@pytest.fixture(
-    params=[PEOPLE, MACHINES], ids=["same-site", "cross-site"]
-)  # the first is sent SameSite cookies: another port is the same site
-def hostile(request: pytest.FixtureRequest, elsewhere: int, way: Way, page: Page) -> Page:
+# The first is sent SameSite cookies, too: another port is the same site.
+@pytest.fixture(params=[PEOPLE, MACHINES], ids=["same-site", "cross-site"])
+def hostile(request: pytest.FixtureRequest, elsewhere: int, site: Site, page: Page) -> Page:
     """Return a page of another site in a browser with a session."""
-    way.sign_in(page)
+    page.goto(f"{site.people_url}/api/health")
+    assert page.url == f"{site.people_url}/api/health", "there is a session"
     host: str = request.param
     page.goto(f"http://{host}:{elsewhere}/")
     return page
@@ -82,52 +98,52 @@ def flows(server: Server) -> set[str]:
     return {row["name"] for row in server.ask("POST", "/flows/filter", {})}
 
 
-def test_a_page_of_the_site_itself_may_write_and_connect(way: Way, page: Page, prefect_server: Server) -> None:
+def test_a_page_of_the_site_itself_may_write_and_connect(site: Site, page: Page, prefect_server: Server) -> None:
     """The counterpart, without which a gate that refuses everything would pass."""
-    way.sign_in(page)
-    url = f"{way.site.people_url}/api/flows/"
+    page.goto(f"{site.people_url}/api/health")
+    url = f"{site.people_url}/api/flows/"
 
     page.evaluate(WRITE, [url, "our-own-page"])
 
     assert "our-own-page" in flows(prefect_server)
-    assert page.evaluate(CONNECT, f"{way.site.people_url.replace('http', 'ws')}/api/events/in") == "open"
+    assert page.evaluate(CONNECT, f"{site.people_url.replace('http', 'ws')}/api/events/in") == "open"
 
 
 @pytest.mark.parametrize("attack", [WRITE, FORM], ids=["fetch", "form"])
 def test_another_site_writes_nothing(
-    attack: str, hostile: Page, way: Way, context: BrowserContext, prefect_server: Server
+    attack: str, hostile: Page, site: Site, context: BrowserContext, prefect_server: Server
 ) -> None:
-    traffic = Traffic(context, way.site.people_url)
+    traffic = Traffic(context, site.people_url)
 
-    hostile.evaluate(attack, [f"{way.site.people_url}/api/flows/", MADE_UP])
+    hostile.evaluate(attack, [f"{site.people_url}/api/flows/", MADE_UP])
 
     assert [words.split()[:2] for words in traffic.to("/api/flows/")] in ([["403", "POST"]], [["401", "POST"]])
     assert MADE_UP not in flows(prefect_server)
 
 
-def test_another_site_reads_nothing(hostile: Page, way: Way) -> None:
-    assert hostile.evaluate(READ, f"{way.site.people_url}/api/admin/version") is None
+def test_another_site_reads_nothing(hostile: Page, site: Site) -> None:
+    assert hostile.evaluate(READ, f"{site.people_url}/api/admin/version") is None
 
 
 @pytest.mark.parametrize("path", ["/api/events/in", "/api/events/out", "/api/logs/out"])
-def test_another_site_opens_no_websocket(path: str, hostile: Page, way: Way) -> None:
-    assert hostile.evaluate(CONNECT, way.site.people_url.replace("http", "ws") + path) == "refused"
+def test_another_site_opens_no_websocket(path: str, hostile: Page, site: Site) -> None:
+    assert hostile.evaluate(CONNECT, site.people_url.replace("http", "ws") + path) == "refused"
 
 
 @pytest.mark.parametrize("attack", [WRITE, FORM], ids=["fetch", "form"])
-def test_another_site_signs_nobody_out(attack: str, hostile: Page, way: Way) -> None:
-    hostile.evaluate(attack, [f"{way.site.people_url}/_auth/logout", MADE_UP])
+def test_another_site_signs_nobody_out(attack: str, hostile: Page, site: Site) -> None:
+    hostile.evaluate(attack, [f"{site.people_url}/_auth/logout", MADE_UP])
 
-    hostile.goto(f"{way.site.people_url}/_auth/me")
+    hostile.goto(f"{site.people_url}/_auth/me")
     expect(hostile.get_by_role("heading", name="You are signed in")).to_be_visible()
 
 
-def test_another_site_frames_no_page_of_the_service(hostile: Page, way: Way) -> None:
+def test_another_site_frames_no_page_of_the_service(hostile: Page, site: Site) -> None:
     frame = """url => new Promise(done => {
         const frame = document.createElement('iframe');
         frame.src = url;
         frame.onload = () => done(frame.contentDocument === null);
         document.body.append(frame);
     })"""
-    assert hostile.evaluate(frame, f"{way.site.people_url}/_auth/logout")
+    assert hostile.evaluate(frame, f"{site.people_url}/_auth/logout")
     assert all("Sign out" not in one.content() for one in hostile.frames)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.conftest import NewContext
-from tests.browser.people import Way, by_password, open_from_menu, sign_in_at_provider, sign_in_with_password
+from tests.browser.people import (
+    Way,
+    by_password,
+    by_provider,
+    open_from_menu,
+    sign_in_at_provider,
+    sign_in_with_password,
+)
 from tests.browser.seed import RUNS, UI, V1, V2
 from tests.browser.traffic import Traffic, landed_at
-from tests.support.site import PASSWORD, USER, Site
+from tests.support.certificates import write_certificate
+from tests.support.echo import Echo
+from tests.support.parts import TRAEFIK, require
+from tests.support.site import PASSWORD, PEOPLE, USER, Site
+from tests.support.waiting import free_port, wait_until
 
 
 @pytest.mark.parametrize("ui", [V2, V1], ids=str)
@@ -107,15 +121,56 @@ def test_tabs_sign_in_side_by_side(way: Way, context: BrowserContext) -> None:
 
 def test_many_tabs_come_back_at_once(provider_site: Site, page: Page, context: BrowserContext) -> None:
     """As after a night: the session has ended, the provider still knows the person, a browser opens its tabs again."""
-    page.goto(f"{provider_site.people_url}/api/health")
+    address = f"{provider_site.people_url}/api/health"
+    page.goto(address)
     sign_in_at_provider(page)
-    page.wait_for_url(f"{provider_site.people_url}/api/health")
+    page.wait_for_url(address)
     context.clear_cookies(domain="localhost")
-    paths = [f"/api/health?tab={number}" for number in range(8)]
-    tabs = [context.new_page() for _ in paths]
+    tabs = {f"{address}?tab={number}": context.new_page() for number in range(4)}
 
-    for tab, path in zip(tabs, paths, strict=True):
-        tab.evaluate("url => { setTimeout(() => { location = url }) }", provider_site.people_url + path)
+    for url, tab in tabs.items():
+        tab.evaluate("url => { setTimeout(() => { location = url }) }", url)
 
-    for tab, path in zip(tabs, paths, strict=True):
-        tab.wait_for_url(provider_site.people_url + path)
+    for url, tab in tabs.items():
+        tab.wait_for_url(url)
+
+
+def test_each_of_many_tabs_may_come_late(provider_site: Site, page: Page, context: BrowserContext) -> None:
+    """A tab that was refused comes to sign in when the others have just done so, which is not going in circles."""
+    by_provider(provider_site).sign_in(page)
+    for number in range(5):
+        context.clear_cookies(name="__Host-prefect-gate")
+        url = f"{provider_site.people_url}/api/health?tab={number}"
+        page.goto(url)
+        page.wait_for_url(url)
+
+
+def test_it_works_over_tls(tmp_path: Path, users_file: Path, new_context: NewContext) -> None:
+    """The origin has a port of its own there, and a page's writes are held to it."""
+    cert_file, key_file = write_certificate(tmp_path)
+    env = {"GATE_TLS_CERT_FILE": str(cert_file), "GATE_TLS_KEY_FILE": str(key_file)}
+    port, clear_port = free_port(), free_port()
+    require(TRAEFIK)
+    with (
+        Echo() as echo,
+        Site(tmp_path / "site", echo.url, {"FORWARD_AUTH_USERS__FILE": str(users_file)}) as site,
+        site.start_traefik("https.yml", {8443: port, 8000: clear_port}, env),
+    ):
+        wait_until(lambda: _routed(port), timeout=20, what="routes in Traefik over TLS")
+        context = new_context(ignore_https_errors=True)
+        page = context.new_page()
+        page.goto(f"https://{PEOPLE}:{port}/x#y")
+
+        sign_in_with_password(page)
+
+        page.wait_for_url(f"https://{PEOPLE}:{port}/x#y")
+        write = "fetch('/api/flows/', {method: 'POST', body: '{}'}).then(answer => answer.status)"
+        assert page.evaluate(write) == 200
+        assert all(cookie["secure"] and cookie["httpOnly"] for cookie in context.cookies())
+
+
+def _routed(port: int) -> bool:
+    try:
+        return httpx.get(f"https://{PEOPLE}:{port}/x", verify=False).status_code == 401  # noqa: S501 - its own, just made
+    except httpx.TransportError:
+        return False

@@ -7,14 +7,16 @@ import json
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.people import Way, ask_to_sign_out, by_provider
+from tests.browser.people import Way, ask_to_sign_out, by_password, by_provider
 from tests.browser.seed import RUNS, UI, V1, V2
 from tests.support.openid import OpenIDProvider
 from tests.support.site import PEOPLE, Site
 from tests.support.wire import send
 
 
-@pytest.mark.parametrize("ui", [V2, V1], ids=str)
+@pytest.mark.parametrize(
+    ("way", "ui"), [(by_provider, V2), (by_password, V1)], ids=["provider-v2", "password-v1"], indirect=["way"]
+)
 def test_the_back_button_shows_nothing_of_prefect(ui: UI, way: Way, page: Page) -> None:
     way.sign_in(page, f"{ui.base}/runs")
     expect(page.get_by_text(RUNS[0]).first).to_be_visible()

@@ -123,6 +123,17 @@ def test_nginx_gets_401_or_403_and_the_real_status_beside(who: NoCredential | Re
     assert headers[b"x-auth-status"] == str(status).encode()
     assert headers[b"x-auth-detail"]
     assert headers[b"x-auth-redirect"] == b""
+    assert headers[b"x-auth-body"] == answer.body
+
+
+def test_a_page_reaches_nginx_as_one_harmless_line() -> None:
+    who = MalformedRequest("zoë <b>\r\nX: y\x7f")
+    browser = Browser(navigates=True, same_origin=True)
+    answer = render(decide(REQUEST, who, Gate.UI, browser), Face.AUTH_REQUEST, Gate.UI, "", browser)
+    line = dict(answer.headers)[b"x-auth-body"].decode("ascii")
+    assert line.startswith("<!doctype html>")
+    assert line.isprintable()
+    assert "zo&#235; &lt;b&gt;  X: y" in line
 
 
 @pytest.mark.parametrize(

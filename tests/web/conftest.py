@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -251,4 +251,5 @@ def person(site: ForwardAuth) -> Person:
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     """Return what gives all that the service has logged, as it would be written."""
     caplog.set_level(logging.DEBUG, logger="service")
-    return lambda: "\n".join(JSONFormatter().format(one) for one in caplog.records)
+    phases: tuple[Literal["setup", "call"], ...] = ("setup", "call")
+    return lambda: "\n".join(JSONFormatter().format(one) for phase in phases for one in caplog.get_records(phase))

@@ -476,7 +476,8 @@ async def test_a_provider_that_cannot_be_discovered_is_a_page_and_later_a_sign_i
     if how == "down":
         office.start()
     assert app.wiring.provider_keys is not None
-    await app.wiring.provider_keys.refresh()
+    for _ in range(2):  # the first may but join a fetch that began before
+        await app.wiring.provider_keys.refresh()
     assert (await sign_in(person, office, DEEP)).headers["location"] == DEEP
     await app.stop()
 

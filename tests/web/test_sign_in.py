@@ -204,9 +204,12 @@ async def test_a_form_that_was_left_open_for_too_long_asks_again(
 ) -> None:
     page = await person.open("/_auth/login")
     form = {"username": "alice", "password": PASSWORD, **hidden(page)}
+    kept = "; ".join(f"{name}={value}" for name, value in person.cookies.items())  # by a browser that forgets nothing
     now = time.time
+    monkeypatch.setattr("service.web.attempts.time.time", lambda: now() + LASTS - 5)
+    assert (await person.submit("/_auth/login", form, cookie=kept)).status_code == 303
     monkeypatch.setattr("service.web.attempts.time.time", lambda: now() + LASTS)
-    assert "took too long" in refused(await person.submit("/_auth/login", form))
+    assert "took too long" in refused(await person.submit("/_auth/login", form, cookie=kept))
 
 
 async def test_several_tabs_sign_in_each_with_a_form_of_its_own(person: Person) -> None:
@@ -238,6 +241,11 @@ ODD = {
         "multipart/form-data; boundary=x; charset=unicode_escape",
         b'--x\r\nContent-Disposition: form-data; name="csrf"\r\n\r\n\\ud800\r\n--x--\r\n',
     ),
+    "slow-charset": (
+        "multipart/form-data; boundary=x; charset=punycode",
+        b'--x\r\nContent-Disposition: form-data; name="username"\r\n\r\n-' + b"9" * 120_000 + b"\r\n--x--\r\n",
+    ),
+    "many-parameters": ("application/x-www-form-urlencoded" + ";a=b" * 100_000, b"username=alice"),
     "no-charset-at-all": (
         "multipart/form-data; boundary=x; charset=undefined",
         b'--x\r\nContent-Disposition: form-data; name="username"\r\n\r\nalice\r\n--x--\r\n',
@@ -253,7 +261,9 @@ async def test_a_body_that_no_page_of_ours_sends_is_a_refusal_and_no_fault(
     await person.sign_in()
     await person.open("/_auth/login")
     headers = {**person._routed(), "origin": ORIGIN, "sec-fetch-site": "same-origin", "content-type": content_type}
+    began = time.process_time()
     answer = await person.client.post(path, content=body, headers=headers)
+    assert time.process_time() - began < 0.5  # meanwhile, nobody else is answered
     assert answer.status_code < 500
     assert answer.status_code >= 400 or path == "/_auth/logout"  # which asks first
     assert COOKIE not in set_cookies(answer)
@@ -264,6 +274,7 @@ async def test_a_body_that_no_page_of_ours_sends_is_a_refusal_and_no_fault(
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
 async def test_a_body_without_end_is_not_read_to_its_end(person: Person, content_type: str, path: str) -> None:
     sent = 0
+    await person.open("/_auth/login")
 
     async def endless() -> AsyncIterator[bytes]:
         nonlocal sent

@@ -150,6 +150,13 @@ async def test_row18_only_a_good_session_passes_and_everybody_else_is_told_what_
                 assert answer.json()["detail"], name
 
 
+async def test_row18_a_million_cookies_keep_nobody_waiting(site: ForwardAuth) -> None:
+    for header in (";" * 1_000_000 + "prefect-gate", f"{COOKIE}-attempt-x=y; " * 30_000):
+        began = time.process_time()
+        assert (await ask(site, XHR, header)).status_code == 400
+        assert time.process_time() - began < 0.2
+
+
 async def test_a_refused_navigation_says_more_than_a_redirect_could(site: ForwardAuth) -> None:
     answer = await ask(site, NAVIGATION, f"x={'x' * 30_000}")
     assert answer.status_code == 400

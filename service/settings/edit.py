@@ -1,0 +1,96 @@
+"""Changing the secrets file: a draft in the person's own editor, which replaces the file only once it is good."""
+
+import os
+import shlex
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Literal, NoReturn
+
+from service.settings.files import exposure
+from service.settings.starter import SECRETS_MODE, secrets_text
+
+Wish = Literal["edit", "write", "discard"]
+
+
+class EditError(Exception):
+    """The file stays as it is; the message says why."""
+
+
+def edit_secrets(
+    path: Path,
+    environ: Mapping[str, str],
+    problems_of: Callable[[Path], list[str]],
+    ask: Callable[[list[str]], Wish],
+) -> bool:
+    """Let a person edit the file and replace it whole; tell whether anything was changed, or raise EditError.
+
+    ``problems_of`` says what is wrong with the configuration with a given secrets file. A draft that brings a problem
+    which was not there before is a case for ``ask``. Only the owner may read the draft, and nothing of it is left.
+    """
+    target = path.resolve()
+    before = target.read_bytes() if target.exists() else None
+    known = problems_of(path)
+    with tempfile.TemporaryDirectory(prefix=".secrets-", dir=target.parent) as folder, _undisturbed():
+        draft = Path(folder, path.name)  # in a folder of its own: editors leave copies beside what they edit
+        draft.touch(SECRETS_MODE)
+        draft.write_bytes(secrets_text().encode() if before is None else before)
+        wish: Wish = "edit"
+        while wish == "edit":
+            _run_editor(environ, draft)
+            if draft.read_bytes() == before:
+                return False
+            draft.chmod(SECRETS_MODE)
+            told = [one.replace(str(draft), str(path)) for one in problems_of(draft)]
+            new = [one for one in told if one not in known]
+            wish = ask(new) if new else "write"
+        if wish == "discard":
+            raise EditError(f"{path} stays as it was.")
+        if (target.read_bytes() if target.exists() else None) != before:
+            raise EditError(f"{path} was changed by somebody else meanwhile, and stays as they left it.")
+        _replace(target, draft)
+    return True
+
+
+def _run_editor(environ: Mapping[str, str], draft: Path) -> None:
+    editor = environ.get("VISUAL") or environ.get("EDITOR") or "vi"
+    try:
+        ended = subprocess.run([*shlex.split(editor), str(draft)], check=False).returncode  # noqa: S603 - the person's own
+    except OSError as problem:
+        raise EditError(f"{editor!r} cannot be run ({problem.strerror}): set EDITOR.") from None
+    if ended != 0:
+        raise EditError(f"{editor!r} ended with {ended}: nothing was changed.")
+
+
+def _replace(target: Path, draft: Path) -> None:
+    """Put the draft in the file's place, with the file's owner, and its mode where that is a private one."""
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    if target.exists():
+        status = target.stat()
+        with suppress(PermissionError):
+            os.chown(draft, status.st_uid, status.st_gid)
+        if not exposure(status):
+            draft.chmod(stat.S_IMODE(status.st_mode))
+    draft.replace(target)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave Ctrl-C to the editor, and clean up before ending for any other signal."""
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: leave, signal.SIGHUP: leave}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,55 @@
+"""Files of the configuration: TOML, single secrets, and the secrets file, which nobody else may read."""
+
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+MAX_SECRET: Final = 64 * 1024
+
+
+def read_secret(path: Path, name: str, problems: list[str]) -> str | None:
+    """Return a file's text without its last line's end; a problem is told by the name that led to the file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_SECRET).decode().rstrip("\r\n")
+    except OSError as problem:
+        problems.append(f"{name}: {path} cannot be read: {problem.strerror}")
+    except UnicodeDecodeError:
+        problems.append(f"{name}: {path} is not UTF-8 text")
+    return None
+
+
+def read_toml(path: Path, problems: list[str], *, needed: bool, private: bool = False) -> dict[str, Any]:
+    """Return a TOML file's keys; a ``needed`` one has to be there, a ``private`` one must be nobody else's to read."""
+    try:
+        with path.open("rb") as file:
+            exposed = exposure(os.fstat(file.fileno())) if private else ""
+            if not exposed:
+                return tomllib.load(file)
+        problems.append(f"{path}: {exposed}; it was not read: chmod 600 {path}")
+    except FileNotFoundError:
+        if needed:
+            problems.append(f"{path}: there is no such configuration file")
+    except OSError as problem:
+        problems.append(f"{path} cannot be read: {problem.strerror}")
+    except ValueError as problem:
+        problems.append(f"{path} is not TOML: {problem}")
+    return {}
+
+
+def exposure(status: os.stat_result) -> str:
+    """Return who but its owner may read or write a secrets file, or nothing.
+
+    Where the owner is root its group may read it: that is how Kubernetes (``defaultMode: 0440`` with an ``fsGroup``)
+    and systemd hand a secret to a process that is not root.
+    """
+    if os.name == "nt":  # whose files have no such mode
+        return ""
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o007:
+        return f"everybody may read or write it (mode {mode:04o})"
+    if mode & (0o030 if status.st_uid == 0 else 0o070):
+        return f"its group may read or write it (mode {mode:04o})"
+    return ""

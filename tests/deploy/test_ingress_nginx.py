@@ -1,0 +1,176 @@
+"""deploy/kubernetes/ingress-nginx: a real Nginx, set up as the controller would be by these annotations.
+
+The controller itself is not run: what it makes of each annotation is written here from its template, and no more of it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.support.echo import Echo, Received
+from tests.support.issuer import Issuer
+from tests.support.parts import KUBECTL, NGINX, ROOT, require
+from tests.support.processes import Process, clean_environment
+from tests.support.site import PASSWORD, USER, Site, add_user
+from tests.support.waiting import accepts, free_port, wait_until
+from tests.support.wire import UPGRADE, basic, bearer, send
+
+HERE = ROOT / "deploy" / "kubernetes" / "ingress-nginx"
+MACHINES, PEOPLE = "prefect-m2m.example.com", "prefect.example.com"
+PREFIX = "nginx.ingress.kubernetes.io/"
+IDENTITY = [f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Roles", "Issuer")]
+NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
+
+
+def location(number: int, ingress: dict[str, Any], maps: dict[str, Any], upstreams: dict[str, str]) -> str:
+    """Return what the controller writes for an Ingress of one path, as far as its annotations say."""
+    told = {name.removeprefix(PREFIX): text for name, text in ingress["metadata"].get("annotations", {}).items()}
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    lines = ["proxy_http_version 1.1;", f"proxy_pass {upstreams[path['backend']['service']['name']]};"]
+    passed_on = ("Upgrade $http_upgrade", "Connection $connection_upgrade", "Host $http_host")
+    seen = ("X-Forwarded-For $remote_addr", "X-Forwarded-Host $http_host", "X-Forwarded-Proto $scheme")
+    lines += [f"proxy_set_header {each};" for each in (*passed_on, *seen)]
+    more = ""
+    if "auth-url" in told:
+        lines += [f"auth_request /_gate{number};", "auth_request_set $auth_cookie $upstream_http_set_cookie;"]
+        always = " always" if told.get("auth-always-set-cookie") == "true" else ""
+        lines.append(f"add_header Set-Cookie $auth_cookie{always};")
+        for index, name in enumerate(re.split(r",\s*", told["auth-response-headers"])):
+            variable = f"$upstream_http_{name.lower().replace('-', '_')}"
+            lines += [f"auth_request_set $h{index} {variable};", f"proxy_set_header '{name}' $h{index};"]
+        url = told["auth-url"].replace("http://forward-auth.prefect.svc.cluster.local:8080", upstreams["forward-auth"])
+        asked = {"Content-Length": "", "X-Forwarded-Proto": "", "Host": "forward-auth.prefect.svc.cluster.local"}
+        asked |= {"X-Original-URL": "$scheme://$http_host$request_uri", "X-Original-Method": "$request_method"}
+        asked |= {"X-Forwarded-For": "$remote_addr", "X-Auth-Request-Redirect": "$request_uri"}
+        pairs = list(asked.items())
+        if "auth-proxy-set-headers" in told:
+            pairs += maps[told["auth-proxy-set-headers"].removeprefix("prefect/")].items()
+        headers = "".join(f"proxy_set_header '{name}' '{value}'; " for name, value in pairs)
+        more = f"location = /_gate{number} {{ internal; proxy_pass_request_body off; {headers} proxy_pass {url}; }}\n"
+    if "auth-signin" in told:
+        lines.append(f"error_page 401 = /_sign-in{number};")
+        target = told["auth-signin"].replace("$escaped_request_uri", "$request_uri")  # nothing to escape here
+        more += f"location = /_sign-in{number} {{ internal; return 302 {target}; }}\n"
+    pattern = path["path"].rstrip("/") or "/"
+    match = f"= {pattern}" if path["pathType"] == "Exact" else f"~ ^{pattern.rstrip('/')}(/|$)"  # in this order
+    return f"{more}location {match} {{ {' '.join(lines)} }}\n".replace("$scheme", "https")  # TLS is not what is tested
+
+
+@dataclass
+class Gated:
+    port: int
+    site: Site
+    issuer: Issuer
+
+    def get(self, host: str, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", headers={"Host": host, **(headers or {})})
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
+    folder = tmp_path_factory.mktemp("ingress-nginx")
+    nginx, port = require(NGINX), free_port()
+    add_user(folder / "users.htpasswd", USER, PASSWORD)
+    argv: list[str | Path] = [require(KUBECTL), "kustomize", HERE]
+    objects = list(yaml.safe_load_all(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout))
+    maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
+    ingresses = [each for each in objects if each["kind"] == "Ingress"]
+    ingresses.sort(key=lambda each: -len(each["spec"]["rules"][0]["http"]["paths"][0]["path"]))  # the longest wins
+    issuer = Issuer()
+    with Echo() as echo:
+        settings = {
+            "FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd"),
+            "FORWARD_AUTH_ISSUER__URL": issuer.url,
+            "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
+        }
+        site = Site(folder, echo.url, settings)
+        upstreams = {"prefect-server": echo.url, "forward-auth": site.service_url}
+        servers: dict[str, str] = {}
+        for number, ingress in enumerate(ingresses):
+            host = ingress["spec"]["rules"][0]["host"]
+            servers[host] = servers.get(host, "location / { return 404; }\n") + location(
+                number, ingress, maps, upstreams
+            )
+        blocks = (f"server {{ listen 127.0.0.1:{port}; server_name {host}; {text} }}" for host, text in servers.items())
+        config = f"""
+            daemon off; pid {folder}/nginx.pid; error_log stderr; events {{}}
+            http {{
+              access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+              fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+              map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+              {" ".join(blocks)}
+              server {{ listen 127.0.0.1:{port} default_server; return 404; }}
+            }}"""
+        (folder / "nginx.conf").write_text(config)
+        site.start_service()
+        try:
+            command: list[str | Path] = [nginx, "-e", "stderr", "-c", folder / "nginx.conf", "-p", folder]
+            env = clean_environment(folder / "home", {})
+            with Process("Nginx", command, env=env, log=folder / "nginx.log") as process:
+                wait_until(lambda: accepts(port), timeout=10, what="Nginx", log=process.tail)
+                yield Gated(port, site, issuer)
+        finally:
+            site.service.stop()
+
+
+@pytest.mark.parametrize("more", [(), UPGRADE], ids=["http", "websocket"])
+def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gated, more: tuple[Any, ...]) -> None:
+    assert send(gated.port, MACHINES, "/api/flows", more).status == 401
+    claims = [(name, "mallory") for name in (*IDENTITY, "X_Auth_Request_User", "X-Forwarded-Method")]
+    answer = send(gated.port, MACHINES, "/api/flows?x=1", [*claims, basic(USER, PASSWORD), *more])
+    assert answer.status == 200, answer
+    seen = Received.from_json(yaml.safe_load(answer.body))
+    assert seen.path == "/api/flows?x=1"
+    assert seen.values("X-Auth-Request-User") == [USER]
+    assert not [value for name in IDENTITY for value in seen.values(name) if value == "mallory"]
+    assert not seen.values("Authorization")
+
+
+def test_the_machines_host_has_the_api_alone(gated: Gated) -> None:
+    for path in ("/", "/apis", "/docs", "/_auth/login"):
+        assert gated.get(MACHINES, path, dict([basic(USER, PASSWORD)])).status_code == 404, path
+
+
+def test_an_outage_of_the_issuer_does_not_end_a_worker(gated: Gated) -> None:
+    """Workers sit out a 5xx on a poll, and end at a 401 or 403."""
+    answer = gated.get(MACHINES, "/api/flows", dict([bearer(gated.issuer.mint())]))  # it was never started
+    assert answer.status_code == 500
+
+
+def test_people_are_sent_to_sign_in_and_what_pages_call_is_not(gated: Gated) -> None:
+    page = gated.get(PEOPLE, "/runs?x=1", NAVIGATION)
+    assert (page.status_code, page.headers["location"]) == (302, f"https://{PEOPLE}/_auth/login?return_to=/runs?x=1")
+    assert gated.get(PEOPLE, "/api/flows").status_code == 401
+    assert gated.get(PEOPLE, "/api/flows", dict([basic(USER, PASSWORD)])).status_code == 401
+    settings = gated.get(PEOPLE, "/ui-settings")
+    assert settings.headers["location"] == f"https://{PEOPLE}/_auth/ui-settings?return_to=/"
+    assert gated.get(PEOPLE, "/_auth/ui-settings?return_to=/").status_code == 200
+
+
+def test_a_session_opens_the_pages_and_ends_at_the_gate(gated: Gated) -> None:
+    host = {"Host": PEOPLE, "Origin": f"http://{PEOPLE}", "Sec-Fetch-Site": "same-origin"}
+    form = gated.get(PEOPLE, "/_auth/login?return_to=/runs", NAVIGATION)
+    csrf = re.search(r'name="csrf"[^>]*value="([^"]+)"', form.text)
+    assert csrf is not None
+    cookies = "; ".join(each.partition(";")[0] for each in form.headers.get_list("set-cookie"))
+    data = {"username": USER, "password": PASSWORD, "csrf": csrf[1], "return_to": "/runs"}
+    url = f"http://127.0.0.1:{gated.port}/_auth/login"
+    signed_in = httpx.post(url, data=data, headers={**host, "Cookie": cookies})
+    assert signed_in.status_code == 303, signed_in.text
+    session = "; ".join(each.partition(";")[0] for each in signed_in.headers.get_list("set-cookie"))
+    for path in ("/runs", "/api/flows", "/ui-settings"):
+        answer = gated.get(PEOPLE, path, {**host, "Cookie": f"theme=dark; {session}", **dict([basic("x", "y")])})
+        assert answer.status_code == 200, path
+        seen = Received.from_json(answer.json())
+        assert seen.values("Cookie") == ["theme=dark"]
+        assert seen.values("X-Auth-Request-User") == [USER]
+        assert not seen.values("Authorization")

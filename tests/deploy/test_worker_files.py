@@ -1,0 +1,160 @@
+"""deploy/workers: what Prefect, Kubernetes and Compose make of the files that are not run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.parts import (
+    OLDER_CLIENTS,
+    PREFECT_KUBERNETES,
+    ROOT,
+    SERVER_VERSION,
+    VALIDATE,
+    Part,
+    prefect_part,
+    require,
+)
+from tests.support.processes import clean_environment
+from tests.support.units import environment_file
+
+WORKERS = ROOT / "deploy" / "workers"
+API, UI = "https://prefect-m2m.example.com/api", "https://prefect.example.com"
+SETTINGS = """
+import json
+from prefect.settings import get_current_settings
+s = get_current_settings()
+print(json.dumps([s.api.url, s.ui_url, sorted(s.client.retry_extra_codes), s.client.custom_headers]))
+"""
+# What the worker submits for a flow run: by its own code, and no cluster is asked.
+JOB = """
+import asyncio, json, sys, uuid
+from prefect.client.schemas.objects import FlowRun
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration as Configuration
+
+async def main():
+    template = json.load(open(sys.argv[1]))
+    job = await Configuration.from_template_and_values(base_job_template=template, values=json.loads(sys.argv[2]))
+    job.prepare_for_flow_run(FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="a-run"))
+    print(json.dumps(job.job_manifest))
+
+asyncio.run(main())
+"""
+
+
+def ask_prefect(version: str, code: str, *words: str | Path, home: Path, **told: str) -> Any:
+    """Run Python beside one version of Prefect, in the folder `home`, and return the JSON it prints."""
+    env = clean_environment(home, {"PREFECT_HOME": str(home / ".prefect"), **told})
+    argv: list[str | Path] = [require(prefect_part(version)), "-c", code, *words]
+    done = subprocess.run(argv, cwd=home, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("version", [SERVER_VERSION, *OLDER_CLIENTS])
+@pytest.mark.parametrize("name", ["prefect.toml", "pyproject.toml"])
+def test_a_project_s_file_is_understood(name: str, version: str, tmp_path: Path) -> None:
+    shutil.copy(WORKERS / "profiles" / name, tmp_path)
+    assert ask_prefect(version, SETTINGS, home=tmp_path) == [API, UI, [500], {}]
+
+
+@pytest.mark.parametrize("version", [SERVER_VERSION, *OLDER_CLIENTS])
+def test_profiles_are_understood(version: str, tmp_path: Path) -> None:
+    (tmp_path / ".prefect").mkdir()
+    shutil.copy(WORKERS / "profiles" / "profiles.toml", tmp_path / ".prefect")
+    basic = {"Authorization": "Basic <BASE64>"}
+    assert ask_prefect(version, SETTINGS, home=tmp_path) == [API, UI, [500], basic]
+    by_token = ask_prefect(version, SETTINGS, home=tmp_path, PREFECT_PROFILE="gated-by-token")
+    assert by_token == [API.replace("://", "://jwt:<JWT>@"), UI, [500], {}]
+
+
+def test_what_a_worker_is_told_is_what_prefect_knows(tmp_path: Path) -> None:
+    told = environment_file((WORKERS / "process" / "worker.env").read_text())
+    assert ask_prefect(SERVER_VERSION, SETTINGS, home=tmp_path, **told) == [
+        API,
+        UI,
+        [500],
+        {"Authorization": "Bearer <JWT>"},
+    ]
+
+
+# Kubernetes ---------------------------------------------------------------------------------------------------
+
+
+def validate(folder: Path, *objects: dict[str, Any]) -> None:
+    """Have each object judged strictly by the schemas of Kubernetes."""
+    (folder / "all.yml").write_text(yaml.safe_dump_all(objects))
+    argv: list[str | Path] = [require(VALIDATE), "--strict", folder / "all.yml"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count(" passed ") == len(objects)
+
+
+@pytest.mark.parametrize("variables", [{}, {"env": {"LEVEL": "debug"}, "image": "acme/flows:1"}], ids=["", "more"])
+@pytest.mark.parametrize(
+    "credential",
+    [
+        {"PREFECT_CLIENT_CUSTOM_HEADERS": '{"Authorization": "Bearer very-secret"}'},
+        {"PREFECT_API_AUTH_STRING": "user:very-secret", "PREFECT_API_KEY": "very-secret"},
+    ],
+    ids=["headers", "other"],
+)
+def test_pods_of_flow_runs_get_the_credential_from_the_secret_alone(
+    credential: dict[str, str], variables: dict[str, Any], tmp_path: Path
+) -> None:
+    told = {"PREFECT_API_URL": API, "PYTHONPATH": str(require(PREFECT_KUBERNETES)), **credential}
+    words = (WORKERS / "kubernetes" / "base-job-template.json", json.dumps(variables))
+    job = ask_prefect(SERVER_VERSION, JOB, *words, home=tmp_path, **told)
+    assert "very-secret" not in json.dumps(job)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    env = {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+    assert env["PREFECT_API_URL"] == API
+    assert env["PREFECT_CLIENT_CUSTOM_HEADERS"] == {"secretKeyRef": {"name": "prefect-worker", "key": "custom-headers"}}
+    assert env.get("LEVEL") == variables.get("env", {}).get("LEVEL")
+    validate(tmp_path, job | {"metadata": job["metadata"] | {"name": "a-run-1"}})  # which Kubernetes makes up
+
+
+def test_the_kubernetes_worker_is_as_kubernetes_wants_it(tmp_path: Path) -> None:
+    objects = list(yaml.safe_load_all((WORKERS / "kubernetes" / "worker.yml").read_text()))
+    validate(tmp_path, *objects)
+    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    env = {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+    assert env["PREFECT_CLIENT_CUSTOM_HEADERS"] == {"secretKeyRef": {"name": "prefect-worker", "key": "custom-headers"}}
+    assert env["PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"] == deployment["metadata"]["namespace"]
+    template = json.loads((WORKERS / "kubernetes" / "base-job-template.json").read_text())
+    assert template["variables"]["properties"]["namespace"]["default"] == deployment["metadata"]["namespace"]
+
+
+# Docker -------------------------------------------------------------------------------------------------------
+
+
+def _compose() -> Path | None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        return None
+    return Path(docker)
+
+
+COMPOSE = Part("Docker's Compose v2", _compose, "install it (an engine is not needed)")
+
+
+def test_compose_reads_the_worker_and_its_environment_file(tmp_path: Path) -> None:
+    docker = require(COMPOSE)
+    shutil.copy(WORKERS / "docker" / "compose.yml", tmp_path)
+    shutil.copy(WORKERS / "process" / "worker.env", tmp_path)
+    argv: list[str | Path] = [docker, "compose", "config", "--format", "json"]
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    env = json.loads(done.stdout)["services"]["worker"]["environment"]
+    told = environment_file((WORKERS / "process" / "worker.env").read_text())
+    assert {name: env[name] for name in told} == told

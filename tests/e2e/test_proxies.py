@@ -1,0 +1,600 @@
+"""One table of requests, the same outcome at every proxy, with the configuration that is shipped for it.
+
+Where a proxy cannot be made to do the same, the row says what it does instead, and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from tests.support.certificates import write_certificate
+from tests.support.echo import Received
+from tests.support.forms import CUSTOM_HEADERS
+from tests.support.parts import SERVER_VERSION
+from tests.support.prefect import FLOWS, Client, Server
+from tests.support.proxies import PROXIES, Certificate, Proxy, start
+from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
+from tests.support.upstream import PARTS_OF_STREAM
+from tests.support.visitor import SAME_ORIGIN, Visitor
+from tests.support.waiting import wait_until
+from tests.support.wire import Answer, basic, bearer, handshake, send
+from tests.support.world import AUDIENCE, SESSION, World
+
+EVIL = "mallory"
+PAGE = ("Accept", "text/html,application/xhtml+xml")
+NAVIGATION = [PAGE, ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Site", "none")]
+XHR = [("Accept", "application/json"), ("Sec-Fetch-Mode", "cors"), SAME_ORIGIN]
+IDENTITY = [f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Roles", "Issuer")]
+
+Header = tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(tmp_path_factory.mktemp("proxies") / "world", stack)
+
+
+@pytest.fixture(params=list(PROXIES))
+def proxy(request: pytest.FixtureRequest) -> Proxy:
+    return PROXIES[request.param]
+
+
+# the table ----------------------------------------------------------------------------------------------------
+
+
+class Outcome(NamedTuple):
+    """What a caller gets; a `code` stands in the JSON that every refusal of the service is."""
+
+    status: int
+    code: str = ""
+
+
+class Instead(NamedTuple):
+    """What some proxies do instead, and why they cannot do as the others."""
+
+    proxies: str
+    outcome: Outcome
+    why: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request, and its outcome."""
+
+    name: str
+    host: str
+    outcome: Outcome
+    path: str = "/api/flows/x?y=%2F"
+    method: str = "GET"
+    headers: Callable[[World], list[Header]] = field(default=lambda _: [])
+    body: int = 0
+    site: str = "well"
+    instead: tuple[Instead, ...] = ()
+
+    def expected(self, proxy: Proxy) -> Outcome:
+        """Return the outcome at this proxy."""
+        found = (one.outcome for one in self.instead if proxy.name in one.proxies.split())
+        return next(found, self.outcome)
+
+
+def user(_: World) -> list[Header]:
+    return [basic(USER, PASSWORD)]
+
+
+def jwt(world: World) -> list[Header]:
+    return [bearer(world.issuer.mint(aud=AUDIENCE))]
+
+
+def always(*headers: Header) -> Callable[[World], list[Header]]:
+    return lambda _: list(headers)
+
+
+OK = Outcome(200)
+NOT_FOUND = Outcome(404)
+NEEDED = Outcome(401, "credential_required")
+INVALID = Outcome(401, "invalid_token")
+MALFORMED = Outcome(400, "invalid_request")
+DETOURS = ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"]
+OTHER_METHODS = ("HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+
+TABLE = [
+    # who
+    Row("nobody", MACHINES, NEEDED),
+    Row("a wrong password", MACHINES, INVALID, headers=always(basic(USER, PASSWORD + "!"))),
+    Row("an unknown user", MACHINES, INVALID, headers=always(basic("nobody", PASSWORD))),
+    Row("rubbish", MACHINES, INVALID, headers=always(bearer("rubbish"))),
+    Row("a token for another service", MACHINES, INVALID, headers=lambda w: [bearer(w.issuer.mint(aud="other"))]),
+    Row("user and password", MACHINES, OK, headers=user),
+    Row("a JWT", MACHINES, OK, headers=jwt),
+    Row("a JWT as password", MACHINES, OK, headers=lambda w: [basic("jwt", w.issuer.mint(aud=AUDIENCE))]),
+    Row("another scheme", MACHINES, MALFORMED, headers=always(("Authorization", "Digest x"))),
+    Row("base64 of nothing", MACHINES, MALFORMED, headers=always(("Authorization", "Basic !"))),
+    Row(
+        "two credentials",
+        MACHINES,
+        MALFORMED,
+        headers=lambda w: [*user(w), *jwt(w)],
+        instead=(Instead("nginx nginx-of-debian", Outcome(400), "refuses it by itself, with a page of its own"),),
+    ),
+    # how
+    *(Row(f"{method} by nobody", MACHINES, NEEDED, method=method) for method in OTHER_METHODS),
+    *(Row(f"{method} with a credential", MACHINES, OK, method=method, headers=user) for method in OTHER_METHODS),
+    Row(
+        "a method of no API",
+        MACHINES,
+        MALFORMED,
+        method="BREW",
+        headers=user,
+        instead=(Instead("envoy", Outcome(400), "knows the standard's methods alone, and refuses by itself"),),
+    ),
+    Row("100 kB by nobody", MACHINES, NEEDED, method="POST", body=100_000),
+    # where
+    *(
+        Row(f"{path} of the machines' host", MACHINES, NOT_FOUND, path=path, headers=user)
+        for path in ("/", "/v2/", "/docs", "/apix", "/_auth/login", "/forward-auth/api", "/metrics", "/-/api")
+    ),
+    *(
+        Row(f"{path} of the people's host", PEOPLE, NEEDED, path=path)
+        for path in ("/api/flows/x", "/docs", "/_auth", "/forward-auth/ui", "/ext-authz/ui/x", "/metrics", "/readyz")
+    ),
+    Row("the API itself", MACHINES, OK, path="/api", headers=user),
+    Row("another host", "other.example", NOT_FOUND, headers=user),
+    # not decided
+    Row(
+        "a JWT while its issuer is out of reach",
+        MACHINES,
+        Outcome(503, "issuer_unavailable"),
+        headers=lambda w: [bearer(w.silent.mint(aud=AUDIENCE))],
+        site="cold",
+        instead=(Instead("envoy", Outcome(503, "internal_error"), "drops what a 5xx of the gate says"),),
+    ),
+    Row(
+        "no service, machines",
+        MACHINES,
+        Outcome(503, "internal_error"),
+        headers=user,
+        site="down",
+        instead=(Instead("traefik", Outcome(500), "answers so by itself, whatever it is told"),),
+    ),
+    Row(
+        "no service, people",
+        PEOPLE,
+        Outcome(503, "internal_error"),
+        site="down",
+        instead=(Instead("traefik", Outcome(500), "answers so by itself, whatever it is told"),),
+    ),
+    Row(
+        "no Prefect",
+        MACHINES,
+        Outcome(502),
+        headers=user,
+        site="cold",
+        instead=(Instead("envoy", Outcome(503), "says so of an upstream that cannot be reached"),),
+    ),
+    # people
+    Row("a machine's credential at the people's host", PEOPLE, NEEDED, headers=user),
+    Row("an XHR without a session", PEOPLE, NEEDED, headers=always(*XHR)),
+    Row("a session of no key", PEOPLE, Outcome(401, "session_ended"), headers=always(("Cookie", f"{SESSION}=1.x"))),
+]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_table(row: Row, proxy: Proxy, world: World) -> None:
+    port, received = world.port(proxy, row.site), len(world.upstream.received)
+
+    answer = send(port, row.host, row.path, row.headers(world), method=row.method, body=b"x" * row.body)
+
+    expected = row.expected(proxy)
+    assert answer.status == expected.status, answer
+    if expected.code and row.method != "HEAD":
+        assert_refusal(answer, expected.code)
+    if answer.status == 503:
+        assert int(answer.header("Retry-After") or 0) > 0 or not expected.code
+    if answer.status == 401:
+        schemes = [word for value in answer.values("WWW-Authenticate") for word in re.findall(r"(\w+) realm", value)]
+        told = ["Bearer"] if proxy.name == "nginx-of-debian" else ["Bearer", "Basic"]  # before 1.23, one of several
+        assert schemes == (told if row.host == MACHINES else [])
+    if answer.status == 200:
+        (request,) = world.upstream.received[received:]
+        assert (request.method, request.path) == (row.method, row.path)
+        assert request.values("Authorization") == request.values("Proxy-Authorization") == []
+        assert request.values("X-Auth-Request-User") == [USER if row.headers is user else "svc"]
+    else:
+        assert len(world.upstream.received) == received, "nothing reached Prefect"
+
+
+def assert_refusal(answer: Answer, code: str) -> None:
+    body = json.loads(answer.body)
+    assert (body["code"], set(body)) == (code, {"code", "detail", "request_id"})
+    assert body["detail"]
+    assert body["request_id"]
+    assert (answer.header("Content-Type") or "").startswith("application/json")
+    assert answer.values("Cache-Control") == ["no-store"]
+
+
+def test_too_many_passwords_at_once(proxy: Proxy, world: World) -> None:
+    port = world.port(proxy, "cold")
+    with ThreadPoolExecutor(8) as pool:
+        tries = [pool.submit(send, port, MACHINES, "/api/x", [basic(USER, f"wrong {number}")]) for number in range(8)]
+        answers = [one.result() for one in tries]
+    assert {answer.status for answer in answers} <= {401, 429}
+    throttled = [answer for answer in answers if answer.status == 429]
+    assert throttled
+    assert_refusal(throttled[0], "throttled")
+    assert int(throttled[0].header("Retry-After") or 0) > 0
+
+
+# people -------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_leads_to_sign_in_and_back(proxy: Proxy, world: World) -> None:
+    answer = send(world.port(proxy, "well"), PEOPLE, "/runs?x=1&y=%20", NAVIGATION)
+    assert answer.status == 302
+    assert answer.header("Location") == "/_auth/login?return_to=%2Fruns%3Fx%3D1%26y%3D%2520"
+    assert answer.values("Cache-Control") == ["no-store"]
+    # The UI asks for its settings before it shows anything.
+    settings = send(world.port(proxy, "well"), PEOPLE, "/ui-settings", XHR)
+    assert (settings.status, settings.header("Location")) == (302, "/_auth/ui-settings")
+
+
+def test_a_session_passes_and_ends_at_the_proxy(proxy: Proxy, world: World) -> None:
+    visitor = Visitor(world.port(proxy, "well"))
+    visitor.cookies = {"theme": "dark", **world.visitor(proxy).cookies, "other": "1"}
+    stale = ("Authorization", "Basic c3RhbGU6c3RhbGU=")
+    for method, path in (("GET", "/runs"), ("GET", "/api/flows/x"), ("POST", "/api/flows/filter")):
+        answer = visitor.send(path, [*XHR, stale], method=method)
+        assert answer.status == 200, answer
+        request = Received.from_json(json.loads(answer.body))
+        assert request.values("Cookie") == ["theme=dark; other=1"]
+        assert request.values("Authorization") == []
+        assert request.values("X-Auth-Request-User") == [USER]
+        assert request.values("Host") == [f"{PEOPLE}:{visitor.port}"]
+        assert answer.values("Set-Cookie") == ["theme=dark; Path=/"], "Prefect's own, and nothing more"
+
+
+def test_a_session_alone_is_no_cookie_at_all(proxy: Proxy, world: World) -> None:
+    visitor = world.visitor(proxy)
+    request = Received.from_json(json.loads(send(visitor.port, PEOPLE, "/runs", [visitor.cookie]).body))
+    assert request.values("Cookie") in ([], [""])
+
+
+def test_another_site_cannot_write_with_a_session(proxy: Proxy, world: World) -> None:
+    visitor = world.visitor(proxy)
+    for foreign in (("Sec-Fetch-Site", "cross-site"), ("Origin", "https://evil.example")):
+        answer = visitor.send("/api/flows/x", [foreign], method="DELETE")
+        assert answer.status == 403
+        assert_refusal(answer, "cross_origin")
+    own = ("Origin", f"http://{PEOPLE}:{visitor.port}")
+    assert visitor.send("/api/flows/x", [own], method="DELETE").status == 200
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [pytest.param(0, id="one-cookie"), pytest.param(400, id="several-cookies")],
+)
+def test_a_renewed_session_reaches_the_browser(groups: int, proxy: Proxy, world: World) -> None:
+    if groups and proxy.name == "nginx-of-debian":
+        pytest.xfail("before 1.23 Nginx knows the first Set-Cookie alone")
+    visitor = Visitor(world.port(proxy, "well"))
+    visitor.keep(world.session_as(proxy, seen=1_000, groups=groups))
+    before = dict(visitor.cookies)
+    assert len(before) == (3 if groups else 1)
+
+    answer = visitor.send("/api/flows/x", XHR)
+
+    assert answer.status == 200, answer
+    assert Received.from_json(json.loads(answer.body)).values("Cookie") in ([], [""])
+    renewed = answer.values("Set-Cookie")
+    assert renewed.count("theme=dark; Path=/") == 1
+    assert len(renewed) == 1 + len(before)
+    assert all("HttpOnly" in one and "Secure" in one for one in renewed if one.startswith(SESSION))
+    visitor.cookies.pop("theme")
+    assert visitor.cookies.keys() == before.keys()
+    assert visitor.cookies != before
+    again = visitor.send("/api/flows/x", XHR)
+    assert (again.status, again.values("Set-Cookie")) == (200, ["theme=dark; Path=/"])
+
+
+def test_a_page_that_is_refused_is_a_page(proxy: Proxy, world: World) -> None:
+    """A WebSocket's address, opened as a page by a link from elsewhere: what acts takes more than a session."""
+    answer = world.visitor(proxy).send("/api/events/in", NAVIGATION)
+    assert answer.status == 403
+    assert (answer.header("Content-Type") or "").startswith("text/html")
+    assert b"This page was refused" in answer.body
+    assert "default-src 'none'" in (answer.header("Content-Security-Policy") or "")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "storage"),
+    [
+        ("/runs", [PAGE], "no-store"),
+        ("/api/flows/x", XHR, "no-store"),
+        ("/assets/index-abc.js", [("Accept", "*/*")], "private"),
+        ("/v2/assets/index-abc.js", [], "private"),
+        ("/assets/index-abc.js", [PAGE], "no-store"),
+        ("/assets/a/b.js", [], "no-store"),
+    ],
+)
+def test_what_browsers_keep(path: str, headers: list[Header], storage: str, proxy: Proxy, world: World) -> None:
+    answer = world.visitor(proxy).send(path, headers)
+    assert (answer.status, answer.values("Cache-Control")) == (200, [storage])
+
+
+@pytest.mark.parametrize(
+    "detour", ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"]
+)
+@pytest.mark.parametrize("path", ["/forward-auth/api", "/metrics", "/healthz"])
+def test_no_detour_through_the_pages(detour: str, path: str, proxy: Proxy, world: World) -> None:
+    answer = send(world.port(proxy, "well"), PEOPLE, detour.format(path), [basic(USER, PASSWORD)])
+    assert answer.status in {400, 401, 404}, answer
+    assert b"forward_auth_" not in answer.body
+    assert b"alive" not in answer.body
+
+
+# headers ------------------------------------------------------------------------------------------------------
+
+CLAIMS = [
+    *IDENTITY,
+    "X-Auth-Request-Preferred-Username",
+    "X-Auth-Request-Access-Token",
+    "X-Forwarded-User",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-Host",
+    "X-Forwarded-Uri",
+    "X-Forwarded-Method",
+    "X-Forwarded-Prefix",
+    "X-Original-Url",
+    "X-Original-Method",
+    "X-Http-Method-Override",
+    "X-Remote-User",
+    "Remote-User",
+    "X-Real-Ip",
+]
+ALIASES = [name.replace("-", instead) for name in IDENTITY for instead in "_."] + [
+    "X-Auth_Request-User",
+    "x.auth-request_user",
+]
+
+
+def via(how: str, port: int, host: str, headers: list[Header]) -> Received:
+    """Send a request, plain or as a WebSocket, and return what the upstream received."""
+    if how == "http":
+        return Received.from_json(json.loads(send(port, host, "/api/flows/x", headers).body))
+    url, protocols = f"ws://{host}:{port}/api/events/in", [Subprotocol("prefect")]
+    with connect(url, additional_headers=headers, subprotocols=protocols, proxy=None) as socket_:
+        assert socket_.subprotocol == "prefect"
+        received = Received.from_json(json.loads(socket_.recv(10)))
+        socket_.send("again")
+        assert socket_.recv(10) == "again"
+    return received
+
+
+@pytest.mark.parametrize("how", ["http", "websocket"])
+@pytest.mark.parametrize("host", [MACHINES, PEOPLE], ids=["machines", "people"])
+def test_what_a_caller_claims_goes_no_further(how: str, host: str, proxy: Proxy, world: World) -> None:
+    visitor = world.visitor(proxy)
+    credential = basic(USER, PASSWORD) if host == MACHINES else visitor.cookie
+    claims = [(name, EVIL) for name in (*CLAIMS, *ALIASES, *(alias.lower() for alias in ALIASES))]
+    more = [("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Proto", "https"), ("Proxy-Authorization", "Basic eA==")]
+
+    request = via(how, visitor.port, host, [credential, SAME_ORIGIN, *claims, *more])
+
+    assert request.values("X-Auth-Request-User") == [USER]
+    assert request.values("X-Auth-Request-Email") in ([], [""]), "a user of the file has no address"
+    assert EVIL not in json.dumps(request.headers)
+    assert len(request.values("X-Forwarded-For")) == 1
+    # Envoy names one of the machine's own addresses for what comes from the machine itself.
+    assert request.values("X-Forwarded-For") == ["127.0.0.1"] or proxy.name == "envoy"
+    assert "203.0.113.9" not in json.dumps(request.headers)
+    assert request.values("X-Forwarded-Proto") in (["http"], ["ws"])
+    assert request.values("Authorization") == request.values("Proxy-Authorization") == []
+    assert SESSION not in json.dumps(request.headers)
+    assert PASSWORD not in json.dumps(request.headers)
+
+
+def test_a_made_up_header_of_the_family(proxy: Proxy, world: World) -> None:
+    request = via(
+        "http", world.port(proxy, "well"), MACHINES, [basic(USER, PASSWORD), ("X-Auth-Request-Made-Up", EVIL)]
+    )
+    # Nginx deletes headers by name alone; Prefect reads none of them.
+    assert request.values("X-Auth-Request-Made-Up") == ([EVIL] if "nginx" in proxy.name else [])
+
+
+@pytest.mark.parametrize("named", ["X-Forwarded-Uri", "X-Forwarded-Host", "X-Auth-Request-User", "Authorization"])
+def test_hop_by_hop_trick_drops_no_header_of_ours(named: str, proxy: Proxy, world: World) -> None:
+    """`Connection: X-Forwarded-Uri` asks a proxy to drop that header; it must not drop the ones that it adds."""
+    headers = [basic(USER, PASSWORD), ("X-Auth-Request-User", EVIL), ("Connection", f"close, {named}")]
+    received = len(world.upstream.received)
+    answer = send(world.port(proxy, "well"), MACHINES, "/api/flows/x", headers)
+    if answer.status == 200:
+        request = Received.from_json(json.loads(answer.body))
+        assert (request.path, request.values("X-Auth-Request-User")) == ("/api/flows/x", [USER])
+        assert request.values("Authorization") == []
+    else:
+        assert answer.status in {400, 401}, answer
+        assert len(world.upstream.received) == received
+
+
+# paths --------------------------------------------------------------------------------------------------------
+
+# Traefik and Envoy tidy a path up before anybody reads it; Nginx and Caddy pass it on as it came, and the gate refuses.
+TIDY = {"traefik", "envoy"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "arrives"),
+    [
+        ("/api/a/../flows", "/api/flows"),
+        ("/api//flows", "/api/flows"),
+        ("/api/./flows?x=../y", "/api/flows?x=../y"),
+        ("/x/../api/flows", "/api/flows"),
+    ],
+)
+def test_gate_and_upstream_see_one_path(sent: str, arrives: str, proxy: Proxy, world: World) -> None:
+    received = len(world.upstream.received)
+    answer = send(world.port(proxy, "well"), MACHINES, sent, [basic(USER, PASSWORD)])
+    if proxy.name in TIDY:
+        assert [request.path for request in world.upstream.received[received:]] == [arrives]
+    else:
+        assert answer.status == 400
+        assert_refusal(answer, "invalid_request")
+        assert len(world.upstream.received) == received
+
+
+def test_an_escaped_letter_is_that_letter(proxy: Proxy, world: World) -> None:
+    answer = send(world.port(proxy, "well"), MACHINES, "/api/%66lows", [basic(USER, PASSWORD)])
+    assert json.loads(answer.body)["path"] in {"/api/flows", "/api/%66lows"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/a%2fb", "/api/a%5cb", "/api/a%00b", "/api/../x", "/api/..%2fx", "/api/a;b", "/api/%2e%2e/x", "/api/a%252fb"],
+)
+def test_ambiguous_paths_go_nowhere(path: str, proxy: Proxy, world: World) -> None:
+    received = len(world.upstream.received)
+    answer = send(world.port(proxy, "well"), MACHINES, path, [basic(USER, PASSWORD)])
+    assert answer.status in {400, 404}, answer
+    assert len(world.upstream.received) == received
+
+
+# what travels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", [MACHINES, PEOPLE], ids=["machines", "people"])
+def test_websockets(host: str, proxy: Proxy, world: World) -> None:
+    visitor = world.visitor(proxy)
+    good = basic(USER, PASSWORD) if host == MACHINES else visitor.cookie
+    bad = bearer("rubbish") if host == MACHINES else ("Cookie", f"{SESSION}=1.x")
+    assert via("websocket", visitor.port, host, [good, SAME_ORIGIN]).path == "/api/events/in"
+    received = len(world.upstream.received)
+    for headers in ([], [bad], [bad, SAME_ORIGIN]):
+        answer = handshake(visitor.port, host, "/api/events/in", headers)
+        assert answer.status == 401
+        assert_refusal(answer, json.loads(answer.body)["code"])
+        with pytest.raises(InvalidStatus):
+            via("websocket", visitor.port, host, headers)
+    assert len(world.upstream.received) == received
+
+
+def test_another_site_opens_no_websocket_with_a_session(proxy: Proxy, world: World) -> None:
+    visitor = world.visitor(proxy)
+    foreign = [visitor.cookie, ("Origin", "https://evil.example")]
+    assert handshake(visitor.port, PEOPLE, "/api/events/in", foreign).status == 403
+    own = [visitor.cookie, ("Origin", f"http://{PEOPLE}:{visitor.port}")]
+    assert handshake(visitor.port, PEOPLE, "/api/events/in", own).status == 101
+
+
+@pytest.mark.parametrize("size", [100_000, 5_000_000])
+def test_bodies(size: int, proxy: Proxy, world: World) -> None:
+    body = bytes(range(256)) * (size // 256 + 1)
+    visitor = world.visitor(proxy)
+    for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, visitor.cookie)):
+        answer = send(visitor.port, host, "/api/x", [credential, SAME_ORIGIN], method="POST", body=body)
+        assert answer.status == 200, answer
+        told = json.loads(answer.body)
+        assert (told["length"], told["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
+
+
+def test_an_answer_streams(proxy: Proxy, world: World) -> None:
+    """The second half is held back until the first has arrived."""
+    world.upstream.release.clear()
+    name, value = basic(USER, PASSWORD)
+    with socket.create_connection(("127.0.0.1", world.port(proxy, "well")), 10) as connection:
+        connection.sendall(f"GET /api/stream HTTP/1.1\r\nHost: {MACHINES}\r\n{name}: {value}\r\n\r\n".encode())
+        first, second = PARTS_OF_STREAM
+        seen = _read_until(connection, first)
+        assert second not in seen
+        world.upstream.release.set()
+        assert second in _read_until(connection, second)
+
+
+def _read_until(connection: socket.socket, needle: bytes) -> bytes:
+    seen = b""
+    while needle not in seen:
+        piece = connection.recv(4096)
+        assert piece, seen
+        seen += piece
+    return seen
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500, 503])
+def test_what_prefect_refuses_is_its_own_word(status: int, proxy: Proxy, world: World) -> None:
+    visitor = world.visitor(proxy)
+    for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, visitor.cookie)):
+        answer = send(visitor.port, host, f"/api/status/{status}", [credential])
+        assert answer.status == status
+        assert Received.from_json(json.loads(answer.body)).path == f"/api/status/{status}"
+
+
+def test_a_flow_run_with_its_tasks(proxy: Proxy, world: World, prefect_server: Server) -> None:
+    """The real client at the real server: HTTP, and the WebSocket on which task runs travel."""
+    well = world.sites["well"]
+    site = Site(well.folder / proxy.name, prefect_server.url, {}, service_port=well.service_port)
+    site.folder.mkdir()
+    port, process = start(proxy, site)
+    settings = CUSTOM_HEADERS.settings(f"http://{MACHINES}:{port}/api", world.issuer.mint(aud=AUDIENCE))
+    client = Client(SERVER_VERSION, site.folder / "client", settings)
+    run = f"import proof; proof.proof.with_options(flow_run_name='{proxy.name}')('{proxy.name}')"
+    with process, client.start("flow", "-c", f"import sys; sys.path.insert(0, '{FLOWS}'); {run}") as flow:
+        assert flow.wait(timeout=90) == 0, flow.tail()
+        (found,) = prefect_server.ask("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [proxy.name]}}})
+        assert found["state_type"] == "COMPLETED"
+        wait_until(
+            lambda: (
+                [row["state_type"] for row in prefect_server.of_flow_run("task_runs", found["id"])]
+                == ["COMPLETED", "COMPLETED"]
+            ),
+            timeout=20,
+            what="both task runs",
+            log=flow.tail,
+        )
+        assert [row["data"] for row in prefect_server.of_flow_run("artifacts", found["id"])] == [f"{proxy.name}: 4"]
+
+
+# TLS ----------------------------------------------------------------------------------------------------------
+
+
+def test_over_tls(proxy: Proxy, world: World, tmp_path: Path) -> None:
+    certificate = Certificate(*write_certificate(tmp_path))
+    port, process = start(proxy, world.sites["well"], certificate)
+    trust = ssl.create_default_context(cafile=certificate.chain)
+    with process, httpx.Client(verify=trust) as client:
+
+        def get(host: str, path: str, *headers: Header) -> httpx.Response:
+            return client.get(f"https://{host}:{port}{path}", headers=dict(headers))
+
+        def gated() -> bool:
+            """Say whether routes and certificate are loaded, which Traefik does a moment after it listens."""
+            try:
+                return get(MACHINES, "/api/x").status_code == 401
+            except httpx.TransportError:
+                return False
+
+        wait_until(gated, timeout=20, what="routes over TLS", log=process.tail)
+        request = Received.from_json(get(MACHINES, "/api/x", basic(USER, PASSWORD)).json())
+        assert request.values("X-Forwarded-Proto") == ["https"]
+        assert request.values("X-Auth-Request-User") == [USER]
+        page = get(PEOPLE, "/runs", PAGE)
+        assert (page.status_code, page.headers["Location"]) == (302, "/_auth/login?return_to=%2Fruns")
+        # The origin of a write is judged by scheme, host and port.
+        cookie, write = world.visitor(proxy).cookie, f"https://{PEOPLE}:{port}/api/x"
+        for origin, status in ((f"https://{PEOPLE}:{port}", 200), (f"http://{PEOPLE}:{port}", 403)):
+            assert client.post(write, headers=dict([cookie, ("Origin", origin)])).status_code == status

@@ -1,0 +1,81 @@
+"""What the proxies stand in front of: one upstream, one issuer, and sites in three states."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from service.adapters.seal import Seal
+from service.core.cookies import set_session
+from service.core.sessions import dump_session, load_session
+from tests.support.issuer import Issuer
+from tests.support.proxies import Proxy, start
+from tests.support.site import PASSWORD, USER, Site, add_user
+from tests.support.upstream import Upstream
+from tests.support.visitor import Visitor
+from tests.support.waiting import free_port
+
+AUDIENCE = "prefect"
+SESSION = "__Host-prefect-gate"
+KEY = "a-session-key-for-the-tests-alone-of-no-worth"
+
+
+class World:
+    """One upstream, one issuer, and three sites: all is well, the issuer is out of reach, there is no service."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._stack = stack
+        self._ports: dict[tuple[str, str], int] = {}
+        self._visitors: dict[str, Visitor] = {}
+        self.upstream = stack.enter_context(Upstream())
+        self.issuer = stack.enter_context(Issuer("ES256"))
+        self.silent = Issuer("ES256")
+        users = folder / "users.htpasswd"
+        folder.mkdir(exist_ok=True)
+        add_user(users, USER, PASSWORD)
+        common = {
+            "FORWARD_AUTH_USERS__FILE": str(users),
+            "FORWARD_AUTH_SESSION__KEYS": KEY,
+            "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
+        }
+        narrow = {"FORWARD_AUTH_USERS__CONCURRENCY": "1", "FORWARD_AUTH_USERS__QUEUE": "1"}
+        nowhere = f"http://127.0.0.1:{free_port()}"
+        self.sites = {
+            "well": Site(folder / "well", self.upstream.url, {**common, "FORWARD_AUTH_ISSUER__URL": self.issuer.url}),
+            "cold": Site(
+                folder / "cold", nowhere, {**common, **narrow, "FORWARD_AUTH_ISSUER__URL": self.silent.url}, cold=True
+            ),
+            "down": Site(folder / "down", self.upstream.url, {}),
+        }
+        for name, site in self.sites.items():
+            site.folder.mkdir()
+            if name != "down":
+                site.start_service()
+                stack.callback(site.service.stop)
+
+    def port(self, proxy: Proxy, site: str) -> int:
+        """Return the port of a proxy before one of the sites."""
+        if (proxy.name, site) not in self._ports:
+            port, process = start(proxy, self.sites[site])
+            self._stack.callback(process.stop)
+            self._ports[proxy.name, site] = port
+        return self._ports[proxy.name, site]
+
+    def visitor(self, proxy: Proxy) -> Visitor:
+        """Return somebody who signed in through this proxy."""
+        if proxy.name not in self._visitors:
+            visitor = Visitor(self.port(proxy, "well"))
+            answer = visitor.sign_in("/runs?x=1")
+            assert (answer.status, answer.header("Location")) == (303, "/runs?x=1"), answer
+            self._visitors[proxy.name] = visitor
+        return self._visitors[proxy.name]
+
+    def session_as(self, proxy: Proxy, *, seen: float, groups: int) -> list[str]:
+        """Return the cookies of a session that was last sealed a while ago, or is larger than one cookie."""
+        sealed = self.visitor(proxy).cookies[SESSION].partition(".")[2]
+        document = Seal((KEY,)).open("session", sealed)
+        assert document is not None
+        names = tuple(f"group-{number:03}-of-many" for number in range(groups))
+        session = load_session(document)._replace(seen=time.time() - seen, groups=names)
+        return set_session(Seal((KEY,)).seal("session", dump_session(session)), 600, secure=True)
