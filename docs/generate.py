@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -51,8 +51,51 @@ role = "deployer"
 
 [users]
 file = "/run/secrets/users.htpasswd"
-role = "worker"
+role = "viewer"
 ```
+
+## Roles and grants
+
+`role` of an issuer, of `[users]` and of `[oidc]` is for all of theirs; `[[grants]]` give more, to those who meet every
+condition that a grant names. Roles add up; without any, everything is refused. The five roles that are built in, the
+capabilities and the routes: [roles.md](roles.md).
+
+```toml
+[[grants]]                                   # people of these groups, at the provider
+issuer = "https://idp.example.com/realms/people"
+groups = ["data-engineers", "prefect-admins"]
+roles = ["deployer"]
+
+[[grants]]                                   # a CI system's tokens, of one branch
+issuer = "https://token.actions.githubusercontent.com"
+roles = ["deployer"]
+claims = { repository = "acme/flows", ref = { glob = ["refs/heads/release-*"] } }
+
+[[grants]]                                   # a client, with a scope
+issuer = "https://idp.example.com/realms/data"
+clients = ["night-worker"]
+scopes = ["prefect"]
+roles = ["night"]
+
+[[grants]]
+issuer = "local"                             # the users file
+users = ["alice", "ops-*"]
+roles = ["admin"]
+
+[roles.night]                                # a role of one's own
+capabilities = ["read", "read-secret", "report", "emit", "slots", "variables", "work"]
+routes = ["POST /api/flow_runs/{id}/resume"]
+work_pools = ["night-*"]
+```
+
+A claim's rule is one of `equals`, `any_of`, `all_of` and `glob`, or several, of which each must hold; a word or a list
+is `any_of`. Dots lead into nested claims. In patterns `*` is any text without `/`, `:` and `@`, and `**` any text at all.
+
+A session keeps the claims that grants asked for when it began, and is granted roles anew whenever it is used: a grant
+that is added, changed or removed holds at the next start or SIGHUP, for sessions and remembered passwords, too. A rule
+for a claim that no grant asked for before holds once the provider has been asked again (`oidc.check`).
+
+`prefect-forward-auth explain` tells what a role, a user, a token or its claims may, and which grant was not met.
 
 ## Secrets
 
@@ -130,12 +173,16 @@ def rows(section: type[BaseModel], at: str = "") -> list[str]:
         below = next((one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)), None)
         if name == "issuers":
             continue
-        if below is not None:
-            found += rows(below, f"{at}{name}.")
-            continue
-        variable = f"{PREFIX}{f'{at}{name}'.upper().replace('.', '__')}"
+        many = get_origin(field.annotation) in {tuple, dict}
         description = (field.description or "").replace("|", "\\|")
-        found.append(f"| `{at}{name}`<br>`{variable}` | {_default(field, name)} | {description} |")
+        key = f"`{at}{name}`"
+        if "[" not in at and "<" not in at:  # what stands in a list, or under any name, is JSON in a variable
+            key += f"<br>`{PREFIX}{f'{at}{name}'.upper().replace('.', '__')}`"
+        if below is None or many:
+            found.append(f"| {key} | {_default(field, name)} | {description} |")
+        if below is not None:
+            inside = "[]." if get_origin(field.annotation) is tuple else ".<name>." if many else "."
+            found += rows(below, f"{at}{name}{inside}")
     return found
 
 

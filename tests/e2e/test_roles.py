@@ -67,7 +67,7 @@ def lacks(answer: httpx.Response) -> bool:
 
 def attempt(site: Site, role: str, route: Route) -> httpx.Response:
     """Call a route with an empty filter, and names of what does not exist."""
-    body = {} if route.method in {"POST", "PUT", "PATCH"} else None
+    body: Any = {} if route.method in {"POST", "PUT", "PATCH"} else None
     return call(site, role, "GET" if route.method == "WS" else route.method, filled_in(route.path), json=body)
 
 
