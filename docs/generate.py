@@ -89,7 +89,7 @@ work_pools = ["night-*"]
 ```
 
 A claim's rule is one of `equals`, `any_of`, `all_of` and `glob`, or several, of which each must hold; a word or a list
-is `any_of`. Dots lead into nested claims. In patterns `*` is any text without `/`, `:` and `@`, and `**` any text at all.
+is `any_of`. Dots lead into nested claims. In patterns `*` is any text without `/`, `:` and `@`, `**` any text at all.
 
 A session keeps the claims that grants asked for when it began, and is granted roles anew whenever it is used: a grant
 that is added, changed or removed holds at the next start or SIGHUP, for sessions and remembered passwords, too. A rule

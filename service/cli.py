@@ -175,6 +175,8 @@ def _config_check(options: argparse.Namespace) -> int:
     at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
     form = "with the form, as users of the file" if settings.local_sign_in else ""
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
+    if not settings.gives_roles:
+        print("Nobody has a role, so whoever comes is refused: set users.role, issuer.role, oidc.role, or grants.")
     if settings.people_sign_in and not settings.session.keys:
         print("Sessions end with the process: set session.keys to keep them.")
     if settings.people_sign_in and settings.workers > 1 and settings.store is None:

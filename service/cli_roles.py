@@ -59,9 +59,9 @@ def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentPa
 
 def _configured(options: argparse.Namespace) -> tuple[Settings | None, Access]:
     """Return the settings and who may call what; where nothing is configured yet, the roles and routes built in."""
-    if options.config is None and not is_configured(os.environ):
+    if not (options.config or options.secrets) and not is_configured(os.environ):
         return None, Access(BUILT_IN.values(), Routes(known_routes()))
-    settings = load(config_file=options.config).settings
+    settings = load(config_file=options.config, secrets_file=options.secrets).settings
     return settings, settings.access()
 
 

@@ -250,6 +250,11 @@ class Settings(BaseSettings):
         return tuple(one.grant(issuer, f"grants.{number}") for number, one in enumerate(self.grants))
 
     @property
+    def gives_roles(self) -> bool:
+        """Tell whether anybody can have a role."""
+        return bool(self.grants) or any(one.role for one in (*self.all_issuers, self.users, self.oidc) if one)
+
+    @property
     def local_sign_in(self) -> bool:
         """Tell whether the users of the file may sign in with a form."""
         return self.users is not None and (self.oidc is None if self.sign_in.local is None else self.sign_in.local)

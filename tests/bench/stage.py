@@ -64,6 +64,7 @@ class Stage:
         self.forgetful_process, self.forgetful = self.service(FORWARD_AUTH_VERDICT_SECONDS="0.05")
         self.bare = self._uvicorn("tests.bench.apps:bare", "--lifespan", "off")
         self.one_rsa = self._uvicorn("tests.bench.apps:one_rsa", "--factory", "--lifespan", "off")
+        self.unjudged = self._uvicorn("tests.bench.apps:unjudged", "--factory")
         self.ordinary = self._uvicorn("tests.bench.apps:ordinary", "--factory")
         self.traefik = self._traefik(hashed)
 

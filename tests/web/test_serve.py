@@ -195,6 +195,8 @@ def test_a_users_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> Non
 def test_the_configuration_can_be_checked_and_shown(tmp_path: Path, users: Path) -> None:
     good = run("config", "check", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users))
     assert (good.returncode, "is good" in good.stdout) == (0, True)
+    assert "Nobody has a role" in good.stdout
+    assert "Nobody" not in run("config", "check", cwd=tmp_path, **of(users)).stdout
     shown = run("config", "show", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users)).stdout
     assert f'users.file = "{users}"  # environment, FORWARD_AUTH_USERS__FILE' in shown
     assert "port = 8080  # default" in shown
