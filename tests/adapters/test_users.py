@@ -170,7 +170,10 @@ async def test_a_swapped_symbolic_link_is_read(tmp_path: Path) -> None:
     assert set(file.users.hashes) == {"bob"}
 
 
-@pytest.mark.parametrize("broken", ["", "garbage\n", f"bob:{HASH}\nmallory:x\n", None, "directory"])
+@pytest.mark.parametrize(
+    "broken",
+    ["", "garbage\n", pytest.param(f"bob:{HASH}\nmallory:x\n", id="one-line-broken"), None, "directory"],
+)
 async def test_row19_a_broken_file_keeps_the_users_and_says_so_loudly(
     broken: str | None, loaded: Counting, caplog: pytest.LogCaptureFixture
 ) -> None:

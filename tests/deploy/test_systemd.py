@@ -90,6 +90,8 @@ class Installed:
         assert Path(program).name == "prefect-forward-auth"
         self.argv = [sys.executable, "-m", "service", *arguments]
         self.log = folder / "log"
+        self.etc = etc
+        self.process: Process
 
     def client(self) -> httpx.Client:
         transport = httpx.HTTPTransport(uds=self.uds) if self.uds else None
@@ -102,9 +104,9 @@ class Installed:
         except httpx.TransportError:
             return False
 
-    def status(self) -> int:
+    def status(self, user: str = USER) -> int:
         forwarded = {"Method": "GET", "Uri": "/api/flows", "Host": "m", "Proto": "https", "For": "192.0.2.1"}
-        headers = {f"X-Forwarded-{name}": value for name, value in forwarded.items()} | dict([basic(USER, PASSWORD)])
+        headers = {f"X-Forwarded-{name}": value for name, value in forwarded.items()} | dict([basic(user, PASSWORD)])
         with self.client() as client:
             return client.get("/forward-auth/api", headers=headers).status_code
 
@@ -114,11 +116,23 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installe
     service = Installed(tmp_path, socket=request.param)
     with Process("the service", service.argv, env=service.env, log=service.log, cwd=ROOT) as process:
         wait_until(service.ready, timeout=20, what="the service ready", log=process.tail)
+        service.process = process
         yield service
 
 
 def test_it_starts_with_what_the_unit_gives_it(service: Installed) -> None:
     assert service.status() == 200
+
+
+def test_a_reload_reads_the_configuration_again(service: Installed) -> None:
+    add_user(service.etc / "others.htpasswd", "bob", PASSWORD)
+    config = service.etc / "forward-auth.toml"
+    config.write_text(config.read_text().replace("users.htpasswd", "others.htpasswd"))
+    (command,) = unit(SERVICE)["Service.ExecReload"]
+    subprocess.run(shlex.split(command.replace("$MAINPID", str(service.process.pid))), check=True)
+    wait_until(lambda: service.status("bob") == 200, timeout=20, what="the other users", log=service.process.tail)
+    assert service.status() == 401
+    assert service.process.returncode is None
 
 
 def allowed() -> set[str]:
