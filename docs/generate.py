@@ -2,15 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from service.core.roles import BUILT_IN
+from service.core.routes import MEANING, Capability, Route, known_routes
 from service.settings.schema import PREFIX, Settings
 
-PAGE = Path(__file__).parent / "configuration.md"
-HEAD = """# Configuration
+FOLDER = Path(__file__).parent
+CONFIGURATION = """# Configuration
 
 <!-- made by docs/generate.py from service/settings/schema.py: `make docs` -->
 
@@ -49,8 +51,51 @@ role = "deployer"
 
 [users]
 file = "/run/secrets/users.htpasswd"
-role = "worker"
+role = "viewer"
 ```
+
+## Roles and grants
+
+`role` of an issuer, of `[users]` and of `[oidc]` is for all of theirs; `[[grants]]` give more, to those who meet every
+condition that a grant names. Roles add up; without any, everything is refused. The five roles that are built in, the
+capabilities and the routes: [roles.md](roles.md).
+
+```toml
+[[grants]]                                   # people of these groups, at the provider
+issuer = "https://idp.example.com/realms/people"
+groups = ["data-engineers", "prefect-admins"]
+roles = ["deployer"]
+
+[[grants]]                                   # a CI system's tokens, of one branch
+issuer = "https://token.actions.githubusercontent.com"
+roles = ["deployer"]
+claims = { repository = "acme/flows", ref = { glob = ["refs/heads/release-*"] } }
+
+[[grants]]                                   # a client, with a scope
+issuer = "https://idp.example.com/realms/data"
+clients = ["night-worker"]
+scopes = ["prefect"]
+roles = ["night"]
+
+[[grants]]
+issuer = "local"                             # the users file
+users = ["alice", "ops-*"]
+roles = ["admin"]
+
+[roles.night]                                # a role of one's own
+capabilities = ["read", "read-secret", "report", "emit", "slots", "variables", "work"]
+routes = ["POST /api/flow_runs/{id}/resume"]
+work_pools = ["night-*"]
+```
+
+A claim's rule is one of `equals`, `any_of`, `all_of` and `glob`, or several, of which each must hold; a word or a list
+is `any_of`. Dots lead into nested claims. In patterns `*` is any text without `/`, `:` and `@`, `**` any text at all.
+
+A session keeps the claims that grants asked for when it began, and is granted roles anew whenever it is used: a grant
+that is added, changed or removed holds at the next start or SIGHUP, for sessions and remembered passwords, too. A rule
+for a claim that no grant asked for before holds once the provider has been asked again (`oidc.check`).
+
+`prefect-forward-auth explain` tells what a role, a user, a token or its claims may, and which grant was not met.
 
 ## Secrets
 
@@ -90,6 +135,36 @@ of a running process stay what they are; files and secrets managers may have cha
 ## All keys
 """
 
+ROLES = """# Roles
+
+<!-- made by docs/generate.py from service/core/prefect_api.py and service/core/roles.py: `make docs` -->
+
+Prefect's server has no users and no roles; here are some. Each request is matched to the route that the server will
+execute, by method and path, as exactly as its own router does it. Each route is opened by any one of its capabilities;
+a role is a set of those. Whoever has no role gets nothing, and a route that is not in the table below is for `admin`
+alone. A refusal is 403 `insufficient_scope` and says who was refused, what was needed and which roles have it.
+"""
+NOTES = """## Secrets
+
+`include_secrets` in a query needs `read-secret`, on any route and in any spelling that is not a plain no. On
+`POST /api/block_documents/filter` Prefect reads it from the body: roles without `read-secret` may call that route only
+where the proxy sends the body along, and only if it is JSON that does not ask. Both UIs need that route for their block
+pages.
+
+## What a role cannot hold back
+
+- Who may start a run chooses its parameters and job variables. Where a work pool's template lets those set the command
+  or the environment, as a process pool's does, `run` is the right to run code there, with the worker's credential.
+- A worker that starts writes the job template of its work pool where there is none, and Prefect has no narrower right
+  for that than to change any pool. A role of a worker without `join` needs its pools made complete by others; one that
+  is limited to its work pools changes those alone.
+- Who deploys decides what workers run, and so can do what they can.
+- Parameters, variables, logs and artifacts are in plain text for whoever reads: secrets belong in blocks.
+- `report`, `emit` and `work` are rights over all runs: Prefect does not say whose a run is.
+- A limit to work pools, flows or deployments holds where a path carries the name. Most paths carry ids, and lists are
+  of everything: a limit keeps a worker to its pools; it does not keep tenants apart.
+"""
+
 
 def rows(section: type[BaseModel], at: str = "") -> list[str]:
     """Return one table row a key, sections in their order."""
@@ -98,12 +173,16 @@ def rows(section: type[BaseModel], at: str = "") -> list[str]:
         below = next((one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)), None)
         if name == "issuers":
             continue
-        if below is not None:
-            found += rows(below, f"{at}{name}.")
-            continue
-        variable = f"{PREFIX}{f'{at}{name}'.upper().replace('.', '__')}"
+        many = get_origin(field.annotation) in {tuple, dict}
         description = (field.description or "").replace("|", "\\|")
-        found.append(f"| `{at}{name}`<br>`{variable}` | {_default(field, name)} | {description} |")
+        key = f"`{at}{name}`"
+        if "[" not in at and "<" not in at:  # what stands in a list, or under any name, is JSON in a variable
+            key += f"<br>`{PREFIX}{f'{at}{name}'.upper().replace('.', '__')}`"
+        if below is None or many:
+            found.append(f"| {key} | {_default(field, name)} | {description} |")
+        if below is not None:
+            inside = "[]." if get_origin(field.annotation) is tuple else ".<name>." if many else "."
+            found += rows(below, f"{at}{name}{inside}")
     return found
 
 
@@ -124,20 +203,44 @@ def _default(field: Any, name: str) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def page() -> str:
-    """Return the whole page."""
+def configuration() -> str:
+    """Return the page of the settings."""
     table = ["| key and variable | default | meaning |", "| --- | --- | --- |", *rows(Settings)]
-    return HEAD + "\n" + "\n".join(table) + "\n"
+    return CONFIGURATION + "\n" + "\n".join(table) + "\n"
+
+
+def roles() -> str:
+    """Return the page of the roles, capabilities and routes."""
+    held = ["| capability | " + " | ".join(BUILT_IN) + " | means |", "| --- " * (len(BUILT_IN) + 2) + "|"]
+    for capability, meaning in MEANING.items():
+        cells = ["yes" if _holds(role, capability) else "" for role in BUILT_IN]
+        held.append(f"| `{capability}` | {' | '.join(cells)} | {meaning} |")
+    routes = ["## Routes", "", "| route | opened by | remark |", "| --- | --- | --- |", *map(_route, known_routes())]
+    return "\n".join([ROLES, *held, "", NOTES, *routes, ""])
+
+
+def _holds(role: str, capability: Capability) -> bool:
+    return not BUILT_IN[role].capabilities.isdisjoint({capability, Capability.ADMIN}) or capability is Capability.ANY
+
+
+def _route(route: Route) -> str:
+    opened = ", ".join(f"`{one}`" for one in sorted(route.capabilities))
+    return f"| `{route.rule}` | {opened} | {route.why} |"
+
+
+PAGES = {"configuration.md": configuration, "roles.md": roles}
 
 
 def main() -> None:
-    """Write the page, or with --check exit 1 if it is not what the code says."""
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text("utf-8") != page():
-            sys.exit(f"{PAGE.name} is not what the settings say: run `make docs`")
-        print(f"{PAGE.name} is up to date")
+    """Write the pages, or with --check exit 1 if one is not what the code says."""
+    if "--check" not in sys.argv[1:]:
+        for name, page in PAGES.items():
+            (FOLDER / name).write_text(page(), "utf-8")
         return
-    PAGE.write_text(page(), "utf-8")
+    stale = [name for name, page in PAGES.items() if (FOLDER / name).read_text("utf-8") != page()]
+    if stale:
+        sys.exit(f"{', '.join(stale)}: not what the code says, run `make docs`")
+    print(f"{', '.join(PAGES)}: up to date")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from service.adapters.users import (
     verify_password,
     write_user,
 )
+from service.cli_roles import add_role_commands
+from service.explain import CannotExplainError
 from service.settings import ConfigError, Loaded, Settings, load
 from service.settings.edit import EditError, Wish, edit_secrets
 from service.settings.load import config_path, secrets_path
@@ -27,7 +29,7 @@ DEFAULT_COST: Final = 12
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 no (a wrong password), 2 a mistake that is explained."""
+    """Run one command and exit: 0 done, 1 no (a wrong password, a refusal), 2 a mistake that is explained."""
     options = _parser().parse_args(arguments)
     try:
         sys.exit(options.run(options))
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
         sys.exit(2)
-    except (UsersFileError, EditError, OSError) as error:
+    except (UsersFileError, EditError, CannotExplainError, OSError) as error:
         print(f"prefect-forward-auth: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -68,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         command = config.add_parser(name, help=explanation, description=f"{explanation}.")
         _configurable(command)
         command.set_defaults(run=run)
+
+    add_role_commands(commands, _configurable)
 
     users = commands.add_parser("users", help="change the users file").add_subparsers(required=True)
     for name, run, explanation in (
@@ -171,6 +175,8 @@ def _config_check(options: argparse.Namespace) -> int:
     at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
     form = "with the form, as users of the file" if settings.local_sign_in else ""
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
+    if not settings.gives_roles:
+        print("Nobody has a role, so whoever comes is refused: set users.role, issuer.role, oidc.role, or grants.")
     if settings.people_sign_in and not settings.session.keys:
         print("Sessions end with the process: set session.keys to keep them.")
     if settings.people_sign_in and settings.workers > 1 and settings.store is None:

@@ -7,16 +7,17 @@ while the first verify calls are already being answered.
 
 import asyncio
 import gc
-import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
+from service.asgi import ASGIApp, Message, Receive, Scope, Send, body_of, send_json
 from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
 from service.core.dialects import WireHeaders, allow_headers, render
+from service.core.disclosure import MAX_BODY
 from service.core.errors import Broken, Code, Refusal, Rejected, UntrustedPeer
 from service.core.faces import parse_browser, parse_call
 from service.core.model import (
@@ -25,6 +26,8 @@ from service.core.model import (
     Basic,
     Bearer,
     Browser,
+    Decision,
+    Deny,
     Face,
     ForwardedRequest,
     Gate,
@@ -40,11 +43,6 @@ from service.wiring import Wiring
 
 log = logging.getLogger(__name__)
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 LoadWeb = Callable[[Callable[[], Wiring]], ASGIApp]
 
 _EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
@@ -63,18 +61,16 @@ class ForwardAuth:
         """Take ``read_settings`` where the settings are to be read again on SIGHUP."""
         self.wiring = Wiring(settings)
         self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry  # the same for every wiring
-        self._trusts = self.wiring.proxies.trusts
+        self._trusts, self._access = self.wiring.proxies.trusts, self.wiring.access
         self._load_web = load_web
         self._read_settings = read_settings
         self._web: asyncio.Task[ASGIApp] | None = None
         self._in_force: ContextVar[Wiring] = ContextVar("in_force")  # for the web application, by call
         self._reloads: asyncio.Task[None] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - a frame costs
         """Answer one call (ASGI 3.0)."""
-        call = None
-        if scope["type"] == "http":
-            call = _ENDPOINTS.get(scope["path"]) or _ext_authz_call(scope)
+        call = (_ENDPOINTS.get(scope["path"]) or _ext_authz_call(scope)) if scope["type"] == "http" else None
         if call is None:
             await self._elsewhere(scope, receive, send)
             return
@@ -83,6 +79,7 @@ class ForwardAuth:
         who: Principal | NoCredential | Refusal = NO_CREDENTIAL
         browser: Browser | None = None
         headers = _NOTHING_MORE
+        body: bytes | None = None
         client = scope.get("client")
         peer = client[0] if client else ""
         try:
@@ -98,23 +95,44 @@ class ForwardAuth:
                     key = self._verdicts.key_of(gate, presented)
                     proof = self._verdicts.recall(key) or await self._prove(gate, presented, key)
                     who = proof.principal
+            if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
+                body = await body_of(receive, MAX_BODY)
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
             who.__context__ = None
         except Exception:
             log.exception("a verify call failed; it is refused")
             who = Broken("The auth service failed on this request: try again, and tell its operators.")
-        decision = decide(request, who, gate, browser)
+        decision = decide(request, who, gate, self._access, browser=browser, body=body)
         if isinstance(decision, Allow):
             self._telemetry.allowed[gate] += 1
+            if not decision.known:
+                self._telemetry.unknown_route(request)
             if self._telemetry.log_allowed:
                 self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
             headers = allow_headers(decision.principal.identity) + headers
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
-        request_id = secrets.token_hex(8)
         reason = who.reason if isinstance(who, Refusal) else decision.code
+        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, reason=reason, peer=peer)
+
+    async def _refuse(
+        self,
+        send: Send,
+        decision: Decision,
+        request: ForwardedRequest | None,
+        *,
+        face: Face,
+        gate: Gate,
+        browser: Browser | None,
+        reason: str,
+        peer: str,
+    ) -> None:
+        """Log and send what is not an Allow."""
+        if isinstance(decision, Deny) and not decision.known:
+            self._telemetry.unknown_route(request)
+        request_id = secrets.token_hex(8)
         self._telemetry.decided(
             decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
         )
@@ -188,9 +206,9 @@ class ForwardAuth:
             return
         path = scope["path"]
         if path == "/healthz":
-            await _send_json(send, 200, {"status": "alive"})
+            await send_json(send, 200, {"status": "alive"})
         elif path == "/readyz":
-            await _send_json(send, 200 if self.wiring.ready else 503, self.wiring.state())
+            await send_json(send, 200 if self.wiring.ready else 503, self.wiring.state())
         elif self._web is None or path.startswith(_EXT_AUTHZ.decode()):
             await self._not_found(send)
         else:
@@ -214,12 +232,12 @@ class ForwardAuth:
             log.exception("the web application failed")
             if not begun:
                 fault = {"detail": "The service failed: tell its operators.", "code": Code.INTERNAL_ERROR}
-                await _send_json(send, 503, {**fault, "request_id": secrets.token_hex(8)})
+                await send_json(send, 503, {**fault, "request_id": secrets.token_hex(8)})
 
     @staticmethod
     async def _not_found(send: Send) -> None:
         body = {"detail": "There is nothing here.", "code": Code.NOT_FOUND, "request_id": secrets.token_hex(8)}
-        await _send_json(send, 404, body)
+        await send_json(send, 404, body)
 
     # from start to stop -----------------------------------------------------------------------------------
 
@@ -256,7 +274,7 @@ class ForwardAuth:
 
     def _swap(self, wiring: Wiring) -> None:
         """Let another wiring decide from the next call on."""
-        self.wiring, self._trusts = wiring, wiring.proxies.trusts
+        self.wiring, self._trusts, self._access = wiring, wiring.proxies.trusts, wiring.access
 
     async def stop(self) -> None:
         """Stop what start() began."""
@@ -274,14 +292,3 @@ def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
     name, slash, rest = raw_path.removeprefix(_EXT_AUTHZ).partition(b"/")
     gate = _GATES.get(name)
     return None if gate is None else (Face.EXT_AUTHZ, gate, slash + rest + (b"?" + query if query else b""))
-
-
-async def _send_json(send: Send, status: int, content: dict[str, Any]) -> None:
-    body = json.dumps(content).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self
@@ -24,7 +25,8 @@ from service.adapters.tokens import Tokens
 from service.adapters.users import UsersFile
 from service.adapters.verdicts import Verdicts
 from service.core.cookies import keeps_secure
-from service.core.model import ForwardedRequest, Session
+from service.core.grants import claims_asked_for, with_roles
+from service.core.model import ForwardedRequest, Principal, Session
 from service.core.proxies import TrustedProxies
 from service.core.sessions import SessionPolicy
 from service.settings import ConfigError, Settings
@@ -47,7 +49,9 @@ class Wiring:
         self.proxies = TrustedProxies(settings.trusted_proxies)
         self.verdicts: Verdicts = before.verdicts if before else _verdicts(settings)
         self.issuers: dict[str, Issuer] = {}
-        self.tokens = Tokens(self.issuers)
+        self.grants = settings.all_grants
+        self.access = settings.access()
+        self.tokens = Tokens(self.issuers, self.grants)
         self.seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
         self.store = _store(settings.store) if settings.store else None
         self.revocations = Revocations(self.store, keep=settings.session.lifetime, on_change=self.verdicts.forget)
@@ -73,17 +77,19 @@ class Wiring:
         if settings.users is not None:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
             policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
-            self.passwords = Passwords(self.users, policy, settings.users.role)
+            self.passwords = Passwords(self.users, policy, settings.users.role, self.grants)
         if settings.people_sign_in:
             self._wire_sessions()
 
     def _wire_sessions(self) -> None:
         settings, vouchers = self.settings, {}
-        if self.passwords is not None and settings.local_sign_in:
-            vouchers[LOCAL_ISSUER] = Vouchers(stands=self.passwords.stands)
+        if self.passwords is not None and settings.users is not None and settings.local_sign_in:
+            admit = partial(self._admit, settings.users.role)
+            vouchers[LOCAL_ISSUER] = Vouchers(stands=self.passwords.stands, admit=admit)
         if settings.oidc is not None:
             self.provider = self._relying_party(settings.oidc)
-            vouchers[settings.oidc.issuer] = Vouchers(renew=partial(self._renew, self.provider, settings.oidc))
+            renew = partial(self._renew, self.provider, settings.oidc)
+            vouchers[settings.oidc.issuer] = Vouchers(renew=renew, admit=partial(self._admit, settings.oidc.role))
         claim = None if self.store is None else partial(self.revocations.first_use, "renewal")
         self.sessions = Sessions(self.seal, self.session_policy, vouchers, self.revocations, claim)
 
@@ -101,6 +107,7 @@ class Wiring:
             scopes=oidc.scopes,
             userinfo=oidc.userinfo,
             timeout=oidc.timeout,
+            kept_claims=claims_asked_for(self.grants),
         )
         try:
             return RelyingParty(oidc.trust(), policy, self.provider_keys, self.client)
@@ -115,11 +122,15 @@ class Wiring:
             name=who.name,
             email=who.email,
             groups=who.groups,
-            roles=who.roles,
+            claims=who.claims,
             refresh_token=who.refresh_token or session.refresh_token,
             id_token=who.id_token or session.id_token,
             check_at=time.time() + oidc.check,
         )
+
+    def _admit(self, role: str, principal: Principal, claims: Mapping[str, Any]) -> Principal:
+        """Return a person with the roles of now: those of a session are never older than the configuration."""
+        return with_roles(principal._replace(roles=(role,) if role else ()), self.grants, claims)
 
     def secure_cookies(self, request: ForwardedRequest) -> bool:
         """Tell whether cookies for this request's host are Secure: all are, unless plain http was permitted."""

@@ -25,6 +25,7 @@ from parts import Part, Parts, answers, free_port
 
 USER = "demo-worker"
 AUDIENCE = "prefect"
+ROLES = "worker,deployer"  # what is pasted deploys a flow, and runs it
 MACHINES, PEOPLE = "127.0.0.1", "localhost"  # two names of this machine, for Traefik's two hosts
 QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
@@ -101,6 +102,7 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
             "FORWARD_AUTH_ISSUER__URL": issuer,
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
             "FORWARD_AUTH_USERS__FILE": str(run / "users.htpasswd"),
+            "FORWARD_AUTH_GRANTS": json.dumps([{"issuer": one, "roles": ROLES} for one in ("local", issuer)]),
             "FORWARD_AUTH_LOG__FORMAT": "json",
             "FORWARD_AUTH_LOG__DECISIONS": "all",
         },

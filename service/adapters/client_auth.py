@@ -33,8 +33,9 @@ class ClientPolicy:
     """What the provider knows of its client, and what the client asks for.
 
     Without ``scopes`` those of DEFAULT_SCOPES are asked for that the provider lists. ``userinfo`` is asked ``auto``
-    where the ID token lacks a claim that decides something. ``timeout`` is in seconds, of one call. ``private_key``
-    is PEM, without a passphrase; ``private_key_alg`` picks another algorithm than the key's usual one.
+    where the ID token lacks a claim that decides something; ``kept_claims`` go into the session. ``timeout`` is in
+    seconds, of one call. ``private_key`` is PEM, without a passphrase; ``private_key_alg`` picks another algorithm than
+    the key's usual one.
     """
 
     client_id: str
@@ -46,6 +47,7 @@ class ClientPolicy:
     scopes: frozenset[str] = frozenset()
     userinfo: Literal["auto", "always", "never"] = "auto"
     timeout: float = 10.0
+    kept_claims: frozenset[str] = frozenset()
 
 
 class ClientAuth:

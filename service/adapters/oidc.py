@@ -188,7 +188,7 @@ class RelyingParty:
             claims = merge_userinfo(claims, await self._provider.userinfo(tokens.access_token))
         elif not tokens.id_token:
             raise Rejected("Nothing vouches for this person.", reason="no ID token, and userinfo is not to be asked")
-        who = signed_in_from(claims, self.trust)
+        who = signed_in_from(claims, self.trust, self.policy.kept_claims)
         return who._replace(id_token=tokens.id_token, refresh_token=tokens.refresh_token)
 
     async def _verify(self, token: bytes) -> tuple[VerifiedClaims, str]:

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Final
 from service.adapters.fingerprints import Fingerprints
 from service.adapters.users import UsersFile, verify_password
 from service.core.errors import Rejected, Throttled
+from service.core.grants import Grant, with_roles
 from service.core.model import Basic, Principal, Proof, Session
 
 log = logging.getLogger(__name__)
@@ -47,10 +49,11 @@ class HashingPolicy:
 class Passwords:
     """Verifies user names and passwords against the current users file."""
 
-    def __init__(self, file: UsersFile, policy: HashingPolicy, role: str = "") -> None:
+    def __init__(self, file: UsersFile, policy: HashingPolicy, role: str = "", grants: Sequence[Grant] = ()) -> None:
         self._file = file
         self._policy = policy
         self._role = role
+        self._grants = grants
         self._remembered: dict[str, tuple[bytes, Proof]] = {}  # by user name
         self._fingerprints = Fingerprints()
         self._flights: dict[bytes, asyncio.Task[Proof]] = {}
@@ -62,9 +65,9 @@ class Passwords:
         )
 
     def succeed(self, before: "Passwords") -> None:
-        """Remember what was verified so far, where the users are the same: not all at once need be hashed again."""
-        ours = (self._file.users, self._role, self._policy.remember)
-        if ours == (before._file.users, before._role, before._policy.remember):
+        """Remember what was verified so far, where users and roles are the same: not all are hashed again at once."""
+        ours = (self._file.users, self._role, self._grants, self._policy.remember)
+        if ours == (before._file.users, before._role, before._grants, before._policy.remember):
             self._remembered, self._fingerprints = dict(before._remembered), before._fingerprints
 
     @property
@@ -166,7 +169,7 @@ class Passwords:
             name=credential.username,
             roles=(self._role,) if self._role else (),
         )
-        proof = Proof(principal, time.time() + self._policy.remember)
+        proof = Proof(with_roles(principal, self._grants), time.time() + self._policy.remember)
         self._remembered[credential.username] = (fingerprint, proof)
         return proof
 

@@ -8,17 +8,17 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from cachetools import TTLCache
 
 from service.adapters.seal import Seal
 from service.core.cookies import CHUNK, MAX_SEALED
 from service.core.errors import NotPermitted, OutOfReach, SessionEnded, SignInFailed
-from service.core.model import Proof, Session, SessionCookie
+from service.core.model import Principal, Proof, Session, SessionCookie
 from service.core.sessions import (
     SessionPolicy,
     dump_session,
@@ -48,15 +48,20 @@ class Revocations(Protocol):
 
 Renew = Callable[[Session], Awaitable[Session]]
 Claim = Callable[[str, float], Awaitable[bool]]
+Admit = Callable[[Principal, Mapping[str, Any]], Principal]
 Stands = Callable[[Session], bool]
 
 
 @dataclass(slots=True)
 class Vouchers:
-    """Who vouches for the sessions of one issuer: ``stands`` on each look, ``renew`` when ``check_at`` has come."""
+    """Who vouches for the sessions of one issuer: ``stands`` on each look, ``renew`` when ``check_at`` has come.
+
+    ``admit`` adds the roles that a principal is granted, by the claims that the session kept.
+    """
 
     stands: Stands = field(default=lambda _: True)
     renew: Renew | None = None
+    admit: Admit = field(default=lambda principal, _: principal)
 
 
 class _SiblingRenewsError(Exception):
@@ -150,7 +155,8 @@ class Sessions:
     def _proof(self, session: Session, now: float) -> Proof:
         until = min(ends_at(session, self.policy), session.seen + self.policy.touch)
         check_at = session.check_at if session.check_at > now else now + RETRY
-        return Proof(principal_of(session, self.policy), min(until, check_at))
+        principal = self._vouchers[session.issuer].admit(principal_of(session, self.policy), session.claims)
+        return Proof(principal, min(until, check_at))
 
     async def _checked(self, session: Session, now: float) -> Session:
         """Return the session as its issuer renews it; all who ask at once, or just afterwards, share one renewal."""

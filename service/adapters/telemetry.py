@@ -14,6 +14,7 @@ from service.core.routes import websocket_endpoint
 log = logging.getLogger("service.decisions")
 
 REFUSALS_A_SECOND: Final = 100  # a flood of refusals must not become a flood of log lines
+MAX_UNKNOWN: Final = 1_000  # routes that are remembered as logged
 WARN_EVERY: Final = 60.0
 
 
@@ -25,6 +26,8 @@ class Telemetry:
         self.refused: Counter[tuple[Gate, str]] = Counter()
         self.websockets_refused: Counter[str] = Counter()
         self.sign_ins: Counter[str] = Counter()
+        self.unknown_routes = 0
+        self._unknown: set[str] = set()
         self.reloads: Counter[str] = Counter()
         self.config_problem = ""  # why the configuration as it stands in the files is not the one in force
         self.suppressed = 0
@@ -80,6 +83,20 @@ class Telemetry:
                 "request_id": request_id,
             }
             log.info("refused", extra={"fields": fields})
+
+    def unknown_route(self, request: ForwardedRequest | None) -> None:
+        """Count a call of a route that the table does not know, and log each such route once."""
+        self.unknown_routes += 1
+        if request is None or len(self._unknown) >= MAX_UNKNOWN:
+            return
+        route = f"{request.method} {request.path[:200]}"
+        if route not in self._unknown:
+            self._unknown.add(route)
+            log.warning(
+                "a route that is not known was called: only the role admin opens it ('routes diff' tells what "
+                "another version of Prefect has changed)",
+                extra={"fields": {"route": route}},
+            )
 
     def signed_in(self, session: Session, client: str) -> None:
         """Count and log that somebody has signed in."""

@@ -9,13 +9,14 @@ claims are worth is for ``core.claims`` to say. Every exception on the way is a 
 import binascii
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from service.adapters.issuers import Issuer
 from service.core.claims import principal_from
 from service.core.errors import Refusal, Rejected
+from service.core.grants import Grant, with_roles
 from service.core.model import Bearer, Proof, VerifiedClaims
 
 _SEGMENTS: Final = 3
@@ -37,8 +38,9 @@ class TokenHeader(NamedTuple):
 class Tokens:
     """Verifies access tokens of the given issuers."""
 
-    def __init__(self, issuers: Mapping[str, Issuer]) -> None:
+    def __init__(self, issuers: Mapping[str, Issuer], grants: Sequence[Grant] = ()) -> None:
         self._issuers = issuers
+        self._grants = grants
 
     async def authenticate(self, credential: Bearer) -> Proof:
         """Return whom a token proves, until it ends or its keys are no longer believed; or a Rejected, or OutOfReach.
@@ -50,6 +52,7 @@ class Tokens:
             verified = await self.verify(credential.token)
             issuer = self._issuers[verified.issuer]
             principal = principal_from(verified, issuer.trust, time.time())
+            principal = with_roles(principal, self._grants, verified.claims)
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof

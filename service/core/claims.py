@@ -30,7 +30,11 @@ def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> 
     if verified.issuer != trust.issuer or claims.get("iss") != trust.issuer:
         raise Rejected("This token's issuer is not trusted here.", reason=f"expected iss {trust.issuer}")
     validate_audience(claims, trust)
-    expires = validate_times(claims, trust, now)
+    return named_by(claims, trust, validate_times(claims, trust, now))
+
+
+def named_by(claims: Mapping[str, Any], trust: IssuerTrust, expires: float = float("inf")) -> Principal:
+    """Return whom claims speak of, whoever vouches for them; Rejected where what must be there is not."""
     scopes = _scopes(claims) if "scope" in claims or "scp" in claims else _NO_SCOPES
     if not trust.required_scopes <= scopes:
         wanted = " ".join(sorted(trust.required_scopes - scopes))

@@ -48,13 +48,16 @@ _PAGE: Final = """<!doctype html>
 <h1>This page was refused</h1>
 <p>{detail}</p>
 <p><a class="button" href="">Try again</a></p>
-<p><a href="/_auth/me">Who am I here?</a></p>
+<p><a href="{who_href}">{who_link}</a></p>
 </main>
 <footer><p>Request <code>{request_id}</code> &middot; <code>{code}</code></p></footer>
 </div>
 </body>
 </html>
 """
+
+
+_WAYS_ON: Final = {"insufficient_scope": ("/_auth/denied", "Who am I here, and whom can I ask?")}
 
 
 class Answer(NamedTuple):
@@ -134,9 +137,11 @@ def refusal_body(detail: str, code: str, request_id: str) -> bytes:
 
 def refusal_page(detail: str, code: str, request_id: str) -> bytes:
     """Return the page that a person sees who opened what is refused; the design is that of the pages under /_auth/."""
-    return _PAGE.format(detail=escape(detail), code=escape(code), request_id=escape(request_id)).encode(
-        "ascii", "xmlcharrefreplace"
+    who_href, who_link = _WAYS_ON.get(code, ("/_auth/me", "Who am I here?"))
+    page = _PAGE.format(
+        detail=escape(detail), code=escape(code), request_id=escape(request_id), who_href=who_href, who_link=who_link
     )
+    return page.encode("ascii", "xmlcharrefreplace")
 
 
 def _challenges(decision: Challenge, gate: Gate) -> list[bytes]:

@@ -134,7 +134,8 @@ class Session(NamedTuple):
 
     ``began`` is the sign-in, ``seen`` the last time the cookie was sealed, ``check_at`` when whoever vouched is asked
     again. ``id`` names the session, ``provider_sid`` the provider's own one (OIDC Back-Channel Logout §2.1).
-    ``password_mark`` ties a local session to the password it began with.
+    ``password_mark`` ties a local session to the password it began with. ``claims`` are those
+    that grants of roles ask for; the roles themselves are granted anew whenever the session is opened.
     """
 
     id: str
@@ -143,7 +144,7 @@ class Session(NamedTuple):
     name: str
     email: str
     groups: tuple[str, ...]
-    roles: tuple[str, ...]
+    claims: Mapping[str, list[str]]
     began: float
     seen: float
     check_at: float
@@ -185,17 +186,19 @@ class Proof(NamedTuple):
 
 
 class Allow(NamedTuple):
-    """The request may pass, as this principal."""
+    """The request may pass, as this principal; ``known`` tells whether it is for a route of the table."""
 
     principal: Principal
+    known: bool = True
 
 
 class Deny(NamedTuple):
-    """The request may not pass, and no other credential is asked for."""
+    """The request may not pass, and no other credential is asked for; ``known`` is as with Allow."""
 
     status: int
     code: Code
     detail: str
+    known: bool = True
 
 
 class Challenge(NamedTuple):

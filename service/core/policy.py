@@ -1,6 +1,6 @@
 """decide(): the one function that turns proof into an answer. Silence denies.
 
-Until roles are configured there is one rule: whoever is verified may pass, and a browser session from its own pages.
+A principal passes where its roles open the route, and a browser session from its own pages alone.
 """
 
 from service.core.errors import Code, Later, Malformed, MalformedCredential, Refusal, Rejected, SessionEnded
@@ -19,6 +19,7 @@ from service.core.model import (
     Unavailable,
 )
 from service.core.redirects import PAGES, sign_in_location
+from service.core.roles import Access, Lacking
 from service.core.routes import websocket_endpoint
 
 UI_SETTINGS = "/ui-settings"
@@ -46,19 +47,23 @@ def decide(
     request: ForwardedRequest | None,
     who: Principal | NoCredential | Refusal,
     gate: Gate,
+    access: Access,
+    *,
     browser: Browser | None = None,
+    body: bytes | None = None,
 ) -> Decision:
-    """Return what becomes of a request from whoever sent it; anything but a principal is refused.
+    """Return what becomes of a request from whoever sent it; anything but a principal whose roles open it is refused.
 
     ``request`` is None where it could not be parsed; ``who`` is then the refusal that says why. ``browser`` is what
-    a browser says of a request to the gate ``ui``; a principal whom a cookie proved needs it.
+    a browser says of a request to the gate ``ui``; a principal whom a cookie proved needs it. ``body`` is the request's
+    own, where the proxy sends it along.
     """
     if isinstance(who, Principal):
         if request is None:
             return Deny(400, Code.INVALID_REQUEST, "There is no request.")
         if gate is Gate.UI and not _by_its_own_page(request, browser):
             return Deny(403, Code.CROSS_ORIGIN, _WRONG_ORIGIN)
-        return Allow(who)
+        return _by_roles(request, who, access, body)
     if isinstance(who, NoCredential | SessionEnded):
         return _asked_to_sign_in(request, browser, _challenge(request, who, gate))
     if isinstance(who, Later):
@@ -68,6 +73,13 @@ def decide(
     if isinstance(who, Malformed):
         return Deny(who.status, who.code, who.detail)
     return Deny(403, who.code, who.detail)
+
+
+def _by_roles(request: ForwardedRequest, who: Principal, access: Access, body: bytes | None) -> Allow | Deny:
+    verdict = access.judge(request, who.roles, body)
+    if isinstance(verdict, Lacking):
+        return Deny(403, Code.INSUFFICIENT_SCOPE, access.refusal(request, who, verdict), verdict.route is not None)
+    return Allow(who, verdict.route is not None)
 
 
 def _challenge(request: ForwardedRequest | None, who: NoCredential | SessionEnded, gate: Gate) -> Challenge:

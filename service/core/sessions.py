@@ -33,7 +33,7 @@ def load_session(document: bytes) -> Session:
     if not isinstance(values, list) or len(values) != _FIELDS:
         raise SessionEnded("Your session is of an older version: reload the page to sign in.", reason="other fields")
     session = Session(*values)
-    return session._replace(groups=tuple(session.groups), roles=tuple(session.roles))
+    return session._replace(groups=tuple(session.groups))
 
 
 def ends_at(session: Session, policy: SessionPolicy) -> float:
@@ -52,13 +52,12 @@ def validate_session(session: Session, policy: SessionPolicy, now: float) -> Non
 
 
 def principal_of(session: Session, policy: SessionPolicy) -> Principal:
-    """Return for whom a valid session stands."""
+    """Return for whom a valid session stands, with no roles yet."""
     return Principal(
         session.issuer,
         session.name,
         session.email,
         session.groups,
-        session.roles,
-        session.subject,
+        subject=session.subject,
         expires=session.began + policy.lifetime,
     )

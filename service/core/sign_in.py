@@ -7,7 +7,7 @@ what a person reads is for the caller to say, who knows what was being tried.
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from service.core.claims import claim_at, groups_at, numeric_date, text_at, validate_audience, validate_times, values_at
@@ -59,14 +59,17 @@ _SENTENCES: Final[Mapping[str, str]] = {
 
 
 class SignedIn(NamedTuple):
-    """Whom the provider vouched for, and what asks it again. Tokens are empty where it sent none."""
+    """Whom the provider vouched for, and what asks it again. Tokens are empty where it sent none.
+
+    ``claims`` are those that grants of roles ask for.
+    """
 
     issuer: str
     subject: str
     name: str
     email: str
     groups: tuple[str, ...]
-    roles: tuple[str, ...]
+    claims: Mapping[str, list[str]]
     provider_sid: str = ""
     id_token: str = ""
     refresh_token: str = ""
@@ -174,8 +177,8 @@ def merge_userinfo(claims: Mapping[str, Any], userinfo: Mapping[str, Any]) -> Ma
     return {**userinfo, **{name: value for name, value in claims.items() if value is not None}}
 
 
-def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust) -> SignedIn:
-    """Return whom validated claims name; NotPermitted where the claims that are required are others."""
+def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable[str] = ()) -> SignedIn:
+    """Return whom validated claims name, and the ``kept`` ones; NotPermitted where those required are others."""
     subject = text_at(claims, "sub")
     name = text_at(claims, trust.principal_claim)
     if not name:
@@ -202,7 +205,7 @@ def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust) -> SignedIn:
         name,
         text_at(claims, trust.email_claim),
         groups_at(claims, trust.groups_claim),
-        (trust.role,) if trust.role else (),
+        {path: values for path in kept if (values := values_at(claims, path))},
         _optional_text(claims, "sid"),
     )
 

@@ -2,14 +2,14 @@
 
 import json
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.core.proxies import is_loopback
 
-Role = Literal["viewer", "runner", "worker", "deployer", "admin", ""]
+RoleName = Annotated[str, Field(max_length=60, pattern=r"^[A-Za-z0-9_.-]*$")]
 Network = IPv4Network | IPv6Network
 
 

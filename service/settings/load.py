@@ -99,6 +99,12 @@ def load(
     return Loaded(settings, sources)
 
 
+def is_configured(environ: Mapping[str, str]) -> bool:
+    """Tell whether there is any configuration to be read, right or wrong."""
+    files = config_path(environ)[0], secrets_path(environ)[0]
+    return any(path.exists() for path in files) or any(name.upper().startswith(PREFIX) for name in environ)
+
+
 def _variables(environ: Mapping[str, str], problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Split our variables into plain ones and those that name a file, whose content is read here."""
     plain: dict[str, str] = {}
@@ -227,8 +233,10 @@ def _sentences(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
             message = "no such key (see docs/configuration.md)"
         elif problem["type"] == "missing":
             message = "this key is needed"
-        source = _source_of(key, sources)
-        sentences.append(f"{key + ': ' if key else ''}{message}{f' ({source})' if source else ''}")
+        for sentence in message.split("\n"):  # a look at the whole may find several problems, each with its key
+            text = f"{key}: {sentence}" if key else sentence
+            source = _source_of(text.partition(": ")[0], sources)
+            sentences.append(f"{text} ({source})" if source else text)
     return sentences
 
 

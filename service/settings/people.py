@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from service.core.model import ALGORITHMS, IssuerTrust
-from service.settings.fields import KeySettings, Role, Section, Words, check_issuer_url, json_value
+from service.settings.fields import KeySettings, RoleName, Section, Words, check_issuer_url, json_value
 
 MIN_SESSION_KEY: Final = 32
 
@@ -44,7 +44,7 @@ class OIDCSettings(Section):
     userinfo: Literal["auto", "always", "never"] = Field(
         "auto", description="Ask the userinfo endpoint: when the ID token lacks e-mail or groups, always, or never."
     )
-    role: Role = Field("", description="The role of whoever signs in.")
+    role: RoleName = Field("", description="The role of whoever signs in.")
     algorithms: Words = Field(
         ALGORITHMS, description="Accepted signature algorithms of ID tokens; never HS*, never none."
     )

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -11,11 +12,14 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.core.grants import Grant
 from service.core.model import ALGORITHMS, IssuerTrust
+from service.core.roles import BUILT_IN, Access
+from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, check_names
 from service.settings.fields import (
     KeySettings,
     Network,
-    Role,
+    RoleName,
     Section,
     Words,
     check_issuer_url,
@@ -37,7 +41,7 @@ class IssuerSettings(Section):
     url: str = Field(description="The issuer, exactly as in the token's `iss`; discovery starts here.")
     audiences: Words = Field(description="A token must be for one of these (`aud`). Mandatory.")
     jwks_url: str | None = Field(None, description="Where the keys are; without it, discovery finds them.")
-    role: Role = Field("", description="The role of whoever this issuer vouches for.")
+    role: RoleName = Field("", description="The role of whoever this issuer vouches for.")
     algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms; never HS*, never none.")
     leeway: Annotated[float, Field(ge=0, le=300)] = Field(
         30, description="Seconds by which the issuer's clock may differ from ours."
@@ -90,7 +94,7 @@ class UsersSettings(Section):
     """The users file and what checking passwords may cost."""
 
     file: Path = Field(description="The users file: name:bcrypt lines, as `users add` or htpasswd -B write them.")
-    role: Role = Field("", description="The role of every user of the file.")
+    role: RoleName = Field("", description="The role of every user of the file.")
     reload: Annotated[float, Field(ge=0.1, le=3_600)] = Field(
         1, description="Seconds between two looks at the file; a change takes effect then."
     )
@@ -166,6 +170,13 @@ class Settings(BaseSettings):
     sign_in: SignInSettings = Field(SignInSettings(), description="The sign-in page.")
     session: SessionSettings = Field(SessionSettings(), description="The browser session.")
     store: StoreSettings | None = Field(None, description="What replicas share.")
+    roles: Annotated[dict[RoleName, RoleSettings], BeforeValidator(json_value), AfterValidator(check_names)] = Field(
+        {}, description="Roles of one's own: `[roles.<name>]` tables, or JSON in a variable."
+    )
+    grants: Annotated[tuple[GrantSettings, ...], BeforeValidator(json_value)] = Field(
+        (), description="Who gets which roles: `[[grants]]` tables, or JSON in a variable."
+    )
+    prefect: PrefectSettings = Field(PrefectSettings(), description="How the Prefect server is mounted.")
     log: LogSettings = Field(LogSettings(), description="What is logged.")
 
     @classmethod
@@ -193,6 +204,55 @@ class Settings(BaseSettings):
         if self.sign_in.local and self.users is None:
             raise ValueError("sign_in.local needs a users file (users.file)")
         return self
+
+    @model_validator(mode="after")
+    def _roles_are_known(self) -> Self:
+        problems = [*self._problems_of_roles()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _problems_of_roles(self) -> Iterator[str]:
+        routes = self.prefect.table()
+        for name, one in self.roles.items():
+            try:
+                Access([one.role(name)], routes)
+            except ValueError as problem:
+                yield f"roles.{name}: {problem}"
+        issuers, known = self._vouching, {*BUILT_IN, *self.roles}
+        for number, grant in enumerate(self.grants):
+            if grant.issuer not in issuers and (grant.issuer or len(issuers) != 1):  # it would never hold
+                yield f"grants.{number}.issuer: needed is one of {', '.join(issuers)}"
+        given = [(f"grants.{number}.roles", set(grant.roles)) for number, grant in enumerate(self.grants)]
+        given += [(f"issuers.{number}.role", {one.role}) for number, one in enumerate(self.issuers)]
+        given += [("issuer.role", {self.issuer.role})] if self.issuer else []
+        given += [("users.role", {self.users.role})] if self.users else []
+        given += [("oidc.role", {self.oidc.role})] if self.oidc else []
+        for key, names in given:
+            for name in sorted(names - known - {""}):
+                yield f"{key}: there is no role {name}: there are {', '.join(sorted(known))}"
+
+    def access(self) -> Access:
+        """Return who may call what."""
+        return Access([*BUILT_IN.values(), *(one.role(name) for name, one in self.roles.items())], self.prefect.table())
+
+    @property
+    def _vouching(self) -> list[str]:
+        """Return who vouches for principals, each once."""
+        issuers = [one.url for one in self.all_issuers]
+        issuers += ["local"] if self.users is not None else []
+        return issuers + ([self.oidc.issuer] if self.oidc is not None and self.oidc.issuer not in issuers else [])
+
+    @property
+    def all_grants(self) -> tuple[Grant, ...]:
+        """Return the grants, each with the issuer that it is for."""
+        (issuer, *_) = self._vouching
+        return tuple(one.grant(issuer, f"grants.{number}") for number, one in enumerate(self.grants))
+
+    @property
+    def gives_roles(self) -> bool:
+        """Tell whether anybody can have a role."""
+        return bool(self.grants) or any(one.role for one in (*self.all_issuers, self.users, self.oidc) if one)
 
     @property
     def local_sign_in(self) -> bool:

@@ -29,6 +29,10 @@ _UI_SETTINGS: Final = {
 }
 
 
+_NO_ROLE: Final = "You are signed in, and have no role here: without one, nothing of Prefect is shown."
+_BEYOND_ROLES: Final = "You are signed in, and what you asked for takes more than your roles."
+
+
 class Account:
     """The routes that tell."""
 
@@ -40,6 +44,10 @@ class Account:
         @router.get("/me")
         async def me(request: Request, visit: Annotated[Visit, visit]) -> Response:
             return await self._me(visit, as_json=not request.headers.get("accept", "").startswith("text/html"))
+
+        @router.get("/denied")
+        async def denied(visit: Annotated[Visit, visit]) -> Response:
+            return await self._denied(visit)
 
         @router.get("/ui-settings")
         async def ui_settings() -> Response:
@@ -64,7 +72,7 @@ class Account:
                     "subject": session.subject,
                     "email": session.email,
                     "groups": list(session.groups),
-                    "roles": list(session.roles),
+                    "roles": list(opened.proof.principal.roles),
                     "issuer": session.issuer,
                     "claims": self._claims(session),
                     "began": session.began,
@@ -74,8 +82,36 @@ class Account:
                 headers=_NO_STORE,
             )
         else:
-            response = self._desk.pages.me(who=self._rows(session), sign_out_href=f"{PAGES}logout", home_href=HOME)
+            response = self._desk.pages.me(
+                who=self._rows(session, opened.proof.principal.roles), sign_out_href=f"{PAGES}logout", home_href=HOME
+            )
         if opened.sealed is not None:  # a refresh token may have been spent on it
+            visit.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
+        return response
+
+    async def _denied(self, visit: Visit) -> Response:
+        """Tell people who were refused who they are here, and what they have: whoever helps them asks for that."""
+        try:
+            opened = await self._open(visit)
+        except SessionEnded:
+            return RedirectResponse(f"{PAGES}login", 303, _NO_STORE)
+        session, roles = opened.session, opened.proof.principal.roles
+        response = self._desk.pages.denied(
+            who={
+                "name": session.name,
+                "subject": session.subject if session.subject != session.name else "",
+                "email": session.email,
+                "issuer": session.issuer,
+                "roles": roles,
+                "groups": session.groups,
+            },
+            needed=_BEYOND_ROLES if roles else _NO_ROLE,
+            have="" if roles else "no role",
+            request_id="",
+            switch_href=self._desk.switch_href,
+            back_href=HOME,
+        )
+        if opened.sealed is not None:
             visit.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
         return response
 
@@ -92,7 +128,7 @@ class Account:
             return {"user": "name in the users file"}
         return {"user": oidc.principal_claim, "email": oidc.email_claim, "groups": oidc.groups_claim}
 
-    def _rows(self, session: Session) -> list[tuple[str, str | Sequence[str] | Moment]]:
+    def _rows(self, session: Session, roles: Sequence[str]) -> list[tuple[str, str | Sequence[str] | Moment]]:
         claims, now = self._claims(session), time.time()
         from_claims = [f"{what}: {claim}" for what, claim in claims.items() if claim]
         rows: list[tuple[str, str | Sequence[str] | Moment]] = [
@@ -102,7 +138,7 @@ class Account:
             ("Signed in through", self._desk.provider_name if "email" in claims else "the users file"),
             ("Issuer", session.issuer if "email" in claims else ""),
             ("Groups", session.groups),
-            ("Roles", session.roles),
+            ("Roles", roles),
             ("Taken from", from_claims if "email" in claims else ""),
             ("Signed in", Moment(session.began, now)),
             ("Ends", Moment(session.began + self._desk.wiring.session_policy.lifetime, now)),

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from service.adapters.telemetry import configure_logging
-from service.gate import ASGIApp, ForwardAuth
+from service.asgi import ASGIApp
+from service.gate import ForwardAuth
 from service.settings import Settings, load
 from service.wiring import Wiring
 

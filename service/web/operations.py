@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from service import __version__
+from service.asgi import ASGIApp, Message, Receive, Scope, Send
 from service.core.errors import Code, MalformedRequest, Refusal
-from service.gate import ASGIApp, Message, Receive, Scope, Send
 from service.web.account import Account
 from service.web.login import Login
 from service.web.logout import Logout
@@ -158,6 +158,11 @@ class ServiceCollector(Collector):
             "forward_auth_config_broken",
             "1 while the configuration is not the one in force",
             value=1 if telemetry.config_problem else 0,
+        )
+        yield CounterMetricFamily(
+            "forward_auth_unknown_routes",
+            "Calls of routes that the table does not know",
+            value=telemetry.unknown_routes,
         )
         yield CounterMetricFamily(
             "forward_auth_log_suppressed", "Refusals that were not logged one by one", value=telemetry.suppressed

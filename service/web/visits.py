@@ -87,6 +87,11 @@ class Desk:
         oidc, sign_in = self.settings.oidc, self.settings.sign_in
         return _pages(sign_in.title, sign_in.help, oidc is not None and oidc.allow_http)
 
+    @property
+    def switch_href(self) -> str:
+        """Return where one signs in as somebody else: at the form, where there is one."""
+        return f"{PAGES}login" if self.settings.local_sign_in else f"{PAGES}start?switch=1"
+
     def visit(self, request: Request) -> Visit:
         """Return the visit that a request is, or raise a Refusal."""
         scope = request.scope
@@ -122,7 +127,7 @@ class Desk:
                 needed=refusal.detail,
                 have="",
                 request_id=request_id,
-                switch_href=f"{PAGES}start?switch=1",
+                switch_href=self.switch_href,
                 back_href=HOME,
             )
         if isinstance(refusal, Malformed):

@@ -88,8 +88,8 @@ def assert_tells_nothing(refusal: Refusal) -> None:
 
 async def test_a_code_becomes_a_person(provider: Provider, relying: Callable[..., RelyingParty]) -> None:
     provider.replies["/token"] = tokens(id_token(provider, sid="s-1"))
-    who = await redeem(relying(role="viewer"))
-    assert who[:7] == (provider.url, "248", "248", "alice@example.test", ("data",), ("viewer",), "s-1")
+    who = await redeem(relying())
+    assert who[:7] == (provider.url, "248", "248", "alice@example.test", ("data",), {}, "s-1")
     assert (who.id_token.count("."), who.refresh_token) == (2, REFRESH)
     (call,) = provider.calls
     assert call.form == {

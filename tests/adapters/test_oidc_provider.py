@@ -136,10 +136,10 @@ async def sign_in(party: RelyingParty, visitor: Visitor, back: str, user: str = 
 async def test_a_person_signs_in_stays_and_is_revoked(
     policy: ClientPolicy, provider: OpenIDProvider, relying: Callable[..., RelyingParty], visitor: Visitor, back: str
 ) -> None:
-    party = relying(policy, role="viewer")
+    party = relying(policy)
     who = await sign_in(party, visitor, back)
     assert who[:5] == (provider.url, "alice", "alice", "alice@example.test", ("data-engineers", "prefect-admins"))
-    assert (who.roles, bool(who.provider_sid)) == (("viewer",), True)
+    assert (who.claims, bool(who.provider_sid)) == ({}, True)
     again = await party.renew(who.refresh_token, subject="alice")
     assert again[:6] == who[:6]
     assert again.refresh_token not in {"", who.refresh_token}

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 KEEP = 3600.0
 AT_ONCE = 2.0  # the bound on "at once" where two cores are shared by many
-ANN = Session("s1", "https://idp", "ann", "Ann", "", (), (), began=1000.0, seen=1000.0, check_at=0.0, provider_sid="p1")
+ANN = Session("s1", "https://idp", "ann", "Ann", "", (), {}, began=1000.0, seen=1000.0, check_at=0.0, provider_sid="p1")
 
 
 class Replica:

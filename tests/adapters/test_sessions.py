@@ -24,7 +24,7 @@ IDP = "https://idp.example"
 def session(**changes: object) -> Session:
     """Return a session that has just begun at the provider, but for what is given here."""
     now = time.time()
-    fresh = Session("s-1", IDP, "248", "alice", "", (), (), now, now, now + 900, refresh_token="token-1")
+    fresh = Session("s-1", IDP, "248", "alice", "", (), {}, now, now, now + 900, refresh_token="token-1")
     return fresh._replace(**changes)  # type: ignore[arg-type]
 
 

@@ -12,14 +12,18 @@ import re
 import statistics
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from service.core.roles import BUILT_IN, Access
+from service.core.routes import Routes, known_routes
 from tests.bench.load import Load, Measured
 from tests.bench.stage import FORWARDED, LOAD_CORE, Stage, resident_mb
+from tests.support.calls import call, filled_in
 from tests.support.parts import ROOT
 
 CALLERS = (4, 16)  # Traefik lets those who send one password at once share one bcrypt: more callers, more answers
@@ -75,6 +79,14 @@ def extra(one: Measured, other: Measured) -> float:
     return 1 / one.rps - 1 / other.rps
 
 
+def judging_us(method: str, path: str) -> float:
+    """Return how many microseconds it takes to find a route and judge it, the first look at it aside."""
+    access = Access(BUILT_IN.values(), Routes(known_routes()))
+    request = call(method, path)
+    judged = timeit.repeat(lambda: access.judge(request, ("worker",)), number=2_000, repeat=5)
+    return 1e6 * min(judged) / 2_000
+
+
 def main() -> None:
     """Measure, print the table, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -97,11 +109,13 @@ def main() -> None:
         for url in (stage.gate, stage.ordinary):
             for headers in (bearer, password):
                 httpx.get(url, headers=headers).raise_for_status()
+        httpx.get(stage.unjudged, headers=bearer).raise_for_status()
 
         direct = in_turns(
             {
                 "bare ASGI answer": lambda: load(stage.bare, [bearer], "bare").result(),
                 "gate, cached Bearer": lambda: load(stage.gate, [bearer], "bearer").result(),
+                "gate, cached Bearer, roles not looked at": lambda: load(stage.unjudged, [bearer], "unjudged").result(),
                 "gate, cached Basic": lambda: load(stage.gate, [password], "basic").result(),
                 "gate, a person's session": lambda: load(people, [session], "session").result(),
                 "bare ASGI answer + one raw RS256 verification": lambda: load(stage.one_rsa, [bearer], "rsa").result(),
@@ -187,6 +201,9 @@ def main() -> None:
         "rss_mb": rss,
         "ready_s": ready,
         "cached_bearer_to_bare": direct.paired(times, cached, bare),
+        "judged_to_unjudged": direct.paired(times, cached, "gate, cached Bearer, roles not looked at"),
+        "judge_us": judging_us("POST", FORWARDED["X-Forwarded-Uri"]),
+        "judge_slowest_us": max(judging_us(route.method, filled_in(route.path)) for route in known_routes()),
         "cached_basic_to_bare": direct.paired(times, "gate, cached Basic", bare),
         "cached_bearer_to_fastapi": direct.paired(times, cached, "FastAPI endpoint, cached Bearer"),
         "cached_basic_to_fastapi": direct.paired(times, "gate, cached Basic", "FastAPI endpoint, cached Basic"),

@@ -64,6 +64,7 @@ class Stage:
         self.forgetful_process, self.forgetful = self.service(FORWARD_AUTH_VERDICT_SECONDS="0.05")
         self.bare = self._uvicorn("tests.bench.apps:bare", "--lifespan", "off")
         self.one_rsa = self._uvicorn("tests.bench.apps:one_rsa", "--factory", "--lifespan", "off")
+        self.unjudged = self._uvicorn("tests.bench.apps:unjudged", "--factory")
         self.ordinary = self._uvicorn("tests.bench.apps:ordinary", "--factory")
         self.traefik = self._traefik(hashed)
 
@@ -103,7 +104,9 @@ class Stage:
             "FORWARD_AUTH_PORT": str(port),
             "FORWARD_AUTH_ISSUER__URL": self.issuer.url,
             "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
+            "FORWARD_AUTH_ISSUER__ROLE": "worker",
             "FORWARD_AUTH_USERS__FILE": str(self.users),
+            "FORWARD_AUTH_USERS__ROLE": "worker",
         }
 
     def service(self, *, core: int | None = SERVER_CORE, **variables: str) -> tuple[subprocess.Popen[bytes], str]:

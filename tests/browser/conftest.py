@@ -119,8 +119,14 @@ def oidc_settings(provider: OpenIDProvider) -> dict[str, str]:
         "FORWARD_AUTH_OIDC__ISSUER": provider.url,
         "FORWARD_AUTH_OIDC__CLIENT_ID": "browser",
         "FORWARD_AUTH_OIDC__CLIENT_SECRET": "browser-secret",
+        "FORWARD_AUTH_OIDC__ROLE": "admin",
         "FORWARD_AUTH_SESSION__KEYS": KEY,
     }
+
+
+def file_settings(users: Path) -> dict[str, str]:
+    """Return the settings of a service whose people stand in a file."""
+    return {"FORWARD_AUTH_USERS__FILE": str(users), "FORWARD_AUTH_USERS__ROLE": "admin"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -179,7 +185,7 @@ def provider_site(
 def password_site(folder: Path, prefect_server: Server, users_file: Path) -> Iterator[Site]:
     """Serve a site at which people sign in with a password, and that knows of no provider."""
     require(TRAEFIK)
-    settings = {"FORWARD_AUTH_USERS__FILE": str(users_file), "FORWARD_AUTH_SESSION__KEYS": KEY}
+    settings = {**file_settings(users_file), "FORWARD_AUTH_SESSION__KEYS": KEY}
     with Site(folder / "password-site", prefect_server.url, settings) as site:
         yield site
 
@@ -236,7 +242,7 @@ def session_of(page: Page, site: Site) -> str:
 def impatient_site(tmp_path: Path, users_file: Path) -> Iterator[Site]:
     """Serve a site that takes two wrong passwords."""
     require(TRAEFIK)
-    settings = {"FORWARD_AUTH_USERS__FILE": str(users_file), "FORWARD_AUTH_SIGN_IN__ATTEMPTS": "2"}
+    settings = {**file_settings(users_file), "FORWARD_AUTH_SIGN_IN__ATTEMPTS": "2"}
     with Echo() as echo, Site(tmp_path / "site", echo.url, settings) as site:
         yield site
 

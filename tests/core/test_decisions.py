@@ -24,6 +24,7 @@ from service.core.model import (
     Allow,
     Browser,
     Challenge,
+    Decision,
     Deny,
     Face,
     ForwardedRequest,
@@ -33,9 +34,20 @@ from service.core.model import (
     Principal,
 )
 from service.core.policy import decide
+from service.core.roles import BUILT_IN, Access
+from service.core.routes import Routes, known_routes
 
-REQUEST = ForwardedRequest("GET", "https", "h", "/api/flows/filter", "", "203.0.113.7")
+ACCESS = Access(BUILT_IN.values(), Routes(known_routes()))
+REQUEST = ForwardedRequest("POST", "https", "h", "/api/flows/filter", "", "203.0.113.7")
 WHO = Principal("https://idp.example", "svc", "svc@example.com", ("a", "b,c"), ("worker",), "svc")
+
+
+Who = Principal | NoCredential | Refusal
+
+
+def decided(request: ForwardedRequest | None, who: Who, gate: Gate, browser: Browser | None = None) -> Decision:
+    return decide(request, who, gate, ACCESS, browser=browser)
+
 
 TABLE = [
     pytest.param(NO_CREDENTIAL, 401, "credential_required", id="nobody"),
@@ -55,7 +67,7 @@ TABLE = [
 def test_everyone_but_a_principal_is_refused(
     who: NoCredential | Refusal, status: int, code: str, face: Face, gate: Gate
 ) -> None:
-    answer = render(decide(REQUEST, who, gate), face, gate, "r1")
+    answer = render(decided(REQUEST, who, gate), face, gate, "r1")
     headers = [name for name, _ in answer.headers]
     assert answer.status == status
     body = json.loads(answer.body)
@@ -70,11 +82,11 @@ def test_everyone_but_a_principal_is_refused(
 
 
 def test_a_principal_without_a_request_is_refused() -> None:
-    assert not isinstance(decide(None, WHO, Gate.API), Allow)
+    assert not isinstance(decided(None, WHO, Gate.API), Allow)
 
 
 def test_a_principal_is_allowed_and_named_in_every_identity_header() -> None:
-    answer = render(decide(REQUEST, WHO, Gate.API), Face.FORWARD_AUTH, Gate.API, "")
+    answer = render(decided(REQUEST, WHO, Gate.API), Face.FORWARD_AUTH, Gate.API, "")
     assert answer.status == 200
     assert dict(answer.headers) == {
         b"x-auth-request-user": b"svc",
@@ -91,21 +103,21 @@ def test_a_principal_is_allowed_and_named_in_every_identity_header() -> None:
     [(Gate.API, [b"Bearer", b"Basic"]), (Gate.JWT, [b"Bearer"]), (Gate.BASIC, [b"Basic"]), (Gate.UI, [])],
 )
 def test_a_challenge_names_what_the_gate_takes(gate: Gate, schemes: list[bytes]) -> None:
-    answer = render(decide(REQUEST, NO_CREDENTIAL, gate), Face.FORWARD_AUTH, gate, "")
+    answer = render(decided(REQUEST, NO_CREDENTIAL, gate), Face.FORWARD_AUTH, gate, "")
     challenges = [value for name, value in answer.headers if name == b"www-authenticate"]
     assert [value.split(b" ")[0] for value in challenges] == schemes
     assert not any(b"error=" in value for value in challenges)  # RFC 6750 §3.1: nothing was sent
 
 
 def test_a_rejected_token_is_named_in_the_challenge() -> None:
-    answer = render(decide(REQUEST, Rejected('it "expired"'), Gate.JWT), Face.FORWARD_AUTH, Gate.JWT, "")
+    answer = render(decided(REQUEST, Rejected('it "expired"'), Gate.JWT), Face.FORWARD_AUTH, Gate.JWT, "")
     challenge = dict(answer.headers)[b"www-authenticate"]
     assert challenge == b"""Bearer realm="Prefect API", error="invalid_token", error_description="it 'expired'\""""
 
 
 @pytest.mark.parametrize(("who", "status", "code"), TABLE)
 def test_nginx_gets_401_or_403_and_the_real_status_beside(who: NoCredential | Refusal, status: int, code: str) -> None:
-    answer = render(decide(REQUEST, who, Gate.API), Face.AUTH_REQUEST, Gate.API, "")
+    answer = render(decided(REQUEST, who, Gate.API), Face.AUTH_REQUEST, Gate.API, "")
     headers = dict(answer.headers)
     assert answer.status in {401, 403}
     assert headers[b"x-auth-status"] == str(status).encode()
@@ -136,7 +148,7 @@ def test_a_page_reaches_nginx_as_one_harmless_line() -> None:
     ],
 )
 def test_a_websocket_without_a_credential_is_told_the_cure(endpoint: str) -> None:
-    answer = render(decide(REQUEST._replace(path=endpoint), NO_CREDENTIAL, Gate.API), Face.FORWARD_AUTH, Gate.API, "")
+    answer = render(decided(REQUEST._replace(path=endpoint), NO_CREDENTIAL, Gate.API), Face.FORWARD_AUTH, Gate.API, "")
     assert answer.status == 401
     assert "PREFECT_CLIENT_CUSTOM_HEADERS" in json.loads(answer.body)["detail"]
 
@@ -169,7 +181,7 @@ PAGE = ForwardedRequest("GET", "https", "h", "/v2/runs", "tab=Logs", "203.0.113.
 def test_who_opens_a_page_without_a_session_signs_in_and_comes_back(
     who: NoCredential | Refusal, code: str, face: Face
 ) -> None:
-    answer = render(decide(PAGE, who, Gate.UI, OPENS_A_PAGE), face, Gate.UI, "r1", OPENS_A_PAGE)
+    answer = render(decided(PAGE, who, Gate.UI, OPENS_A_PAGE), face, Gate.UI, "r1", OPENS_A_PAGE)
     headers = dict(answer.headers)
     assert answer.status == 302
     assert json.loads(answer.body)["code"] == code
@@ -182,16 +194,16 @@ def test_who_opens_a_page_without_a_session_signs_in_and_comes_back(
 @pytest.mark.parametrize("gate", [Gate.API, Gate.JWT, Gate.BASIC])
 @pytest.mark.parametrize("who", [NO_CREDENTIAL, ENDED], ids=["nobody", "ended"])
 def test_a_machine_is_never_sent_to_sign_in(who: NoCredential | Refusal, gate: Gate) -> None:
-    assert isinstance(decide(PAGE, who, gate), Challenge)
+    assert isinstance(decided(PAGE, who, gate), Challenge)
 
 
 def test_the_shell_is_given_stand_in_settings_so_that_it_can_say_what_is_wrong() -> None:
     settings = PAGE._replace(path="/ui-settings", target="/ui-settings")
-    decision = decide(settings, ENDED, Gate.UI, FETCHES)
+    decision = decided(settings, ENDED, Gate.UI, FETCHES)
     assert isinstance(decision, Login)
     assert decision.location == "/_auth/ui-settings"
-    assert isinstance(decide(settings._replace(method="POST"), ENDED, Gate.UI, FETCHES), Challenge)
-    assert isinstance(decide(settings._replace(path="/api/ui-settings"), ENDED, Gate.UI, FETCHES), Challenge)
+    assert isinstance(decided(settings._replace(method="POST"), ENDED, Gate.UI, FETCHES), Challenge)
+    assert isinstance(decided(settings._replace(path="/api/ui-settings"), ENDED, Gate.UI, FETCHES), Challenge)
 
 
 WRITES = {
@@ -211,10 +223,10 @@ WRITES = {
 
 @pytest.mark.parametrize(("method", "scheme", "path", "reads"), WRITES.values(), ids=WRITES)
 def test_a_cookie_alone_permits_no_write(method: str, scheme: str, path: str, *, reads: bool) -> None:
-    request = PAGE._replace(method=method, scheme=scheme, path=path)
-    assert isinstance(decide(request, WHO, Gate.UI, FETCHES), Allow)
+    request, who = PAGE._replace(method=method, scheme=scheme, path=path), WHO._replace(roles=("admin",))
+    assert isinstance(decided(request, who, Gate.UI, FETCHES), Allow)
     for browser in (FROM_ELSEWHERE, OPENS_A_PAGE, None):
-        decision = decide(request, WHO, Gate.UI, browser)
+        decision = decided(request, who, Gate.UI, browser)
         assert isinstance(decision, Allow) == reads
         assert reads or (isinstance(decision, Deny) and (decision.status, decision.code) == (403, "cross_origin"))
 
@@ -229,7 +241,7 @@ def test_a_cookie_alone_permits_no_write(method: str, scheme: str, path: str, *,
 )
 def test_who_opens_a_page_that_is_refused_reads_why_on_a_page(who: Refusal, status: int, code: str, face: Face) -> None:
     refusal = type(who)('a <b>"sentence"</b> & more')
-    answer = render(decide(PAGE, refusal, Gate.UI, OPENS_A_PAGE), face, Gate.UI, "r1", OPENS_A_PAGE)
+    answer = render(decided(PAGE, refusal, Gate.UI, OPENS_A_PAGE), face, Gate.UI, "r1", OPENS_A_PAGE)
     headers = dict(answer.headers)
     assert answer.status == status or face is Face.AUTH_REQUEST
     assert headers[b"content-type"] == b"text/html; charset=utf-8"
@@ -242,8 +254,16 @@ def test_who_opens_a_page_that_is_refused_reads_why_on_a_page(who: Refusal, stat
     assert b"location" not in headers
 
 
+def test_who_lacks_a_role_for_a_page_is_led_to_whom_to_ask() -> None:
+    decision = decided(PAGE, WHO._replace(roles=()), Gate.UI, OPENS_A_PAGE)
+    answer = render(decision, Face.FORWARD_AUTH, Gate.UI, "r1", OPENS_A_PAGE)
+    assert answer.status == 403
+    assert b'href="/_auth/denied"' in answer.body
+    assert b"without a role here" in answer.body
+
+
 def test_nginx_is_told_where_a_person_signs_in() -> None:
-    decision = decide(PAGE, ENDED, Gate.UI, OPENS_A_PAGE)
+    decision = decided(PAGE, ENDED, Gate.UI, OPENS_A_PAGE)
     answer = render(decision, Face.AUTH_REQUEST, Gate.UI, "r1", OPENS_A_PAGE)
     headers = dict(answer.headers)
     assert answer.status == 401

@@ -27,7 +27,7 @@ SESSION = Session(
     name="alice",
     email="alice@example.test",
     groups=("data", "ops"),
-    roles=("viewer",),
+    claims={"department": ["data"]},
     began=BEGAN,
     seen=BEGAN,
     check_at=BEGAN + 900,
@@ -98,7 +98,7 @@ def test_a_session_of_another_version_has_ended(document: object) -> None:
 
 def test_it_stands_for_its_person_until_its_lifetime_is_over() -> None:
     who = principal_of(SESSION, POLICY)
-    assert who.identity == ("https://idp.example", "alice", "alice@example.test", ("data", "ops"), ("viewer",))
+    assert who.identity == ("https://idp.example", "alice", "alice@example.test", ("data", "ops"), ())
     assert (who.subject, who.expires) == ("248", BEGAN + 3_000)
 
 

@@ -26,7 +26,7 @@ from service.core.sign_in import (
 NOW = 1_800_000_000.0
 MISSING = object()
 ISSUER = "https://idp.example"
-TRUST = IssuerTrust(ISSUER, frozenset({"gate"}), frozenset({"RS256"}), role="viewer")
+TRUST = IssuerTrust(ISSUER, frozenset({"gate"}), frozenset({"RS256"}))
 ID_TOKEN = {
     "iss": ISSUER,
     "sub": "248",
@@ -74,8 +74,10 @@ def test_the_challenge_is_that_of_rfc7636_appendix_b() -> None:
 
 @pytest.mark.parametrize("token_type", ["JWT", "jwt", "", "application/jwt"])
 def test_an_id_token_says_who_signed_in(token_type: str) -> None:
-    who = signed_in_from(id_token(token_type), TRUST)
-    assert who[:7] == (ISSUER, "248", "248", "alice@example.test", ("data",), ("viewer",), "s-1")
+    kept = {"groups", "email", "missing"}
+    who = signed_in_from(id_token(token_type), TRUST, kept)
+    claims = {"groups": ["data"], "email": ["alice@example.test"]}
+    assert who[:7] == (ISSUER, "248", "248", "alice@example.test", ("data",), claims, "s-1")
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,10 @@ def site(folder: Path, prefect_server: Server, issuer: Issuer, github: Issuer) -
     settings = {
         "FORWARD_AUTH_CONFIG": str(folder / "forward-auth.toml"),
         "FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd"),
+        "FORWARD_AUTH_USERS__ROLE": "worker",
         "FORWARD_AUTH_ISSUER__URL": issuer.url,
         "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
+        "FORWARD_AUTH_ISSUER__ROLE": "worker",
     }
     with Site(folder / "site", prefect_server.url, settings) as site:
         yield site

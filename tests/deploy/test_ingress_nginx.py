@@ -90,7 +90,9 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
         settings = {
             "FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd"),
             "FORWARD_AUTH_ISSUER__URL": issuer.url,
+            "FORWARD_AUTH_USERS__ROLE": "viewer",
             "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
+            "FORWARD_AUTH_ISSUER__ROLE": "viewer",
         }
         site = Site(folder, echo.url, settings)
         upstreams = {"prefect-server": echo.url, "forward-auth": site.service_url}
@@ -124,12 +126,12 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
 
 @pytest.mark.parametrize("more", [(), UPGRADE], ids=["http", "websocket"])
 def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gated, more: tuple[Any, ...]) -> None:
-    assert send(gated.port, MACHINES, "/api/flows", more).status == 401
+    assert send(gated.port, MACHINES, "/api/hello", more).status == 401
     claims = [(name, "mallory") for name in (*IDENTITY, "X_Auth_Request_User", "X-Forwarded-Method")]
-    answer = send(gated.port, MACHINES, "/api/flows?x=1", [*claims, basic(USER, PASSWORD), *more])
+    answer = send(gated.port, MACHINES, "/api/hello?x=1", [*claims, basic(USER, PASSWORD), *more])
     assert answer.status == 200, answer
     seen = Received.from_json(yaml.safe_load(answer.body))
-    assert seen.path == "/api/flows?x=1"
+    assert seen.path == "/api/hello?x=1"
     assert seen.values("X-Auth-Request-User") == [USER]
     assert not [value for name in IDENTITY for value in seen.values(name) if value == "mallory"]
     assert not seen.values("Authorization")
@@ -142,15 +144,15 @@ def test_the_machines_host_has_the_api_alone(gated: Gated) -> None:
 
 def test_an_outage_of_the_issuer_does_not_end_a_worker(gated: Gated) -> None:
     """Workers sit out a 5xx on a poll, and end at a 401 or 403."""
-    answer = gated.get(MACHINES, "/api/flows", dict([bearer(gated.issuer.mint())]))  # it was never started
+    answer = gated.get(MACHINES, "/api/hello", dict([bearer(gated.issuer.mint())]))  # it was never started
     assert answer.status_code == 500
 
 
 def test_people_are_sent_to_sign_in_and_what_pages_call_is_not(gated: Gated) -> None:
     page = gated.get(PEOPLE, "/runs?x=1", NAVIGATION)
     assert (page.status_code, page.headers["location"]) == (302, f"https://{PEOPLE}/_auth/login?return_to=/runs?x=1")
-    assert gated.get(PEOPLE, "/api/flows").status_code == 401
-    assert gated.get(PEOPLE, "/api/flows", dict([basic(USER, PASSWORD)])).status_code == 401
+    assert gated.get(PEOPLE, "/api/hello").status_code == 401
+    assert gated.get(PEOPLE, "/api/hello", dict([basic(USER, PASSWORD)])).status_code == 401
     settings = gated.get(PEOPLE, "/ui-settings")
     assert settings.headers["location"] == f"https://{PEOPLE}/_auth/ui-settings?return_to=/"
     assert gated.get(PEOPLE, "/_auth/ui-settings?return_to=/").status_code == 200
@@ -167,7 +169,7 @@ def test_a_session_opens_the_pages_and_ends_at_the_gate(gated: Gated) -> None:
     signed_in = httpx.post(url, data=data, headers={**host, "Cookie": cookies})
     assert signed_in.status_code == 303, signed_in.text
     session = "; ".join(each.partition(";")[0] for each in signed_in.headers.get_list("set-cookie"))
-    for path in ("/runs", "/api/flows", "/ui-settings"):
+    for path in ("/runs", "/api/hello", "/ui-settings"):
         answer = gated.get(PEOPLE, path, {**host, "Cookie": f"theme=dark; {session}", **dict([basic("x", "y")])})
         assert answer.status_code == 200, path
         seen = Received.from_json(answer.json())

@@ -141,7 +141,7 @@ class Pod:
 
     def status(self, user: str) -> int:
         """Return what the gate answers about this user."""
-        forwarded = {"Method": "GET", "Uri": "/api/flows", "Host": MACHINES, "Proto": "https", "For": "192.0.2.1"}
+        forwarded = {"Method": "GET", "Uri": "/api/hello", "Host": MACHINES, "Proto": "https", "For": "192.0.2.1"}
         headers = {f"X-Forwarded-{name}": value for name, value in forwarded.items()}
         return httpx.get(
             f"http://127.0.0.1:{self.port}/forward-auth/api", headers=headers | dict([basic(user, PASSWORD)])
@@ -247,7 +247,8 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
     secret["metadata"] = {"name": "prefect-tls", "namespace": "prefect"}
     static = yaml.safe_load((HERE / "traefik" / "traefik-values.yml").read_text())["additionalArguments"]
     with Echo() as echo:
-        site = Site(folder, echo.url, {"FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd")})
+        users = {"FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd"), "FORWARD_AUTH_USERS__ROLE": "viewer"}
+        site = Site(folder, echo.url, users)
         site.start_service()
         objects = json.dumps(built("traefik")).replace("http://forward-auth.prefect.svc:8080", site.service_url)
         services = (_service("prefect-server", 4200, echo.port), _service("forward-auth", 8080, site.service_port))
@@ -297,7 +298,7 @@ def test_traefik_reads_the_same_routers_as_from_the_file(gated: Gated) -> None:
         for name, router in gated.of("routers", "kubernetescrd").items()
         if router["entryPoints"] == ["websecure"]
     }
-    assert len(from_cluster) == 4
+    assert len(from_cluster) == 6
     assert all(router["tls"] is not None for router in from_cluster.values())
     assert _routers(from_cluster) == _routers(gated.of("routers", "file"))
 
@@ -353,10 +354,10 @@ def test_traefiks_entry_points_are_set_up_as_in_its_own_file() -> None:
 
 
 def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gated) -> None:
-    assert gated.get(MACHINES, "/api/flows").status_code == 401
+    assert gated.get(MACHINES, "/api/hello").status_code == 401
     assert gated.get(MACHINES, "/").status_code == 404
     claims = {"X-Auth-Request-User": "mallory", "X_Auth_Request_Groups": "admins", "X-Auth-Request-More": "mallory"}
-    answer = gated.get(MACHINES, "/api/flows", {**claims, **dict([basic(USER, PASSWORD)])})
+    answer = gated.get(MACHINES, "/api/hello", {**claims, **dict([basic(USER, PASSWORD)])})
     assert answer.status_code == 200
     seen = Received.from_json(answer.json())
     assert seen.values("X-Auth-Request-User") == [USER]
@@ -370,7 +371,7 @@ def test_people_are_sent_to_sign_in_at_the_service(gated: Gated) -> None:
     answer = gated.get(PEOPLE, "/runs?x=1", navigation)
     assert (answer.status_code, answer.headers["location"]) == (302, "/_auth/login?return_to=%2Fruns%3Fx%3D1")
     assert gated.get(PEOPLE, answer.headers["location"], navigation).status_code == 200
-    assert gated.get(PEOPLE, "/api/flows", dict([basic(USER, PASSWORD)])).status_code == 401
+    assert gated.get(PEOPLE, "/api/hello", dict([basic(USER, PASSWORD)])).status_code == 401
 
 
 def test_in_clear_browsers_are_sent_on_and_machines_are_not(gated: Gated) -> None:

@@ -105,7 +105,7 @@ class Installed:
             return False
 
     def status(self, user: str = USER) -> int:
-        forwarded = {"Method": "GET", "Uri": "/api/flows", "Host": "m", "Proto": "https", "For": "192.0.2.1"}
+        forwarded = {"Method": "GET", "Uri": "/api/hello", "Host": "m", "Proto": "https", "For": "192.0.2.1"}
         headers = {f"X-Forwarded-{name}": value for name, value in forwarded.items()} | dict([basic(user, PASSWORD)])
         with self.client() as client:
             return client.get("/forward-auth/api", headers=headers).status_code

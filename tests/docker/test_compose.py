@@ -83,6 +83,14 @@ def test_the_example_is_what_the_service_understands() -> None:
     assert settings.oidc.required_claims == {"groups": frozenset({"data-engineers", "analysts"})}
 
 
+def test_the_first_users_have_roles_and_whoever_is_added_may_look(composed: dict[str, Any]) -> None:
+    told = composed["services"]["forward-auth"]["environment"]
+    assert told["FORWARD_AUTH_USERS__ROLE"] == "${FORWARD_AUTH_USERS__ROLE-viewer}"
+    grants = json.loads((ROOT / "deploy" / "compose" / "grants.json").read_text())
+    settings = load({"FORWARD_AUTH_USERS__FILE": "users.htpasswd", "FORWARD_AUTH_GRANTS": json.dumps(grants)}).settings
+    assert {one.users: one.roles for one in settings.all_grants} == {("admin",): ("admin",), ("worker",): ("worker",)}
+
+
 def _example() -> dict[str, str]:
     lines = re.findall(r"^#([A-Z][A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert len(dict(lines)) == len(lines)
@@ -253,6 +261,9 @@ def test_a_first_user_reaches_the_api(stack: Stack, name: str) -> None:
     user = name, stack.passwords()[name]
     assert stack.ask(MACHINES, "/api/health", user).json() is True
     assert stack.ask(MACHINES, "/api/flows/filter", user, {}).json() == []
+    written = stack.ask(MACHINES, "/api/variables/", user, {"name": f"by_{name}", "value": 1})
+    deleted = stack.ask(MACHINES, "/api/flows/bulk_delete", user, {"flows": {"name": {"any_": ["no-such"]}}})
+    assert (written.status_code, deleted.status_code == 403) == (201, name == "worker")
 
 
 @pytest.mark.parametrize("auth", [NO_CREDENTIAL, ("worker", "wrong"), ("nobody", "wrong")])

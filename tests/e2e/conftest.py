@@ -40,7 +40,9 @@ def service_settings(folder: Path, openid_provider: OpenIDProvider) -> Mapping[s
     return {
         "FORWARD_AUTH_ISSUER__URL": openid_provider.url,
         "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
+        "FORWARD_AUTH_ISSUER__ROLE": "admin",
         "FORWARD_AUTH_USERS__FILE": str(users),
+        "FORWARD_AUTH_USERS__ROLE": "admin",
     }
 
 

@@ -21,6 +21,12 @@ POOL = "restart"
 POLL = re.compile(rf'"POST /api/work_pools/{POOL}/get_scheduled_flow_runs HTTP/1.1" (\d+)')
 
 
+def trusting(issuer: Issuer) -> dict[str, str]:
+    """Return the settings of a service that takes this issuer's tokens."""
+    told = {"URL": issuer.url, "AUDIENCES": "prefect", "ROLE": "admin"}
+    return {f"FORWARD_AUTH_ISSUER__{name}": value for name, value in told.items()}
+
+
 def polls(site: Site) -> list[str]:
     """Return the status of every poll of the worker, as Traefik answered it."""
     return POLL.findall(site.traefik.text())
@@ -66,7 +72,7 @@ def test_cold_start_without_the_issuer_is_503_and_mends_itself(folder: Path) -> 
     """503 with Retry-After is retried by Prefect's client; a 401 would end every worker."""
     require(TRAEFIK)
     issuer = Issuer("RS256")
-    settings = {"FORWARD_AUTH_ISSUER__URL": issuer.url, "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect"}
+    settings = trusting(issuer)
     with Echo() as echo, Site(folder / "cold-site", echo.url, settings, cold=True) as site:
         credential = [bearer(issuer.mint(lifetime=300))]
         answer = send(site.port, MACHINES, "/api/health", credential)
@@ -89,7 +95,7 @@ def test_cold_start_without_the_issuer_is_503_and_mends_itself(folder: Path) -> 
 def test_new_keys_are_found_when_a_token_names_them(folder: Path) -> None:
     require(TRAEFIK)
     with Issuer("ES256") as issuer, Echo() as echo:
-        settings = {"FORWARD_AUTH_ISSUER__URL": issuer.url, "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect"}
+        settings = trusting(issuer)
         with Site(folder / "rotating-site", echo.url, settings) as site:
             assert send(site.port, MACHINES, "/api/health", [bearer(issuer.mint())]).status == 200
             issuer.rotate()

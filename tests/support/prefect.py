@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,11 @@ from tests.support.processes import Process, clean_environment
 from tests.support.waiting import free_port, wait_until
 
 FLOWS = Path(__file__).parent / "flows"
+PRINT_OPENAPI = """
+import json
+from prefect.server.api.server import create_app
+print(json.dumps(create_app(ephemeral=True).openapi()))
+"""
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -132,3 +139,13 @@ class Server:
         condition = {"flow_run_id": {"any_": [flow_run]}}
         body = {"flow_runs": {"id": {"any_": [flow_run]}}} if what == "task_runs" else {key: condition}
         return list(self.ask("POST", f"/{what}/filter", body))
+
+
+def openapi_of(version: str, home: Path) -> dict[str, Any]:
+    """Return the OpenAPI document of a version's server, which is not started for it."""
+    python = require(prefect_part(version))
+    env = clean_environment(home, {**QUIET, "PREFECT_HOME": str(home / ".prefect")})
+    printed = subprocess.run(
+        [python, "-W", "ignore", "-c", PRINT_OPENAPI], env=env, check=True, capture_output=True, text=True
+    )
+    return dict(json.loads(printed.stdout.splitlines()[-1]))

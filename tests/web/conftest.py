@@ -53,7 +53,9 @@ class Caller:
     endpoint: str = "/forward-auth/api"
     forwarded: Mapping[str, str] = field(default_factory=lambda: FORWARDED)
 
-    async def raw(self, path: str, headers: list[tuple[bytes, bytes]], method: str = "GET") -> Answer:
+    async def raw(
+        self, path: str, headers: list[tuple[bytes, bytes]], method: str = "GET", body: tuple[bytes, ...] = ()
+    ) -> Answer:
         target, _, query = path.partition("?")
         scope = {
             "type": "http",
@@ -66,8 +68,10 @@ class Caller:
         }
         sent: list[dict[str, Any]] = []
 
+        chunks = list(body)
+
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": chunks.pop(0) if chunks else b"", "more_body": bool(chunks)}
 
         async def send(message: Any) -> None:
             sent.append(dict(message))

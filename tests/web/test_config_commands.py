@@ -99,7 +99,8 @@ def test_init_tells_every_key_and_secrets_stand_apart(tmp_path: Path) -> None:
     run("config", "init", cwd=tmp_path)
     config, secrets = ((tmp_path / name).read_text() for name in ("forward-auth.toml", "secrets.toml"))
     for name in Settings.model_fields:
-        assert re.search(rf"^#({name} =|\[{name}\])|\[\[{name}\]\]", config, re.MULTILINE) or name == "store", name
+        told = re.search(rf"^#({name} =|\[{name}\])|\[\[{name}\]\]|`\[{name}\.", config, re.MULTILINE)
+        assert told or name == "store", name
     for secret in ("client_secret", "private_key", "keys", "url"):
         assert re.search(rf"^#?{secret} = ", secrets, re.MULTILINE)
     assert "client_secret =" not in config

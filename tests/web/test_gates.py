@@ -48,7 +48,7 @@ async def test_each_form_passes_the_gates_that_take_its_kind(form: str, call: Ca
 async def test_the_three_faces_give_one_verdict(call: Caller, provider: Provider) -> None:
     for credential, status in ((f"Bearer {provider.mint()}", 200), (None, 401), ("Bearer x", 401)):
         given = [] if credential is None else [(b"authorization", credential.encode())]
-        nginx = [(b"x-original-method", b"GET"), (b"x-original-url", b"https://h/api/flows/filter?x=1")]
+        nginx = [(b"x-original-method", b"POST"), (b"x-original-url", b"https://h/api/flows/filter?x=1")]
         assert (await call(credential)).status == status
         assert (await call.raw("/auth-request/api", given + nginx)).status == status
         assert (
@@ -179,7 +179,9 @@ async def test_the_answer_says_what_to_do_next(call: Caller, provider: Provider)
 
 async def test_a_cold_issuer_is_503_with_retry_after_and_others_are_served(users_file: Path) -> None:
     gone = Provider("RS256")
-    cold = create_app(Settings(issuer={"url": gone.url, "audiences": "prefect"}, users={"file": users_file}))
+    cold = create_app(
+        Settings(issuer={"url": gone.url, "audiences": "prefect"}, users={"file": users_file, "role": "viewer"})
+    )
     await cold.start()
     try:
         caller = Caller(cold)
@@ -199,7 +201,13 @@ async def test_two_issuers_are_kept_apart() -> None:
     with Provider("RS256") as first, Provider("ES256") as second:
         issuers = [
             {"url": first.url, "audiences": ["a"], "role": "worker"},
-            {"url": second.url, "audiences": ["b"], "jwks_url": second.jwks_url, "algorithms": ["ES256"]},
+            {
+                "url": second.url,
+                "audiences": ["b"],
+                "role": "viewer",
+                "jwks_url": second.jwks_url,
+                "algorithms": ["ES256"],
+            },
         ]
         app = create_app(Settings(issuers=issuers))
         await app.start()

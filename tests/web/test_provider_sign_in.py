@@ -94,8 +94,11 @@ def office() -> Iterator[Office]:
 
 @pytest.fixture
 def people_settings(office: Office) -> dict[str, Any]:
-    oidc = {"issuer": office.url, "client_id": CLIENT, "client_secret": SECRET, "timeout": 1, "name": "the Office"}
-    return {"oidc": {**oidc, "keys": {"cooldown": 1, "timeout": 1}}, "session": {"keys": SESSION_KEY}}
+    oidc = {"issuer": office.url, "client_id": CLIENT, "client_secret": SECRET, "timeout": 1, "role": "viewer"}
+    return {
+        "oidc": {**oidc, "name": "the Office", "keys": {"cooldown": 1, "timeout": 1}},
+        "session": {"keys": SESSION_KEY},
+    }
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 from tests.web.conftest import FORWARDED
 from tests.web.test_serve import serving
 
-PAGE = {"X-Forwarded-Proto": "http", "X-Forwarded-Method": "GET"}
+PAGE = {"X-Forwarded-Proto": "http", "X-Forwarded-Method": "GET", "X-Forwarded-Uri": "/v2/runs"}
 BROWSER = {
     "X-Forwarded-Host": "prefect.example.com",
     "X-Forwarded-Proto": "http",
@@ -32,6 +32,7 @@ KEYS = ["first-" + "k" * 32, "second-" + "k" * 32]
 CONFIG = """
 [users]
 file = "users"
+role = "viewer"
 [session]
 allow_http = true
 """
@@ -87,7 +88,7 @@ def provider() -> Iterator[Provider]:
 
 
 def trusting(provider: Provider, audience: str = "prefect") -> str:
-    return f'{CONFIG}\n[issuer]\nurl = "{provider.url}"\naudiences = ["{audience}"]\n'
+    return f'{CONFIG}\n[issuer]\nurl = "{provider.url}"\naudiences = ["{audience}"]\nrole = "viewer"\n'
 
 
 def sign_in(one: Service, password: str = "secret") -> httpx.Response:
@@ -179,6 +180,26 @@ def test_what_is_configured_anew_takes_effect(tmp_path: Path, provider: Provider
         assert (one.ask(ALICE), one.ask("Basic Y2Fyb2w6c2VjcmV0")) == (401, 200)
         assert "changed: issuer, log.decisions, log.format, users.file" in one.log()
         assert " info    allowed gate=api" in one.log()
+
+
+def test_roles_and_grants_take_effect_for_whoever_is_known_already(tmp_path: Path) -> None:
+    writes = {"X-Forwarded-Uri": "/api/deployments/"}
+    mine = '[[grants]]\nissuer = "local"\nusers = "alice"\nroles = "mine"\n[roles.mine]\ncapabilities = "{}"\n'
+    with service(tmp_path, CONFIG + mine.format("deploy")) as one:
+        cookie = {"gate": "ui", "Cookie": signed_in(one), **PAGE}
+        assert (one.ask(ALICE), one.ask(ALICE, **writes), one.ask(BOB, **writes)) == (200, 200, 403)
+        one.write(CONFIG + mine.format("run"))  # the same grant, and another role by that name
+        one.reload()
+        assert (one.ask(ALICE), one.ask(ALICE, **writes), one.ask(**cookie)) == (200, 403, 200)
+        one.write(CONFIG)
+        one.reload()
+        assert (one.ask(ALICE), one.ask(ALICE, **writes)) == (200, 403)
+        one.write(CONFIG.replace("viewer", "deployer"))
+        one.reload()
+        assert (one.ask(ALICE, **writes), one.ask(BOB, **writes)) == (200, 200)
+        one.write(CONFIG.replace('role = "viewer"', ""))
+        one.reload()
+        assert (one.ask(ALICE), one.ask(BOB), one.ask(**cookie)) == (403, 403, 403)
 
 
 def test_keys_of_sessions_rotate_and_nobody_is_signed_out(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def users(tmp_path: Path) -> Path:
     return path
 
 
+def of(users: Path) -> dict[str, str]:
+    """Return the settings with which the users of a file may look at everything."""
+    return {"FORWARD_AUTH_USERS__FILE": str(users), "FORWARD_AUTH_USERS__ROLE": "viewer"}
+
+
 @contextmanager
 def serving(tmp_path: Path, *arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     port = free_port()
@@ -78,7 +83,7 @@ def ready(process: subprocess.Popen[bytes], port: int, folder: Path) -> bool:
 
 
 def test_it_serves_and_stops_gracefully(tmp_path: Path, users: Path) -> None:
-    with serving(tmp_path, FORWARD_AUTH_USERS__FILE=str(users)) as (process, port):
+    with serving(tmp_path, **of(users)) as (process, port):
         url = f"http://127.0.0.1:{port}"
         assert httpx.get(f"{url}/healthz").json() == {"status": "alive"}
         assert httpx.get(f"{url}/forward-auth/api", headers=FORWARDED, auth=("alice", "secret")).status_code == 200
@@ -99,7 +104,7 @@ def test_it_serves_and_stops_gracefully(tmp_path: Path, users: Path) -> None:
 def test_a_request_under_way_is_answered_before_the_stop(tmp_path: Path) -> None:
     users = tmp_path / "users"
     users.write_text(f"alice:{hash_password('secret', 13)}\n")
-    with serving(tmp_path, FORWARD_AUTH_USERS__FILE=str(users)) as (process, port):
+    with serving(tmp_path, **of(users)) as (process, port):
         with socket.create_connection(("127.0.0.1", port)) as connection:
             head = "".join(f"{name}: {value}\r\n" for name, value in FORWARDED.items())
             credential = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n"
@@ -113,10 +118,7 @@ def test_a_request_under_way_is_answered_before_the_stop(tmp_path: Path) -> None
 
 def test_a_unix_socket_and_several_workers(tmp_path: Path, users: Path) -> None:
     path = tmp_path / "gate.sock"
-    with serving(tmp_path, "--uds", str(path), "--workers", "2", FORWARD_AUTH_USERS__FILE=str(users)) as (
-        process,
-        _,
-    ):
+    with serving(tmp_path, "--uds", str(path), "--workers", "2", **of(users)) as (process, _):
         wait_until(path.exists, timeout=20, what="the socket")
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
 
@@ -133,8 +135,8 @@ def test_a_unix_socket_and_several_workers(tmp_path: Path, users: Path) -> None:
 
 def test_it_becomes_ready_with_the_issuer_down(tmp_path: Path) -> None:
     gone = Provider("RS256")
-    variables = {"FORWARD_AUTH_ISSUER__URL": gone.url, "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect"}
-    with serving(tmp_path, **variables) as (_, port):
+    variables = {"URL": gone.url, "AUDIENCES": "prefect", "ROLE": "viewer"}
+    with serving(tmp_path, **{f"FORWARD_AUTH_ISSUER__{name}": value for name, value in variables.items()}) as (_, port):
 
         def call() -> httpx.Response:
             headers = {**FORWARDED, "Authorization": f"Bearer {gone.mint()}"}
@@ -148,8 +150,10 @@ def test_it_becomes_ready_with_the_issuer_down(tmp_path: Path) -> None:
 
 
 def test_a_users_file_that_changes_under_load_drops_no_request(tmp_path: Path, users: Path) -> None:
-    variables = {"FORWARD_AUTH_USERS__FILE": str(users), "FORWARD_AUTH_USERS__RELOAD": "0.1"}
-    with serving(tmp_path, **variables) as (_, port), httpx.Client(auth=("alice", "secret")) as client:
+    with (
+        serving(tmp_path, **of(users), FORWARD_AUTH_USERS__RELOAD="0.1") as (_, port),
+        httpx.Client(auth=("alice", "secret")) as client,
+    ):
         url = f"http://127.0.0.1:{port}/forward-auth/api"
         statuses = set()
         for round_ in range(6):
@@ -191,6 +195,8 @@ def test_a_users_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> Non
 def test_the_configuration_can_be_checked_and_shown(tmp_path: Path, users: Path) -> None:
     good = run("config", "check", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users))
     assert (good.returncode, "is good" in good.stdout) == (0, True)
+    assert "Nobody has a role" in good.stdout
+    assert "Nobody" not in run("config", "check", cwd=tmp_path, **of(users)).stdout
     shown = run("config", "show", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users)).stdout
     assert f'users.file = "{users}"  # environment, FORWARD_AUTH_USERS__FILE' in shown
     assert "port = 8080  # default" in shown

@@ -406,7 +406,7 @@ async def test_who_is_removed_or_has_a_new_password_is_out_at_once(
     users = tmp_path / "users"
     kept = f"bob:{hash_password('another pass phrase', 4)}\n"
     users.write_text(f"{kept}alice:{hash_password(PASSWORD, 4)}\n")
-    async with running(people_settings | {"users": {"file": users, "reload": 3_600}}) as app:
+    async with running(people_settings | {"users": {"file": users, "role": "viewer", "reload": 3_600}}) as app:
         alice, bob = Person(app), Person(app)
         await alice.sign_in()
         await bob.sign_in("bob", "another pass phrase")

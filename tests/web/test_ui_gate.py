@@ -41,7 +41,7 @@ def seal(site: ForwardAuth, **changes: object) -> str:
     passwords, sessions = site.wiring.passwords, site.wiring.sessions
     assert passwords is not None
     assert sessions is not None
-    fresh = Session("s-1", "local", "alice", "alice", "", (), ("viewer",), now, now, float("inf"))
+    fresh = Session("s-1", "local", "alice", "alice", "", (), {}, now, now, float("inf"))
     fresh = fresh._replace(password_mark=passwords.mark_of("alice"))
     return sessions.seal(fresh._replace(**changes))  # type: ignore[arg-type]
 
@@ -282,6 +282,12 @@ WRITERS = {
 }
 
 
+@pytest.fixture
+def as_admin(people_settings: dict[str, Any]) -> None:
+    people_settings["users"]["role"] = "admin"
+
+
+@pytest.mark.usefixtures("as_admin")
 @pytest.mark.parametrize("face", ["forward-auth", "auth-request", "ext-authz"])
 @pytest.mark.parametrize(("says", "passes"), WRITERS.values(), ids=WRITERS)
 async def test_row37_only_this_sites_own_pages_write(
@@ -301,6 +307,7 @@ async def test_row37_only_this_sites_own_pages_write(
             assert answer.headers["x-auth-request-user"] == ""
 
 
+@pytest.mark.usefixtures("as_admin")
 @pytest.mark.parametrize(("says", "passes"), WRITERS.values(), ids=WRITERS)
 async def test_row37_only_this_sites_own_pages_open_websockets(
     person: Person,

@@ -1,0 +1,148 @@
+"""Who may do what: custom roles, and grants of roles to those who prove who they are."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from service.core.grants import ClaimRule, Grant
+from service.core.roles import BUILT_IN, Role
+from service.core.routes import Capability, Route, Routes, known_routes, parse_table
+from service.settings.fields import Section, Words, json_value, split
+
+
+def _words(value: object) -> object:
+    return tuple(value) if isinstance(value := split(value), list) else value
+
+
+Listed = Annotated[tuple[str, ...], BeforeValidator(_words)]
+
+
+class RoleSettings(Section):
+    """A role of one's own: capabilities and single routes, and the names that it is limited to."""
+
+    capabilities: Words = Field(frozenset(), description="What it may, of the capabilities in docs/roles.md.")
+    routes: Listed = Field((), description="Single routes beside them, as `POST /api/flow_runs/{id}/resume`.")
+    work_pools: Listed = Field((), description="Patterns: where a path names a work pool, one of these.")
+    flows: Listed = Field((), description="Patterns: where a path names a flow, one of these.")
+    deployments: Listed = Field((), description="Patterns: where a path names a deployment, one of these.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        unknown = self.capabilities - {str(one) for one in Capability}
+        if unknown or not (self.capabilities or self.routes):
+            known = ", ".join(sorted(str(one) for one in Capability))
+            raise ValueError(f"a role has capabilities or routes; capabilities are {known}")
+        return self
+
+    def role(self, name: str) -> Role:
+        """Return what the core needs to know of it; raises ValueError for a route or limit that makes no sense."""
+        limits = {"work_pool": self.work_pools, "flow": self.flows, "deployment": self.deployments}
+        return Role(
+            name,
+            frozenset(map(Capability, self.capabilities)),
+            frozenset(self.routes),
+            {parameter: patterns for parameter, patterns in limits.items() if patterns},
+        )
+
+
+class ClaimSettings(Section):
+    """What a claim must hold; of several demands, each."""
+
+    equals: str | None = Field(None, description="The claim's only value.")
+    any_of: Words = Field(frozenset(), description="One of these is among its values.")
+    all_of: Words = Field(frozenset(), description="All of these are among its values.")
+    glob: Listed = Field((), description="A value meets one of these patterns.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        self.rule()
+        return self
+
+    def rule(self) -> ClaimRule:
+        """Return what the core needs to know of it."""
+        return ClaimRule(self.equals, self.any_of, self.all_of, self.glob)
+
+
+def _rules(value: object) -> object:
+    """Take a plain word or a list for the values of which one is enough."""
+    if not isinstance(value, dict):
+        return value
+    return {claim: {"any_of": rule} if isinstance(rule, str | list) else rule for claim, rule in value.items()}
+
+
+class GrantSettings(Section):
+    """Roles for whoever meets every condition given here; patterns have `*` within a word and `**` across."""
+
+    roles: Listed = Field(description="The roles that are given.")
+    issuer: str = Field(
+        "",
+        description="Of which issuer: its URL, or `local` for the users file. Needed where there are several.",
+    )
+    users: Listed = Field((), description="Patterns of names, of which one is to be met.")
+    clients: Listed = Field((), description="Patterns of the client that a token was issued to.")
+    groups: Listed = Field((), description="Patterns of groups.")
+    scopes: Words = Field(frozenset(), description="Scopes that a token must have, all of them.")
+    claims: Annotated[dict[str, ClaimSettings], BeforeValidator(_rules)] = Field(
+        {}, description="Claims and what they must hold: equals, any_of, all_of, glob; a list is any_of."
+    )
+
+    def grant(self, issuer: str, name: str) -> Grant:
+        """Return what the core needs to know of it."""
+        return Grant(
+            roles=self.roles,
+            issuer=self.issuer or issuer,
+            users=self.users,
+            clients=self.clients,
+            groups=self.groups,
+            scopes=self.scopes,
+            claims={path: rule.rule() for path, rule in self.claims.items()},
+            name=name,
+        )
+
+
+def _base_path(value: str) -> str:
+    if value:
+        known_routes(value, f"{value}-ui")
+    return value
+
+
+BasePath = Annotated[str, AfterValidator(_base_path)]
+
+
+class PrefectSettings(Section):
+    """How the Prefect server is mounted."""
+
+    api_base_path: BasePath = Field("/api", min_length=1, description="Prefect's PREFECT_SERVER_API_BASE_PATH.")
+    routes: Annotated[dict[str, str], BeforeValidator(json_value)] = Field(
+        {},
+        description="Routes that the table does not know yet, each with the capability that opens it: "
+        '`{"POST /api/new/{id}": "run"}`. `routes diff` finds them.',
+    )
+    ui_base_path: BasePath = Field("", description="Prefect's PREFECT_UI_SERVE_BASE, without the slash at the end.")
+
+    @field_validator("routes")
+    @classmethod
+    def _can_be_read(cls, value: dict[str, str]) -> dict[str, str]:
+        Routes(_told(value))
+        return value
+
+    @model_validator(mode="after")
+    def _two_places(self) -> Self:
+        self.table()
+        return self
+
+    def table(self) -> Routes:
+        """Return the routes of the server as it is mounted, those that were added included."""
+        return Routes([*known_routes(self.api_base_path, self.ui_base_path), *_told(self.routes)])
+
+
+def _told(routes: dict[str, str]) -> list[Route]:
+    return list(parse_table("\n".join(f"{route} {capability}" for route, capability in routes.items())))
+
+
+def check_names(roles: dict[str, Any]) -> dict[str, Any]:
+    """Return roles by name, or raise ValueError where one takes the name of a built-in one."""
+    taken = sorted(set(roles) & set(BUILT_IN))
+    if taken:
+        raise ValueError(f"built in, and not to be changed: {', '.join(taken)}; give yours another name")
+    return roles

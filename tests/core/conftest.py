@@ -1,0 +1,14 @@
+import pytest
+
+from service.core.roles import BUILT_IN, Access
+from service.core.routes import Routes, known_routes
+
+
+@pytest.fixture(scope="session")
+def routes() -> Routes:
+    return Routes(known_routes())
+
+
+@pytest.fixture(scope="session")
+def access(routes: Routes) -> Access:
+    return Access(BUILT_IN.values(), routes)

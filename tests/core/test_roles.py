@@ -1,0 +1,233 @@
+"""Who may call what: the matrix in tests/data, custom roles, limits, and what a refusal says."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.core.model import Principal
+from service.core.roles import BUILT_IN, Access, Granted, Lack, Lacking, Role
+from service.core.routes import Capability, Routes, known_routes, parse_table
+from tests.support.calls import call, concrete, filled_in
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+JSON_BODY = b'{"limit": 200}'
+
+
+def matrix() -> dict[str, list[str]]:
+    """Return the spelled-out table: by rule, the roles that may."""
+    lines = [line.split() for line in (DATA / "role-matrix.txt").read_text().splitlines() if line and line[0] != "#"]
+    _, _, *roles = lines[0]
+    assert roles == list(BUILT_IN)
+    assert all(set(cells) <= {"allow", "-"} and len(cells) == len(roles) for _, _, *cells in lines[1:])
+    return {
+        f"{method} {path}": [role for role, cell in zip(roles, cells, strict=True) if cell == "allow"]
+        for method, path, *cells in lines[1:]
+    }
+
+
+def seen() -> Iterator[tuple[str, str, str, str]]:
+    """Return role, actor, method and path of each call that was seen."""
+    role = actor = ""
+    for line in (DATA / "seen-calls.txt").read_text().splitlines():
+        if line.startswith("["):
+            role, actor = line.removeprefix("[").split("] ")
+        elif line and not line.startswith("#"):
+            yield role, actor, *line.split()
+
+
+def test_the_matrix_spells_out_what_each_role_may(access: Access, routes: Routes) -> None:
+    judged = {
+        route.rule: [
+            role for role in BUILT_IN if isinstance(access.judge(concrete(route), (role,), JSON_BODY), Granted)
+        ]
+        for route in routes.all.values()
+    }
+    assert judged == matrix()
+
+
+@pytest.mark.parametrize(("role", "actor", "method", "path"), list(seen()))
+def test_each_call_that_was_seen_is_open_to_its_actor(
+    access: Access, role: str, actor: str, method: str, path: str
+) -> None:
+    verdict = access.judge(call(method, filled_in(path)), (role,), JSON_BODY)
+    assert isinstance(verdict, Granted)
+    assert verdict.route is not None
+    assert verdict.route.method == method
+
+
+def test_a_flow_run_may_ask_for_secrets_of_its_blocks(access: Access) -> None:
+    request = call("GET", "/api/block_types/slug/secret/block_documents/name/x?include_secrets=true")
+    assert isinstance(access.judge(request, ("worker",)), Granted)
+    assert isinstance(access.judge(request, ("deployer",)), Granted)
+    assert access.judge(request, ("viewer",)) == Lacking(
+        access.routes.find("GET", request.path), Lack.SECRETS, frozenset({Capability.READ_SECRET})
+    )
+
+
+def test_the_pages_of_a_viewer_show_blocks_without_secrets(access: Access) -> None:
+    request = call("POST", "/api/block_documents/filter")
+    assert isinstance(access.judge(request, ("viewer",), b'{"include_secrets": false}'), Granted)
+    for body, lack in ((b'{"include_secrets": true}', Lack.SECRETS), (None, Lack.BODY), (b"", Lack.BODY)):
+        verdict = access.judge(request, ("viewer",), body)
+        assert isinstance(verdict, Lacking)
+        assert verdict.lack is lack
+        assert isinstance(access.judge(request, ("worker",), body), Granted)
+
+
+@pytest.mark.parametrize("roles", [(), ("nobody",), ("Admin",), ("",)])
+def test_without_a_role_that_is_configured_nothing_opens(access: Access, roles: tuple[str, ...]) -> None:
+    for route in access.routes.all.values():
+        assert isinstance(access.judge(concrete(route), roles, JSON_BODY), Lacking)
+
+
+def test_an_unknown_route_is_for_the_admin_alone(access: Access) -> None:
+    request = call("POST", "/api/brand/new")
+    assert access.judge(request, ("admin",)) == Granted(None, "admin", "admin")
+    for role in BUILT_IN:
+        assert isinstance(access.judge(request, (role,)), Granted) == (role == "admin")
+
+
+def test_what_several_roles_have_is_pooled(access: Access) -> None:
+    reader = Role("secrets", frozenset({Capability.READ_SECRET}))
+    both = Access([*BUILT_IN.values(), reader], access.routes)
+    request = call("GET", "/api/block_documents/6f0b3a52-1b6f-4c0f-9b1e-0a5a8a1b2c3d?include_secrets=1")
+    assert isinstance(both.judge(request, ("viewer",)), Lacking)
+    assert isinstance(both.judge(request, ("secrets",)), Lacking)
+    assert isinstance(both.judge(request, ("viewer", "secrets")), Granted)
+
+
+def test_a_verdict_says_which_role_gave_it_and_by_what(access: Access) -> None:
+    request = call("POST", "/api/deployments/")
+    assert access.judge(request, ("viewer", "deployer")) == Granted(
+        access.routes.named("POST /api/deployments/"), "deployer", "deploy"
+    )
+
+
+def test_a_custom_role_has_capabilities_and_single_routes(routes: Routes) -> None:
+    tidy = Role("tidy", frozenset({Capability.READ}), frozenset({"DELETE /api/flow_runs/{run}"}))
+    access = Access([tidy], routes)
+    verdict = access.judge(call("DELETE", filled_in("/api/flow_runs/{id}")), ("tidy",))
+    assert isinstance(verdict, Granted)
+    assert verdict.by == "DELETE /api/flow_runs/{id}"
+    assert isinstance(access.judge(call("POST", "/api/flow_runs/filter"), ("tidy",)), Granted)
+    assert isinstance(access.judge(call("DELETE", filled_in("/api/flows/{id}")), ("tidy",)), Lacking)
+
+
+def test_a_role_that_names_an_unknown_route_is_refused_with_its_name(routes: Routes) -> None:
+    with pytest.raises(ValueError, match=r"'tidy'.*DELETE /api/flow_run/\{id\}"):
+        Access([Role("tidy", routes=frozenset({"DELETE /api/flow_run/{id}"}))], routes)
+
+
+def test_a_new_route_can_be_classified_before_we_know_it() -> None:
+    added = parse_table("POST /brand/{id:uuid}/new run", "/api")
+    access = Access(BUILT_IN.values(), Routes([*known_routes(), *added]))
+    request = call("POST", filled_in("/api/brand/{id}/new"))
+    assert isinstance(access.judge(request, ("runner",)), Granted)
+    assert isinstance(access.judge(request, ("viewer",)), Lacking)
+
+
+LIMITED = Role("etl", BUILT_IN["worker"].capabilities, limits={"work_pool": ("etl-*", "shared")})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "open_"),
+    [
+        ("POST", "/api/work_pools/etl-small/get_scheduled_flow_runs", True),
+        ("POST", "/api/work_pools/shared/get_scheduled_flow_runs", True),
+        ("WS", "/api/work_pools/etl-small/workers/connect", True),
+        ("POST", "/api/work_pools/prod/get_scheduled_flow_runs", False),
+        ("POST", "/api/work_pools/etl-%2A/get_scheduled_flow_runs", True),
+        ("POST", "/api/work_pools/not-etl-1/get_scheduled_flow_runs", False),
+        ("POST", "/api/work_pools/ETL-1/get_scheduled_flow_runs", False),
+        ("WS", "/api/work_pools/prod/workers/connect", False),
+        ("GET", "/api/work_pools/prod", False),
+        ("POST", "/api/work_pools/filter", True),
+        ("POST", "/api/logs/", True),
+    ],
+)
+def test_a_role_can_be_limited_to_work_pools_where_the_path_names_one(
+    routes: Routes, method: str, path: str, *, open_: bool
+) -> None:
+    access = Access([LIMITED, *BUILT_IN.values()], routes)
+    verdict = access.judge(call(method, path), ("etl",))
+    assert isinstance(verdict, Granted) == open_
+    if isinstance(verdict, Lacking):
+        assert verdict.lack is Lack.LIMIT
+    assert isinstance(access.judge(call(method, path), ("etl", "worker")), Granted)
+
+
+def test_a_role_can_be_limited_to_flows_and_deployments(routes: Routes) -> None:
+    role = Role("etl", frozenset({Capability.READ}), limits={"flow": ("etl",), "deployment": ("nightly-**",)})
+    access = Access([role], routes)
+    verdicts = {"etl/nightly-a:b": True, "etl/nightly-1": True, "etl/daily": False, "x/nightly-1": False}
+    for path, open_ in verdicts.items():
+        verdict = access.judge(call("GET", f"/api/deployments/name/{path}"), ("etl",))
+        assert isinstance(verdict, Granted) == open_
+
+
+@pytest.mark.parametrize("limits", [{"pool": ("x",)}, {"work_pool": ()}])
+def test_a_limit_that_would_not_limit_is_refused(limits: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(ValueError, match="'etl'"):
+        Role("etl", frozenset({Capability.READ}), limits=limits)
+
+
+def test_everything_cannot_be_limited() -> None:
+    with pytest.raises(ValueError, match="'etl'"):
+        Role("etl", frozenset({Capability.ADMIN}), limits={"work_pool": ("x",)})
+
+
+WHO = Principal("https://idp.example", "svc", roles=("viewer",))
+
+
+def refused(access: Access, method: str, target: str, who: Principal = WHO, body: bytes | None = None) -> str:
+    request = call(method, target)
+    verdict = access.judge(request, who.roles, body)
+    assert isinstance(verdict, Lacking)
+    return access.refusal(request, who, verdict)
+
+
+def test_a_refusal_says_who_what_was_needed_and_what_they_have(access: Access) -> None:
+    assert refused(access, "POST", "/api/deployments/") == (
+        "You are 'svc' of https://idp.example, with the role viewer. POST /api/deployments/ needs 'deploy'. "
+        "Ask for the role admin or deployer."
+    )
+    assert refused(access, "POST", filled_in("/api/flow_runs/{id}/set_state")).endswith(
+        "POST /api/flow_runs/{id}/set_state needs 'report' or 'run' or 'work'. "
+        "Ask for the role admin, deployer, runner or worker."
+    )
+    assert "without a role here" in refused(access, "GET", "/api/flows/name/x", WHO._replace(roles=()))
+    assert "with the roles viewer and runner" in refused(
+        access, "DELETE", filled_in("/api/flows/{id}"), WHO._replace(roles=("viewer", "runner"))
+    )
+
+
+def test_a_refusal_says_what_is_special(access: Access, routes: Routes) -> None:
+    unknown = refused(access, "GET", "/nowhere/" + "x" * 4000)
+    assert "no known route" in unknown
+    assert len(unknown) < 400
+    secrets = "/api/block_documents/filter"
+    assert "include_secrets needs 'read-secret'" in refused(access, "POST", secrets, body=b'{"include_secrets":1}')
+    assert "the proxy does not send" in refused(access, "POST", secrets)
+    limited = Access([LIMITED], routes)
+    assert "other names" in refused(limited, "GET", "/api/work_pools/prod", WHO._replace(roles=("etl",)))
+
+
+def test_each_capability_opens_some_route_and_belongs_to_some_role(routes: Routes) -> None:
+    needed: set[Capability] = set()
+    for route in routes.all.values():
+        needed |= route.capabilities
+    assert needed | {Capability.READ_SECRET} == set(Capability)
+    given = {capability for role in BUILT_IN.values() for capability in role.capabilities}
+    assert given | {Capability.ANY} == set(Capability)
+
+
+def test_reading_never_needs_more_than_a_viewer_has_and_writing_does(routes: Routes) -> None:
+    open_to_viewers = frozenset({Capability.READ, Capability.ANY})
+    reads_by_post = ("/filter", "/count", "/paginate", "/history", "/lateness", "/concurrency_status", "/validate")
+    for route in routes.all.values():
+        if route.method in {"PUT", "PATCH", "DELETE"}:
+            assert not route.capabilities & open_to_viewers, route.rule
+        elif route.method == "POST" and route.capabilities & open_to_viewers:
+            named = route.path.endswith(reads_by_post) or "/ui/" in route.path or "count-by" in route.path
+            assert named, route.rule

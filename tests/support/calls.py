@@ -1,0 +1,28 @@
+"""Calls as the core judges them: written as rules, made concrete."""
+
+from __future__ import annotations
+
+import re
+
+from service.core.model import ForwardedRequest
+from service.core.request import parse_target
+from service.core.routes import Route
+
+ID = "6f0b3a52-1b6f-4c0f-9b1e-0a5a8a1b2c3d"
+_PARAMETER = re.compile(r"\{(?P<name>\w+)[^}]*\}")
+
+
+def call(method: str, target: str) -> ForwardedRequest:
+    """Return a forwarded request with this request target; a WebSocket is a GET, as the proxies have it."""
+    path, query = parse_target(target.encode())
+    return ForwardedRequest("GET" if method == "WS" else method, "https", "prefect.example.com", path, query, "")
+
+
+def concrete(route: Route) -> ForwardedRequest:
+    """Return a request for a route, each parameter of which is filled in."""
+    return call(route.method, filled_in(route.path))
+
+
+def filled_in(path: str) -> str:
+    """Return a path for a template: UUIDs for ids, a word for everything else."""
+    return _PARAMETER.sub(lambda match: ID if match["name"] in {"id", "schedule_id"} else f"some-{match['name']}", path)

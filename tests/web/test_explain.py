@@ -1,0 +1,159 @@
+"""`explain` and `routes`: an operator asks before, or after, somebody is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from service.cli import main
+from tests.support.issuer import Issuer as Provider
+from tests.support.issuer import Reply
+
+BLOCKS = "/api/block_documents/filter"
+RESUME = "/api/flow_runs/6f0b3a52-1b6f-4c0f-9b1e-0a5a8a1b2c3d/resume"
+
+
+@pytest.fixture
+def configured(tmp_path: Path, provider: Provider, users_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("forward-auth.toml").write_text(
+        f"""
+        [issuer]
+        url = "{provider.url}"
+        audiences = "prefect"
+        [users]
+        file = "{users_file}"
+        role = "viewer"
+        [roles.resumer]
+        routes = "POST /api/flow_runs/{{id}}/resume"
+        [[grants]]
+        issuer = "local"
+        users = "bob"
+        roles = "admin"
+        [[grants]]
+        issuer = "{provider.url}"
+        claims = {{ team = ["data"] }}
+        roles = "resumer"
+        """
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Told:
+    """What a command has said, and its exit code."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        said = self._capsys.readouterr()
+        return int(end.value.code or 0), said.out + said.err
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    return Told(capsys)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("--role", "viewer", "POST", BLOCKS, "--body", '{"include_secrets": true}'), 1, "needs 'read-secret'"),
+        (("--role", "viewer", "POST", BLOCKS, "--body", "{}"), 0, "opened    by read of the role viewer"),
+        (("--role", "viewer", "POST", BLOCKS), 1, "which the proxy does not send here"),
+        (("--role", "worker", "POST", BLOCKS), 0, "allowed   as 'somebody'"),
+        (("--role", "runner", "POST", RESUME), 0, "route     POST /api/flow_runs/{id}/resume, opened by run"),
+        (("--role", "viewer", "--role", "runner", "post", RESUME), 0, "opened    by run of the role runner"),
+        (("--role", "viewer", "WS", "/api/events/in"), 1, "WS /api/events/in needs 'emit'"),
+        (("--role", "deployer", "GET", "/api/nothing"), 1, "route     none that is known: for the role admin alone"),
+        (("--role", "admin", "GET", "/api/../x"), 1, "400 invalid_request"),
+        (("--role", "boss", "GET", "/"), 2, "there is no role boss"),
+        (("--user", "alice", "GET", "/"), 2, "name it (--config)"),
+    ],
+)
+def test_before_anything_is_configured_the_built_in_roles_explain_themselves(
+    arguments: tuple[str, ...], code: int, sentence: str, told: Told
+) -> None:
+    ended, text = told("explain", *arguments)
+    assert ended == code, text
+    assert sentence in text
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_user_is_explained_without_a_password(told: Told) -> None:
+    code, text = told("explain", "--user", "alice", "POST", "/api/deployments/")
+    assert code == 1
+    assert "You are 'alice' of local, with the role viewer. POST /api/deployments/ needs 'deploy'." in text
+    assert "viewer: users.role" in text
+    assert "admin: grants.0, not given, for what it asks of 'users' is not met" in text
+    assert told("explain", "--user", "alice", "POST", "/api/flows/filter")[0] == 0
+    assert told("explain", "--user", "mallory", "GET", "/")[0] == 2
+
+
+def test_a_token_is_verified_as_the_gate_does_it(configured: Path, provider: Provider, told: Told) -> None:
+    token = configured / "token"
+    token.write_text(provider.mint(team="data") + "\n")
+    code, text = told("explain", "--token-file", str(token), "POST", RESUME)
+    assert code == 0, text
+    assert "resumer: grants.1, given" in text
+    assert "opened    by POST /api/flow_runs/{id}/resume of the role resumer" in text
+    token.write_text(Provider("RS256").mint(iss=provider.url, team="data"))
+    code, text = told("explain", "--token-file", str(token), "POST", RESUME)
+    assert (code, "401 invalid_token" in text) == (1, True)
+    assert token.read_text() not in text
+    token.write_text("\x00\xff not a token")
+    assert told("explain", "--token-file", str(token), "POST", RESUME)[0] == 1
+
+
+def test_claims_are_explained_as_if_they_were_signed(configured: Path, provider: Provider, told: Told) -> None:
+    claims = configured / "claims.json"
+    claims.write_text(json.dumps({"sub": "svc", "team": "ops"}))
+    code, text = told("explain", "--claims-file", str(claims), "POST", RESUME)
+    assert (code, "configured are" in text) == (2, True)
+    code, text = told("explain", "--claims-file", str(claims), "--issuer", provider.url, "POST", RESUME)
+    assert code == 1
+    assert "resumer: grants.1, not given, for what it asks of 'team' is not met" in text
+    assert f"You are 'svc' of {provider.url}, without a role here" in text
+    claims.write_text("[]")
+    assert told("explain", "--claims-file", str(claims), "POST", RESUME)[0] == 2
+
+
+# the table ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_table_is_printed_whole_or_for_a_role_of_ones_own(told: Told) -> None:
+    code, text = told("routes")
+    assert (code, len(text.splitlines()) > 180) == (0, True)
+    _, text = told("routes", "--role", "resumer", "--capability", "run")
+    assert [line.split()[:2] for line in text.splitlines()] == [["POST", "/api/flow_runs/{id}/resume"]]
+    assert told("routes", "--role", "boss")[0] == 2
+
+
+@pytest.mark.usefixtures("fresh")
+def test_another_version_is_compared_from_a_file_or_a_running_server(provider: Provider, told: Told) -> None:
+    known = {"openapi": "3.1.0", "paths": {"/api/flows/filter": {"post": {}}}}
+    Path("known.json").write_text(json.dumps(known))
+    code, text = told("routes", "diff", "known.json")
+    assert (code, "0 not known" in text, "  POST /api/flows/count" in text) == (0, True, True)
+    newer = {**known, "paths": {**known["paths"], "/api/brand_new/": {"post": {}}}}  # type: ignore[dict-item]
+    provider.replies["/openapi.json"] = Reply(newer)
+    try:
+        for url in (provider.url, f"{provider.url}/api", f"{provider.url}/openapi.json"):
+            code, text = told("routes", "diff", url)
+            assert (code, "1 not known, so for the role admin alone:\n  POST /api/brand_new/" in text) == (1, True), (
+                text
+            )
+    finally:
+        del provider.replies["/openapi.json"]
+    Path("known.json").write_text("{}")
+    for mistake in ("known.json", "missing.json", "http://127.0.0.1:1"):
+        assert told("routes", "diff", mistake)[0] == 2
