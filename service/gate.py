@@ -80,6 +80,7 @@ class ForwardAuth:
         browser: Browser | None = None
         headers = _NOTHING_MORE
         body: bytes | None = None
+        decision: Decision | None = None
         client = scope.get("client")
         peer = client[0] if client else ""
         try:
@@ -97,13 +98,15 @@ class ForwardAuth:
                     who = proof.principal
             if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
                 body = await body_of(receive, MAX_BODY)
+            decision = decide(request, who, gate, self._access, browser=browser, body=body)
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
             who.__context__ = None
         except Exception:
             log.exception("a verify call failed; it is refused")
             who = Broken("The auth service failed on this request: try again, and tell its operators.")
-        decision = decide(request, who, gate, self._access, browser=browser, body=body)
+        if decision is None:
+            decision = decide(request, who, gate, self._access, browser=browser)
         if isinstance(decision, Allow):
             self._telemetry.allowed[gate] += 1
             if not decision.known:

@@ -34,7 +34,7 @@ from tests.support.upstream import PARTS_OF_STREAM
 from tests.support.visitor import SAME_ORIGIN, Visitor
 from tests.support.waiting import wait_until
 from tests.support.wire import Answer, basic, bearer, handshake, send
-from tests.support.world import AUDIENCE, SESSION, World
+from tests.support.world import AUDIENCE, ONLOOKER, SESSION, World
 
 EVIL = "mallory"
 PAGE = ("Accept", "text/html,application/xhtml+xml")
@@ -511,6 +511,28 @@ def test_bodies(size: int, proxy: Proxy, world: World) -> None:
         assert answer.status == 200, answer
         told = json.loads(answer.body)
         assert (told["length"], told["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
+
+
+JUDGES_BODIES = {"traefik", "envoy"}  # the others cannot send the body along
+
+
+@pytest.mark.parametrize(
+    ("body", "judged"),
+    [
+        pytest.param(b'{"limit": 200}', 200, id="asks-for-none"),
+        pytest.param(b'{"include_secrets": true}', 403, id="asks"),
+        pytest.param(b"", 403, id="says-nothing"),
+        pytest.param(b'{"limit": ', 403, id="cannot-be-read"),
+    ],
+)
+def test_secrets_that_a_body_asks_for(body: bytes, judged: int, proxy: Proxy, world: World) -> None:
+    """A viewer reads blocks only where it is known that no secrets are asked for; with the right to them, anything."""
+    port, path = world.port(proxy, "well"), "/api/block_documents/filter"
+    seen = send(port, MACHINES, path, [basic(ONLOOKER, PASSWORD)], method="POST", body=body)
+    assert seen.status == (judged if proxy.name in JUDGES_BODIES else 403), seen
+    if seen.status == 200:
+        assert json.loads(seen.body)["length"] == len(body)
+    assert send(port, MACHINES, path, [basic(USER, PASSWORD)], method="POST", body=body).status == 200
 
 
 def test_an_answer_streams(proxy: Proxy, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,11 @@ from tests.support.visitor import Visitor
 from tests.support.waiting import free_port
 
 AUDIENCE = "prefect"
+ONLOOKER = "onlooker"  # may see everything but secrets
+GRANTS = [
+    {"issuer": "local", "users": USER, "roles": "admin"},
+    {"issuer": "local", "users": ONLOOKER, "roles": "viewer"},
+]
 SESSION = "__Host-prefect-gate"
 KEY = "a-session-key-for-the-tests-alone-of-no-worth"
 
@@ -34,7 +40,10 @@ class World:
         users = folder / "users.htpasswd"
         folder.mkdir(exist_ok=True)
         add_user(users, USER, PASSWORD)
+        add_user(users, ONLOOKER, PASSWORD)
         common = {
+            "FORWARD_AUTH_GRANTS": json.dumps(GRANTS),
+            "FORWARD_AUTH_ISSUER__ROLE": "admin",
             "FORWARD_AUTH_USERS__FILE": str(users),
             "FORWARD_AUTH_SESSION__KEYS": KEY,
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
