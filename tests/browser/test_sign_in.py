@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.conftest import NewContext
+from tests.browser.conftest import NewContext, file_settings
 from tests.browser.people import (
     Way,
     by_password,
@@ -153,7 +153,7 @@ def test_it_works_over_tls(tmp_path: Path, users_file: Path, new_context: NewCon
     require(TRAEFIK)
     with (
         Echo() as echo,
-        Site(tmp_path / "site", echo.url, {"FORWARD_AUTH_USERS__FILE": str(users_file)}) as site,
+        Site(tmp_path / "site", echo.url, file_settings(users_file)) as site,
         site.start_traefik("https.yml", {8443: port, 8000: clear_port}, env),
     ):
         wait_until(lambda: _routed(port), timeout=20, what="routes in Traefik over TLS")

@@ -71,7 +71,8 @@ def port(tmp_path_factory: pytest.TempPathFactory, stand_in: str) -> Iterator[in
     config.write_text(replace_once(static, "filename: /etc/traefik/dynamic/gate.yml", f"directory: {dynamic}"))
     add_user(folder / "users", USER, PASSWORD)
     with Echo() as echo, ExitStack() as stack:
-        site = Site(folder, echo.url, {"FORWARD_AUTH_USERS__FILE": str(folder / "users")})
+        users = {"FORWARD_AUTH_USERS__FILE": str(folder / "users"), "FORWARD_AUTH_USERS__ROLE": "admin"}
+        site = Site(folder, echo.url, users)
         site.start_service()
         stack.callback(site.service.stop)
         env = {

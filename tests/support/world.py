@@ -45,8 +45,10 @@ class World:
             "FORWARD_AUTH_GRANTS": json.dumps(GRANTS),
             "FORWARD_AUTH_ISSUER__ROLE": "admin",
             "FORWARD_AUTH_USERS__FILE": str(users),
+            "FORWARD_AUTH_USERS__ROLE": "admin",
             "FORWARD_AUTH_SESSION__KEYS": KEY,
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
+            "FORWARD_AUTH_ISSUER__ROLE": "admin",
         }
         narrow = {"FORWARD_AUTH_USERS__CONCURRENCY": "1", "FORWARD_AUTH_USERS__QUEUE": "1"}
         nowhere = f"http://127.0.0.1:{free_port()}"
