@@ -43,9 +43,7 @@ class World:
         add_user(users, ONLOOKER, PASSWORD)
         common = {
             "FORWARD_AUTH_GRANTS": json.dumps(GRANTS),
-            "FORWARD_AUTH_ISSUER__ROLE": "admin",
             "FORWARD_AUTH_USERS__FILE": str(users),
-            "FORWARD_AUTH_USERS__ROLE": "admin",
             "FORWARD_AUTH_SESSION__KEYS": KEY,
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
             "FORWARD_AUTH_ISSUER__ROLE": "admin",
