@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
 # What starts much shares it, so it stays in one process; the longest come first, so that none is left for the end.
 TOGETHER = {
-    "docker": "docker",
-    "browser": "browser",
-    "e2e/test_proxies.py": "proxies",
-    "e2e/test_oauth2_proxy.py": "proxies",
-    "e2e/test_demo.py": "demo",
-    "deploy": "deploy",
-    "e2e": "e2e",
+    "tests/docker/": "docker",
+    "tests/browser/": "browser",
+    "tests/e2e/test_proxies.py": "proxies",
+    "tests/e2e/test_oauth2_proxy.py": "proxies",
+    "tests/e2e/test_demo.py": "demo",
+    "tests/e2e/": "e2e",
+    "tests/deploy/": "deploy",
 }
 
 
@@ -22,15 +21,25 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread the tests over processes (`pytest -n 3 --dist loadgroup`): what is not named here, file by file."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    """Put the longest first."""
     order = list(dict.fromkeys(TOGETHER.values()))
-    items.sort(key=lambda item: order.index(group) if (group := _group(item)) in order else len(order))
+    items.sort(key=lambda item: order.index(group) if (group := _group(item.nodeid)) in order else len(order))
 
 
-def _group(item: pytest.Item) -> str:
-    path = item.path.relative_to(HERE)
-    file = path.as_posix()
-    return TOGETHER.get(file) or TOGETHER.get(path.parts[0]) or file
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spread the tests over the processes of `pytest -n 3`: what is not named here, file by file."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - here alone, where tests run side by side
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Groups(config, log)
+
+
+def _group(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return next((group for start, group in TOGETHER.items() if file.startswith(start)), file)

@@ -129,6 +129,7 @@ def file_settings(users: Path) -> dict[str, str]:
     return {"FORWARD_AUTH_USERS__FILE": str(users), "FORWARD_AUTH_USERS__ROLE": "admin"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what waits for a session to grow old last: it grows old meanwhile."""
     items.sort(key=lambda item: "grown_old" in getattr(item, "fixturenames", ()))
