@@ -85,9 +85,7 @@ class Account:
             response = self._desk.pages.me(
                 who=self._rows(session, opened.proof.principal.roles), sign_out_href=f"{PAGES}logout", home_href=HOME
             )
-        if opened.sealed is not None:  # a refresh token may have been spent on it
-            visit.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
-        return response
+        return _renewed(response, opened, visit)
 
     async def _denied(self, visit: Visit) -> Response:
         """Tell people who were refused who they are here, and what they have: whoever helps them asks for that."""
@@ -111,9 +109,7 @@ class Account:
             switch_href=self._desk.switch_href,
             back_href=HOME,
         )
-        if opened.sealed is not None:
-            visit.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
-        return response
+        return _renewed(response, opened, visit)
 
     async def _open(self, visit: Visit) -> Opened:
         cookie = session_of(visit.cookies)
@@ -145,3 +141,10 @@ class Account:
             ("Ends when idle", Moment(session.seen + self._desk.wiring.session_policy.idle, now)),
         ]
         return [(label, value) for label, value in rows if value]
+
+
+def _renewed(response: Response, opened: Opened, visit: Visit) -> Response:
+    """Return the response with the session, where it was sealed anew: a refresh token may have been spent on it."""
+    if opened.sealed is not None:
+        visit.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
+    return response

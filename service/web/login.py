@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, Request
@@ -11,10 +11,10 @@ from starlette.responses import RedirectResponse, Response
 from service.adapters.sessions import new_session_id
 from service.core.cookies import keeps_secure
 from service.core.errors import Refusal, Rejected, SignInFailed, Throttled
-from service.core.model import Basic, Session
+from service.core.model import Basic, Principal, Session
 from service.core.redirects import HOME, PAGES, parse_return_to, with_fragment
 from service.core.request import MAX_PASSWORD, MAX_USERNAME
-from service.core.sign_in import pkce_challenge, provider_error
+from service.core.sign_in import SignedIn, pkce_challenge, provider_error
 from service.web.attempts import Attempt, Attempts
 from service.web.visits import Desk, Visit, seconds_left
 from service.wiring import Wiring
@@ -176,18 +176,10 @@ class Login:
             redirect_uri=visit.callback,
             response_issuer=query.get("iss", ""),
         )
-        now = time.time()
-        return Session(
-            id=new_session_id(),
-            issuer=who.issuer,
-            subject=who.subject,
-            name=who.name,
-            email=who.email,
-            groups=who.groups,
+        return _begun(
+            who,
             claims=who.claims,
-            began=now,
-            seen=now,
-            check_at=now + settings.check,
+            check_at=time.time() + settings.check,
             provider_sid=who.provider_sid,
             refresh_token=who.refresh_token,
             id_token=who.id_token,
@@ -231,20 +223,7 @@ class Login:
         who = (await passwords.authenticate(pair)).principal
         if mark != passwords.mark_of(pair.username):
             raise Rejected(_WRONG, reason="the password was changed meanwhile")
-        now = time.time()
-        return Session(
-            id=new_session_id(),
-            issuer=who.issuer,
-            subject=who.subject,
-            name=who.name,
-            email=who.email,
-            groups=who.groups,
-            claims={},
-            began=now,
-            seen=now,
-            check_at=float("inf"),
-            password_mark=mark,
-        )
+        return _begun(who, claims={}, check_at=float("inf"), password_mark=mark)
 
     def _signed_in(self, visit: Visit, attempt: Attempt, session: Session, return_to: str) -> Response:
         sessions = self._wiring.sessions
@@ -257,6 +236,22 @@ class Login:
         self._attempts.count_round(visit, return_to, response)
         self._wiring.telemetry.signed_in(session, visit.request.client)
         return response
+
+
+def _begun(who: SignedIn | Principal, **more: Any) -> Session:
+    """Return a session that begins now, for whom a provider or a password has proved."""
+    now = time.time()
+    return Session(
+        id=new_session_id(),
+        issuer=who.issuer,
+        subject=who.subject,
+        name=who.name,
+        email=who.email,
+        groups=who.groups,
+        began=now,
+        seen=now,
+        **more,
+    )
 
 
 def _again(return_to: str) -> str:

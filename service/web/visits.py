@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from service.core.cookies import HOST_PREFIX, clear_session, ours, session_of, set_cookie, set_session
-from service.core.errors import Later, Malformed, NotPermitted, Refusal, Rejected, SessionEnded
+from service.core.errors import Later, Malformed, NotPermitted, Refusal, SessionEnded
 from service.core.faces import parse_browser, parse_routed
 from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
 from service.core.redirects import HOME, PAGES
@@ -132,8 +132,6 @@ class Desk:
             )
         if isinstance(refusal, Malformed):
             heading = "This request cannot be understood"
-        elif isinstance(refusal, Rejected):
-            heading = "Signing in did not work"
         else:
             heading = HEADINGS.get(status, "Signing in did not work")
         return self.pages.error(
