@@ -76,7 +76,7 @@ class Server:
             {
                 "PREFECT_SERVER_UI_API_URL": "/api",
                 "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.5",
-                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
+                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # whole seconds: 0.5 is 0, a busy loop
             },
         )
         argv = ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
