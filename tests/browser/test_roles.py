@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
-from playwright.sync_api import TimeoutError as Late
 
 from tests.browser.conftest import KEY
 from tests.browser.people import sign_in_with_password
@@ -85,8 +83,7 @@ def test_a_viewer_opens_every_page_and_nothing_is_refused(
     toasted: list[str] = []
     for path in pages_of(ui, things):
         page.goto(f"{roles_site.people_url}{ui.base}{path}")
-        with suppress(Late):  # some pages go on asking
-            page.wait_for_load_state("networkidle", timeout=2_000)
+        traffic.wait_until_quiet(page)
         toasted += [f"{path}: {text}" for text in page.locator(TOASTS).all_inner_texts()]
     assert not [one for one in traffic.failed if one.startswith(("401", "403"))]
     assert not toasted
