@@ -32,7 +32,7 @@ check: init ## lint, types, the floors of the house, generated documents
 	$(RUN)/python -m docs.generate --check
 
 test: parts ## all tests, with real parts
-	$(RUN)/pytest -q
+	$(RUN)/pytest -q -n 3 --no-loadscope-reorder
 
 test-quick: init ## the tests that need no Prefect, proxy or browser
 	$(RUN)/pytest -q -n 3 --no-loadscope-reorder tests/core tests/adapters tests/settings tests/web
