@@ -93,8 +93,8 @@ class ForwardAuth:
             else:
                 presented = found.get(b"authorization")
                 if presented is not None:
-                    key = self._verdicts.key_of(gate, presented)
-                    proof = self._verdicts.recall(key) or await self._prove(gate, presented, key)
+                    key = self._verdicts.key_of(gate, presented, request.client)
+                    proof = self._verdicts.recall(key) or await self._prove(gate, presented, request.client, key)
                     who = proof.principal
             if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
                 body = await body_of(receive, MAX_BODY)
@@ -154,7 +154,7 @@ class ForwardAuth:
         if header is None or sessions is None:
             return NO_CREDENTIAL, _NOTHING_MORE
         secure = self.wiring.secure_cookies(request)
-        key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
+        key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header, "")  # other names count there
         proof = self._verdicts.recall(key)
         if proof is not None:
             return proof.principal, [(b"cookie", without_ours(header))]
@@ -179,23 +179,23 @@ class ForwardAuth:
             "This address may not call the verify endpoints.", reason=f"{peer!r} is not in trusted_proxies"
         )
 
-    async def _prove(self, gate: Gate, presented: bytes, key: bytes) -> Proof:
+    async def _prove(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Proof:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
         era = self._verdicts.era
         with self.wiring as wiring:
-            proof = await self._authenticate(wiring, gate, parse_credential(presented))
+            proof = await self._authenticate(wiring, gate, parse_credential(presented), client)
         self._verdicts.remember(key, proof, era)
         return proof
 
     @staticmethod
-    async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic) -> Proof:
+    async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic, client: str) -> Proof:
         if isinstance(credential, Bearer):
             if gate is Gate.BASIC or not wiring.issuers:
                 raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
             return await wiring.tokens.authenticate(credential)
-        if gate is Gate.JWT or wiring.passwords is None:
+        if gate is Gate.JWT:
             raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
-        return await wiring.passwords.authenticate(credential)
+        return await wiring.guard.authenticate(credential, client)
 
     # everything else --------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """What was proved a short while ago: the memory that the hot path reads instead of parsing and verifying.
 
 Keyed by a fingerprint of the very bytes that were sent, at this very gate. A spelling that was not seen before is a
-stranger's, and takes the long way.
+stranger's, and takes the long way; so is a password from an address that it was not seen from, lest guesses be
+answered from memory, where nobody counts them.
 """
 
 import time
@@ -30,8 +31,10 @@ class Verdicts:
         # order of use would have to be kept on each call, and all go soon
         self._proofs: FIFOCache[bytes, Proof] = FIFOCache(capacity)
 
-    def key_of(self, gate: Gate, presented: bytes) -> bytes:
-        """Return the key under which a proof of these bytes at this gate is remembered."""
+    def key_of(self, gate: Gate, presented: bytes, address: str) -> bytes:
+        """Return the key under which a proof of these bytes at this gate, from this address, is remembered."""
+        if address and presented[1:2] not in b"eE":  # anything but a Bearer
+            presented = b"%b\n%b" % (address.encode(), presented)
         return self._fingerprints[gate].of(presented)
 
     def recall(self, key: bytes) -> Proof | None:
