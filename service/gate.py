@@ -154,7 +154,7 @@ class ForwardAuth:
         if header is None or sessions is None:
             return NO_CREDENTIAL, _NOTHING_MORE
         secure = self.wiring.secure_cookies(request)
-        key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header, "")  # other names count there
+        key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
         proof = self._verdicts.recall(key)
         if proof is not None:
             return proof.principal, [(b"cookie", without_ours(header))]

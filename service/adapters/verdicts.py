@@ -31,7 +31,7 @@ class Verdicts:
         # order of use would have to be kept on each call, and all go soon
         self._proofs: FIFOCache[bytes, Proof] = FIFOCache(capacity)
 
-    def key_of(self, gate: Gate, presented: bytes, address: str) -> bytes:
+    def key_of(self, gate: Gate, presented: bytes, address: str = "") -> bytes:
         """Return the key under which a proof of these bytes at this gate, from this address, is remembered."""
         if address and presented[1:2] not in b"eE":  # anything but a Bearer
             presented = b"%b\n%b" % (address.encode(), presented)
