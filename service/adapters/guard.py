@@ -21,6 +21,8 @@ from service.core.model import Basic, Proof
 
 KNOWN: Final = 10_000  # pairs that were right; strangers cannot add one
 KNOWN_SECONDS: Final = 86_400.0
+PATIENCE: Final = 0.25  # seconds after which a guesser is told to wait, whose next try would else come at once
+AT_THE_DOOR: Final = 1_000  # guessers who are kept that long
 
 _Mark = tuple[str, bytes]  # a sender, and the fingerprint of what it sent
 
@@ -38,6 +40,7 @@ class Guard:
         self._fingerprints = Fingerprints()
         self._known: TTLCache[_Mark, bool] = TTLCache(KNOWN, KNOWN_SECONDS)
         self._flights: dict[_Mark, asyncio.Task[Proof]] = {}
+        self._at_the_door = 0
 
     def succeed(self, before: "Guard") -> None:
         """Go on knowing which pairs were right."""
@@ -72,7 +75,7 @@ class Guard:
     async def _try(self, prover: Clients | Passwords, credential: Basic, address: str, mark: _Mark) -> Proof:
         username, known = credential.username, mark in self._known
         if not known:
-            self._check(address, username)
+            await self._admit(address, username)
             await self._throttle.failed(address, username)  # until it is known to be right: guesses come all at once
         try:
             proof = await prover.authenticate(credential)
@@ -90,12 +93,20 @@ class Guard:
             await self._throttle.succeeded(address, username)
         return proof
 
-    def _check(self, address: str, username: str) -> None:
+    async def _admit(self, address: str, username: str) -> None:
+        """Return at once where a password may be looked at; a flood of refusals must not keep the event loop busy."""
         wait = self._throttle.retry_after(address, username)
-        if wait:
-            self._telemetry.guess_refused(sender_of(address))
-            raise Throttled(
-                "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",
-                reason=f"over sign_in.attempts, for {wait} s",
-                retry_after=wait,
-            )
+        if not wait:
+            return
+        self._telemetry.guess_refused(sender_of(address))
+        if self._at_the_door < AT_THE_DOOR:
+            self._at_the_door += 1
+            try:
+                await asyncio.sleep(PATIENCE)
+            finally:
+                self._at_the_door -= 1
+        raise Throttled(
+            "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",
+            reason=f"over sign_in.attempts, for {wait} s",
+            retry_after=wait,
+        )
