@@ -33,9 +33,10 @@ class Verdicts:
 
     def key_of(self, gate: Gate, presented: bytes, address: str = "") -> bytes:
         """Return the key under which a proof of these bytes at this gate, from this address, is remembered."""
+        fingerprint = self._fingerprints[gate].of(presented)
         if address and presented[1:2] not in b"eE":  # anything but a Bearer
-            presented = b"%b\n%b" % (address.encode(), presented)
-        return self._fingerprints[gate].of(presented)
+            return fingerprint + address.encode()
+        return fingerprint
 
     def recall(self, key: bytes) -> Proof | None:
         """Return what was proved a short time ago, if it may still be believed."""
