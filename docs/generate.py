@@ -54,6 +54,30 @@ file = "/run/secrets/users.htpasswd"
 role = "viewer"
 ```
 
+## Clients with an id and a secret
+
+A machine that knows a client id and a secret, and cannot fetch a token itself, sends
+`PREFECT_API_AUTH_STRING=client_id:client_secret`; the service fetches one for it, at the issuer's token endpoint (RFC
+6749 §4.4). That token is judged like one that a caller sends: it must be a JWT of this issuer, for one of
+`audiences`, with `required_scopes` and all the rest; roles and grants see its claims.
+
+```toml
+[issuer]
+url = "https://idp.example.com/realms/data"
+audiences = ["prefect"]
+role = "worker"
+
+[issuer.client_credentials]
+clients = ["prefect-*"]      # these are clients; every other name is a user of the users file
+scopes = ["prefect"]         # Entra ID: ["api://prefect/.default"]
+audience = "prefect"         # Auth0; elsewhere leave it out
+```
+
+`clients` decides whose check a name is for, so no two issuers' patterns may be met by one name, and a user whose name
+meets one can only sign in at the page. A colon in a client id cannot be sent (RFC 7617). An issuer that is away is
+503, which a worker sits out, and never 401. What the issuer granted is remembered for `remember` seconds at most, and
+with a `store` and `session.keys` replicas share it: sealed, under a name that tells nothing.
+
 ## Roles and grants
 
 `role` of an issuer, of `[users]` and of `[oidc]` is for all of theirs; `[[grants]]` give more, to those who meet every

@@ -93,8 +93,8 @@ class ForwardAuth:
             else:
                 presented = found.get(b"authorization")
                 if presented is not None:
-                    key = self._verdicts.key_of(gate, presented)
-                    proof = self._verdicts.recall(key) or await self._prove(gate, presented, key)
+                    key = self._verdicts.key_of(gate, presented, request.client)
+                    proof = self._verdicts.recall(key) or await self._prove(gate, presented, request.client, key)
                     who = proof.principal
             if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
                 body = await body_of(receive, MAX_BODY)
@@ -179,23 +179,23 @@ class ForwardAuth:
             "This address may not call the verify endpoints.", reason=f"{peer!r} is not in trusted_proxies"
         )
 
-    async def _prove(self, gate: Gate, presented: bytes, key: bytes) -> Proof:
+    async def _prove(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Proof:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
         era = self._verdicts.era
         with self.wiring as wiring:
-            proof = await self._authenticate(wiring, gate, parse_credential(presented))
+            proof = await self._authenticate(wiring, gate, parse_credential(presented), client)
         self._verdicts.remember(key, proof, era)
         return proof
 
     @staticmethod
-    async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic) -> Proof:
+    async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic, client: str) -> Proof:
         if isinstance(credential, Bearer):
             if gate is Gate.BASIC or not wiring.issuers:
                 raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
             return await wiring.tokens.authenticate(credential)
-        if gate is Gate.JWT or wiring.passwords is None:
+        if gate is Gate.JWT:
             raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
-        return await wiring.passwords.authenticate(credential)
+        return await wiring.guard.authenticate(credential, client)
 
     # everything else --------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from httpx import AsyncClient
 
 from service import __version__
 from service.adapters.client_auth import ClientPolicy
+from service.adapters.clients import Clients, GrantPolicy, Shared
+from service.adapters.guard import Guard
 from service.adapters.issuers import Issuer, KeyPolicy
 from service.adapters.oidc import RelyingParty
 from service.adapters.outbound import open_client
@@ -30,6 +32,7 @@ from service.core.model import ForwardedRequest, Principal, Session
 from service.core.proxies import TrustedProxies
 from service.core.sessions import SessionPolicy
 from service.settings import ConfigError, Settings
+from service.settings.clients import ClientCredentialsSettings
 from service.settings.people import OIDCSettings, StoreSettings
 
 PATIENCE: Final = 60.0  # seconds
@@ -61,6 +64,7 @@ class Wiring:
             window=settings.sign_in.window,
             store=self.store,
         )
+        self.clients: dict[str, Clients] = {}
         self.session_policy = SessionPolicy(settings.session.idle, settings.session.lifetime)
         self.provider: RelyingParty | None = None
         self.provider_keys: Issuer | None = None
@@ -78,6 +82,7 @@ class Wiring:
             self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
             policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
             self.passwords = Passwords(self.users, policy, settings.users.role, self.grants)
+        self.guard = Guard(self.passwords, self.clients.values(), self.throttle, self.telemetry)
         if settings.people_sign_in:
             self._wire_sessions()
 
@@ -150,6 +155,8 @@ class Wiring:
                 client=self.client,
                 on_change=self.verdicts.forget,
             )
+            if one.client_credentials is not None:
+                self.clients[one.url] = self._clients_of(self.issuers[one.url], one.client_credentials)
         if self._before is not None:
             self._succeed(self._before)
             self._before = None
@@ -160,12 +167,20 @@ class Wiring:
         await self.revocations.start()
         self.ready = True
 
+    def _clients_of(self, issuer: Issuer, settings: ClientCredentialsSettings) -> Clients:
+        """Return the clients of an issuer; replicas share them where they have a store and a key in common."""
+        shared = Shared(self.store, self.seal) if self.store and self.settings.session.keys else None
+        return Clients(issuer, GrantPolicy(**settings.model_dump()), self.client, self.grants, shared)
+
     def _succeed(self, before: "Wiring") -> None:
         """Take over what has been learnt so far, so that no call is worse off for a change of the settings."""
         self.revocations.succeed(before.revocations)
         self.throttle.succeed(before.throttle)
         for url in self.issuers.keys() & before.issuers.keys():
             self.issuers[url].succeed(before.issuers[url])
+        for url in self.clients.keys() & before.clients.keys():
+            self.clients[url].succeed(before.clients[url])
+        self.guard.succeed(before.guard)
         if self.provider_keys is not None and before.provider_keys is not None:
             self.provider_keys.succeed(before.provider_keys)
         if self.sessions is not None and before.sessions is not None:

@@ -21,3 +21,8 @@ class Fingerprints:
         mac = self._hmac.copy()  # to set the key up again would cost as much as all the rest
         mac.update(secret)
         return mac.finalize()
+
+    def of_pair(self, name: str, secret: str) -> bytes:
+        """Return 32 bytes that no other pair has: a length between keeps ('ab', 'c') from ('a', 'bc')."""
+        raw = name.encode()
+        return self.of(len(raw).to_bytes(4, "big") + raw + secret.encode())

@@ -103,9 +103,7 @@ class Passwords:
         return await asyncio.shield(flight)
 
     def _fingerprint(self, credential: Basic) -> bytes:
-        """Keep ('ab', 'c') from ('a', 'bc') by a length between."""
-        username = credential.username.encode()
-        return self._fingerprints.of(len(username).to_bytes(4, "big") + username + credential.password.encode())
+        return self._fingerprints.of_pair(credential.username, credential.password)
 
     def mark_of(self, username: str) -> str:
         """Return what tells a user's password of now from any other, or nothing for nobody; it proves nothing."""

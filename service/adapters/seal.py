@@ -12,6 +12,7 @@ import secrets
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _KEY_ID = 4  # bytes in front that tell which key; no secret, and no proof either
@@ -23,8 +24,8 @@ class Seal:
 
     def __init__(self, secrets_: tuple[str, ...] = ()) -> None:
         keys = [_derive(one) for one in secrets_ or (secrets.token_urlsafe(32),)]
-        self._sealing = keys[0]
-        self._opening = dict(reversed(keys))
+        self._sealing, self._naming = keys[0][:2], keys[0][2]
+        self._opening = {key_id: cipher for key_id, cipher, _ in reversed(keys)}
 
     def seal(self, purpose: str, content: bytes) -> str:
         """Return text that cookies and forms can carry (base64url)."""
@@ -43,7 +44,15 @@ class Seal:
         except (KeyError, InvalidTag, ValueError, binascii.Error):
             return None
 
+    def name_of(self, secret: bytes) -> str:
+        """Return a name under which all who share the first key find what belongs to a secret, and nobody else does."""
+        mac = HMAC(self._naming, SHA256())
+        mac.update(secret)
+        return mac.finalize().hex()
 
-def _derive(secret: str) -> tuple[bytes, AESGCM]:
+
+def _derive(secret: str) -> tuple[bytes, AESGCM, bytes]:
+    """Return the id of a key, what seals with it, and the key of names."""
     derived = HKDF(SHA256(), 32 + _KEY_ID, salt=None, info=b"prefect-forward-auth/seal/1").derive(secret.encode())
-    return derived[32:], AESGCM(derived[:32])
+    naming = HKDF(SHA256(), 32, salt=None, info=b"prefect-forward-auth/name/1").derive(secret.encode())
+    return derived[32:], AESGCM(derived[:32]), naming

@@ -26,7 +26,7 @@ class StoreUnavailable(Exception):  # noqa: N818 - a state that passes, named as
 
 
 class Store:
-    """Logs, tallies and claims under names that all replicas share; nothing here lives without an end."""
+    """Logs, tallies, claims and values under names that all replicas share; nothing here lives without an end."""
 
     def __init__(self, url: str, prefix: str) -> None:
         """Raise StoreError without the package or with a URL that means nothing; connect to nothing yet."""
@@ -85,14 +85,14 @@ class Store:
         async with self._bounded():
             return bool(await self._client.set(self._prefix + name, 1, nx=True, px=_milliseconds(seconds)))
 
-    async def tally(self, name: str, member: str, seconds: float) -> tuple[int, int, float]:
+    async def tally(self, name: str, member: str, seconds: float, *, by: int = 1) -> tuple[int, int, float]:
         """Count one more for a member; return its count, that of all members, and for how long they still stand.
 
-        The count begins with the first and is forgotten as a whole ``seconds`` later.
+        The count begins with the first and is forgotten as a whole ``seconds`` later. With -1 one is taken back.
         """
         key = self._prefix + name
         async with self._bounded(), self._client.pipeline(transaction=True) as batch:
-            batch.hincrby(key, member, 1)
+            batch.hincrby(key, member, by)
             batch.hvals(key)
             batch.pttl(key)
             count, counts, remaining = await batch.execute()
@@ -105,6 +105,19 @@ class Store:
         """Take a member's count out of a tally."""
         async with self._bounded():
             await self._client.hdel(self._prefix + name, member)
+
+    # values -----------------------------------------------------------------------------------------------
+
+    async def keep(self, name: str, value: str, seconds: float) -> None:
+        """Keep a value under a name for some seconds; one that was there is replaced."""
+        async with self._bounded():
+            await self._client.set(self._prefix + name, value, px=_milliseconds(seconds))
+
+    async def recall(self, name: str) -> str | None:
+        """Return the value that is kept under a name, if there still is one."""
+        async with self._bounded():
+            value: str | None = await self._client.get(self._prefix + name)
+            return value
 
     @asynccontextmanager
     async def _bounded(self, seconds: float = TIMEOUT) -> AsyncIterator[None]:

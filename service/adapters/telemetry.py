@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from typing import Any, Final, Literal
 
+from cachetools import TTLCache
+
 from service.core.errors import Refusal
 from service.core.model import Allow, Decision, Face, ForwardedRequest, Gate, Session
 from service.core.routes import websocket_endpoint
@@ -14,7 +16,8 @@ from service.core.routes import websocket_endpoint
 log = logging.getLogger("service.decisions")
 
 REFUSALS_A_SECOND: Final = 100  # a flood of refusals must not become a flood of log lines
-MAX_UNKNOWN: Final = 1_000  # routes that are remembered as logged
+MAX_UNKNOWN: Final = 1_000  # routes, and senders of wrong passwords, that are remembered as logged
+GUESSER_SECONDS: Final = 3_600.0
 WARN_EVERY: Final = 60.0
 
 
@@ -27,6 +30,8 @@ class Telemetry:
         self.websockets_refused: Counter[str] = Counter()
         self.sign_ins: Counter[str] = Counter()
         self.unknown_routes = 0
+        self.guesses_refused = 0
+        self._guessers: TTLCache[str, None] = TTLCache(MAX_UNKNOWN, GUESSER_SECONDS)
         self._unknown: set[str] = set()
         self.reloads: Counter[str] = Counter()
         self.config_problem = ""  # why the configuration as it stands in the files is not the one in force
@@ -97,6 +102,13 @@ class Telemetry:
                 "another version of Prefect has changed)",
                 extra={"fields": {"route": route}},
             )
+
+    def guess_refused(self, sender: str) -> None:
+        """Count a password that was not looked at after too many wrong ones, and log each sender once an hour."""
+        self.guesses_refused += 1
+        if sender not in self._guessers:
+            self._guessers[sender] = None
+            log.warning("too many wrong passwords came from one address", extra={"fields": {"client": sender}})
 
     def signed_in(self, session: Session, client: str) -> None:
         """Count and log that somebody has signed in."""

@@ -98,6 +98,16 @@ class Throttle:
             with suppress(StoreUnavailable):
                 await self._store.strike(_tally(sender), name)
 
+    async def undecided(self, address: str, username: str) -> None:
+        """Take one count back: whether that password was wrong is not known."""
+        sender, name = sender_of(address), _mark(username)
+        failures = self._take(sender)
+        last = max((place for place, one in enumerate(failures) if one[1] == name), default=len(failures))
+        self._put(sender, failures[:last] + failures[last + 1 :])
+        if self._store is not None:
+            with suppress(StoreUnavailable):
+                await self._store.tally(_tally(sender), name, self._window, by=-1)
+
     def _take(self, sender: str) -> list[_Failure]:
         """Take out a sender's failures that still count."""
         failures = self._many.pop(sender, ()) or self._few.pop(sender, ())

@@ -1,7 +1,8 @@
 """What was proved a short while ago: the memory that the hot path reads instead of parsing and verifying.
 
 Keyed by a fingerprint of the very bytes that were sent, at this very gate. A spelling that was not seen before is a
-stranger's, and takes the long way.
+stranger's, and takes the long way; so is a password from an address that it was not seen from, lest guesses be
+answered from memory, where nobody counts them.
 """
 
 import time
@@ -30,9 +31,12 @@ class Verdicts:
         # order of use would have to be kept on each call, and all go soon
         self._proofs: FIFOCache[bytes, Proof] = FIFOCache(capacity)
 
-    def key_of(self, gate: Gate, presented: bytes) -> bytes:
-        """Return the key under which a proof of these bytes at this gate is remembered."""
-        return self._fingerprints[gate].of(presented)
+    def key_of(self, gate: Gate, presented: bytes, address: str = "") -> bytes:
+        """Return the key under which a proof of these bytes at this gate, from this address, is remembered."""
+        fingerprint = self._fingerprints[gate].of(presented)
+        if address and presented[1:2] not in b"eE":  # anything but a Bearer
+            return fingerprint + address.encode()
+        return fingerprint
 
     def recall(self, key: bytes) -> Proof | None:
         """Return what was proved a short time ago, if it may still be believed."""

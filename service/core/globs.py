@@ -5,7 +5,7 @@ Every other character stands for itself; case counts.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -16,6 +16,35 @@ _MEANING: Final = {"*": "[^/:@]*", "**": ".*"}
 @lru_cache(maxsize=1024)  # patterns come from configuration alone
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(_MEANING.get(part) or re.escape(part) for part in _PARTS.split(pattern)), re.DOTALL)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether some value meets both patterns."""
+    return _overlap(tuple(_parts_of(one)), tuple(_parts_of(other)))
+
+
+def _parts_of(pattern: str) -> Iterator[str]:
+    """Yield single characters, and the signs for any text."""
+    for part in _PARTS.split(pattern):
+        yield from [part] if part in _MEANING else part
+
+
+@lru_cache(maxsize=4096)
+def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    if not one or not other:
+        return all(part in _MEANING for part in one or other)
+    if one[0] not in _MEANING and other[0] not in _MEANING:
+        return one[0] == other[0] and _overlap(one[1:], other[1:])
+    for wild, text in ((one, other), (other, one)):
+        if wild[0] in _MEANING and (
+            _overlap(wild[1:], text) or (_takes(wild[0], text[0]) and _overlap(wild, text[1:]))
+        ):
+            return True
+    return False
+
+
+def _takes(sign: str, part: str) -> bool:
+    return part not in _MEANING and (sign == "**" or part not in "/:@")
 
 
 def met(patterns: Iterable[str], value: str) -> bool:

@@ -148,8 +148,8 @@ class SignInSettings(Section):
     help: str = Field("", max_length=300, description="Whom to ask for access: a sentence, shown with each refusal.")
     attempts: Annotated[int, Field(ge=1, le=1_000)] = Field(
         10,
-        description="Wrong passwords for one name that one address may send within `window`, and ten times as many for "
-        "all names; more are answered 429.",
+        description="Wrong passwords for one name that one address may send within `window`, to the sign-in page and "
+        "the machine gates together, and ten times as many for all names; more are answered 429.",
     )
     window: Annotated[float, Field(ge=1, le=86_400)] = Field(300, description="Seconds over which they are counted.")
 

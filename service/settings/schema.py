@@ -16,6 +16,7 @@ from service.core.grants import Grant
 from service.core.model import ALGORITHMS, IssuerTrust
 from service.core.roles import BUILT_IN, Access
 from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, check_names
+from service.settings.clients import ClientCredentialsSettings, shared_names
 from service.settings.fields import (
     KeySettings,
     Network,
@@ -61,6 +62,20 @@ class IssuerSettings(Section):
     email_claim: str = Field("email", description="The claim with the principal's e-mail address.")
     groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
     keys: KeySettings = Field(KeySettings(), description="How long its keys are believed.")
+    client_credentials: ClientCredentialsSettings | None = Field(
+        None, description="Client ids and secrets that this issuer is asked about; its tokens must be JWTs."
+    )
+
+    @field_validator("client_credentials")
+    @classmethod
+    def _can_be_asked(
+        cls, value: ClientCredentialsSettings | None, info: ValidationInfo
+    ) -> ClientCredentialsSettings | None:
+        if value and value.token_endpoint:
+            check_issuer_url(value.token_endpoint, allow_http=bool(info.data.get("allow_http")))
+        elif value and info.data.get("jwks_url"):
+            raise ValueError("token_endpoint is needed: with jwks_url, nothing is discovered")
+        return value
 
     @field_validator("audiences")
     @classmethod
@@ -86,7 +101,7 @@ class IssuerSettings(Section):
         """Return what the core needs to know of this issuer."""
         return IssuerTrust(
             issuer=self.url,
-            **self.model_dump(exclude={"url", "jwks_url", "allow_http", "keys"}),
+            **self.model_dump(exclude={"url", "jwks_url", "allow_http", "keys", "client_credentials"}),
         )
 
 
@@ -197,6 +212,9 @@ class Settings(BaseSettings):
         twice = {url for url in urls if urls.count(url) > 1}
         if twice:
             raise ValueError(f"configured more than once: issuer {', '.join(sorted(twice))}")
+        shared = shared_names([(one.url, one.client_credentials) for one in self.all_issuers])
+        if shared:
+            raise ValueError("\n".join(shared))
         return self
 
     @model_validator(mode="after")

@@ -167,7 +167,13 @@ class ServiceCollector(Collector):
         yield CounterMetricFamily(
             "forward_auth_log_suppressed", "Refusals that were not logged one by one", value=telemetry.suppressed
         )
+        yield CounterMetricFamily(
+            "forward_auth_guesses_refused",
+            "Passwords that were not looked at, after too many wrong ones from where they came",
+            value=telemetry.guesses_refused,
+        )
         yield from self._issuers()
+        yield from self._clients()
         yield from self._users()
 
     def _issuers(self) -> Iterator[Any]:
@@ -184,6 +190,15 @@ class ServiceCollector(Collector):
             if issuer.age is not None:
                 age.add_metric([url], issuer.age)
         yield from (fetches, failures, keys, age)
+
+    def _clients(self) -> Iterator[Any]:
+        grants = CounterMetricFamily(
+            "forward_auth_client_grants", "Issuers asked about clients, by outcome", labels=["issuer", "outcome"]
+        )
+        for url, clients in list(self._wiring.clients.items()):
+            for outcome, count in clients.outcomes.items():
+                grants.add_metric([url, outcome], count)
+        yield grants
 
     def _users(self) -> Iterator[Any]:
         users, passwords = self._wiring.users, self._wiring.passwords

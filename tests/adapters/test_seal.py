@@ -81,3 +81,11 @@ def test_row18_no_text_at_all_opens(text: str) -> None:
     key_id = seal.seal("session", CONTENT)[:5]  # so that it comes as far as the cipher
     assert seal.open("session", text) is None
     assert seal.open("session", key_id + text) is None
+
+
+def test_a_name_is_the_same_for_all_who_share_the_first_key_and_tells_nothing() -> None:
+    name = Seal((OLD,)).name_of(CONTENT)
+    assert name == Seal((OLD, NEW)).name_of(CONTENT)
+    assert len({name, Seal((NEW, OLD)).name_of(CONTENT), Seal((OLD,)).name_of(CONTENT + b"!")}) == 3
+    assert Seal().name_of(CONTENT) != Seal().name_of(CONTENT)
+    assert CONTENT.decode() not in name

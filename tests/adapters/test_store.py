@@ -103,6 +103,21 @@ async def test_a_tally_counts_members_and_all_and_ends_as_a_whole(store: Store) 
     assert (await store.tally("short", "ann", 0.2))[2] <= 0.11  # it is not put off by what comes later
 
 
+async def test_a_value_is_kept_for_its_time_and_the_last_one_counts(store: Store) -> None:
+    assert await store.recall("value") is None
+    await store.keep("value", "first", 60)
+    await store.keep("value", "second", 0.2)
+    assert await store.recall("value") == "second"
+    await asyncio.sleep(0.25)
+    assert await store.recall("value") is None
+
+
+async def test_what_was_counted_can_be_taken_back(store: Store) -> None:
+    await store.tally("failures", "ann", 60)
+    assert (await store.tally("failures", "ann", 60))[:2] == (2, 2)
+    assert (await store.tally("failures", "ann", 60, by=-1))[:2] == (1, 1)
+
+
 async def test_nothing_is_kept_without_an_end_and_all_stands_under_the_prefix(store: Store) -> None:
     await store.append("log", ["entry"], keep=60)
     await store.claim("one", 60)

@@ -90,6 +90,15 @@ async def test_success_clears_the_pair_and_no_other(throttle: Throttle) -> None:
     assert throttle.retry_after("192.0.2.1", "ann") == 0
 
 
+async def test_what_was_not_decided_is_taken_back_once(throttle: Throttle) -> None:
+    await fail(throttle, "192.0.2.1", "ann", "ann", "bob")
+    await throttle.undecided("192.0.2.1", "ann")
+    await throttle.undecided("192.0.2.1", "nobody")
+    assert throttle.retry_after("192.0.2.1", "ann") == 0
+    await fail(throttle, "192.0.2.1", "ann")
+    assert throttle.retry_after("192.0.2.1", "ann") > 0
+
+
 async def test_an_account_of_ones_own_does_not_buy_more_guesses(throttle: Throttle) -> None:
     await fail(throttle, "192.0.2.1", "ann", "ann")
     await throttle.succeeded("192.0.2.1", "mallory")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
@@ -113,6 +113,15 @@ class Call(NamedTuple):
     form: dict[str, str]
 
 
+def _client_of(call: Call) -> tuple[str, str]:
+    """Return the id and the secret that a client sent, in either way of RFC 6749 §2.3.1."""
+    scheme, _, pair = call.headers.get("authorization", "").partition(" ")
+    if scheme != "Basic":
+        return call.form.get("client_id", ""), call.form.get("client_secret", "")
+    username, _, password = base64.b64decode(pair).decode().partition(":")
+    return unquote_plus(username), unquote_plus(password)
+
+
 class Issuer:
     """Discovery and JWKS over loopback HTTP; `with Issuer() as issuer` serves until the block ends."""
 
@@ -170,6 +179,19 @@ class Issuer:
         head = {"alg": key.alg, "kid": key.kid, "typ": "at+jwt", **(header or {})}
         head = {name: value for name, value in head.items() if value is not None}
         return encode_jws(head, json.dumps(body).encode(), key)
+
+    def grant_to(self, clients: Mapping[str, str], **claims: Any) -> None:
+        """Let clients, id → secret, have tokens by their own credentials (RFC 6749 §4.4), with these claims."""
+
+        def grant(call: Call) -> Reply:
+            client = _client_of(call)
+            if call.form.get("grant_type") != "client_credentials" or clients.get(client[0]) != client[1]:
+                return Reply({"error": "invalid_client"}, 401)
+            token = self.mint(sub=client[0], client_id=client[0], **claims)
+            return Reply({"access_token": token, "token_type": "Bearer", "expires_in": 300})
+
+        self.metadata["token_endpoint"] = f"{self.url}/token"
+        self.replies["/token"] = grant
 
     def key_set(self) -> dict[str, list[dict[str, str]]]:
         """Return the published keys as RFC 7517 writes a set."""

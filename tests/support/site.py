@@ -75,6 +75,7 @@ class Site:
             "FORWARD_AUTH_HOST": "127.0.0.1",
             "FORWARD_AUTH_PORT": str(port),
             "FORWARD_AUTH_LOG__DECISIONS": "all",
+            "FORWARD_AUTH_SIGN_IN__ATTEMPTS": "1000",  # all attackers of the tests share one address
             **self.settings,
         }
         argv = [sys.executable, "-m", "service", "serve"]

@@ -341,5 +341,5 @@ def test_each_of_several_processes_reads_it_again_and_none_is_replaced(tmp_path:
         one.write(CONFIG.replace('"users"', '"others"'))
         one.process.send_signal(signal.SIGHUP)
         wait_until(lambda: one.log().count("changed: users.file") == 2, timeout=15, what="both", log=one.log)
-        assert {one.ask(ALICE) for _ in range(20)} == {401}
+        assert {one.ask(ALICE) for _ in range(20)} <= {401, 429}  # each lets ten be wrong
         assert "died" not in one.log()
