@@ -38,7 +38,8 @@ _NOTHING: Final[tuple[bytes, Proof | None]] = (b"", None)
 class HashingPolicy:
     """How much bcrypt may cost at once: ``concurrency`` threads, and ``queue`` callers who wait for one.
 
-    ``remember`` is for how many seconds a verified password is not hashed again; a reload forgets it at once.
+    ``remember`` is for how many seconds a verified password is not hashed again, and for longer while there is no room
+    for that; a reload forgets it at once.
     """
 
     concurrency: int = 1
@@ -76,11 +77,23 @@ class Passwords:
         return self._waiting
 
     def recall(self, credential: Basic) -> Proof | None:
-        """Return what this very pair proved a short time ago, if the users are the same."""
+        """Return what this very pair proved before, if the users are the same: a short time ago, or while none can wait.
+
+        Else a flood of wrong pairs would shut out, one by one, those whose time has come to be hashed again.
+        """
         fingerprint, proof = self._remembered.get(credential.username, _NOTHING)
-        if proof is None or time.time() >= proof.until:
+        if proof is None or not compare_digest(fingerprint, self._fingerprint(credential)):
             return None
-        return proof if compare_digest(fingerprint, self._fingerprint(credential)) else None
+        if time.time() < proof.until:
+            return proof
+        if self._waiting < self._limit or not self._policy.remember:
+            return None
+        return self._remember(credential.username, fingerprint, proof)
+
+    def _remember(self, username: str, fingerprint: bytes, proof: Proof) -> Proof:
+        proof = proof._replace(until=time.time() + self._policy.remember)
+        self._remembered[username] = (fingerprint, proof)
+        return proof
 
     async def authenticate(self, credential: Basic) -> Proof:
         """Return whom the pair proves, and remember it, or raise Rejected, or Throttled where too many wait.
@@ -167,9 +180,8 @@ class Passwords:
             name=credential.username,
             roles=(self._role,) if self._role else (),
         )
-        proof = Proof(with_roles(principal, self._grants), time.time() + self._policy.remember)
-        self._remembered[credential.username] = (fingerprint, proof)
-        return proof
+        proof = Proof(with_roles(principal, self._grants), 0)
+        return self._remember(credential.username, fingerprint, proof)
 
 
 def _yield_to_others() -> None:

@@ -117,7 +117,9 @@ class UsersSettings(Section):
         14, description="The highest accepted bcrypt cost: a higher one in the file would be a load for all."
     )
     remember: Annotated[float, Field(ge=0, le=3_600)] = Field(
-        300, description="Seconds for which a verified password is not hashed again. A reload forgets it at once."
+        300,
+        description="Seconds for which a verified password is not hashed again, and longer while `queue` is full. "
+        "A reload forgets it at once.",
     )
     concurrency: Annotated[int, Field(ge=1, le=64)] = Field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1),

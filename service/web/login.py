@@ -206,6 +206,7 @@ class Login:
             self._wiring.telemetry.sign_in_refused(refusal, "")
             return self._form(visit, return_to, 403, username=pair.username[:MAX_USERNAME], problem=_WRONG)
         except Throttled as refusal:
+            await throttle.undecided(client, pair.username)
             return self._form(visit, return_to, 429, refusal.retry_after, problem=refusal.detail)
         await throttle.succeeded(client, pair.username)
         return self._signed_in(visit, attempt, session, with_fragment(return_to, fragment))

@@ -180,6 +180,29 @@ async def test_row25_the_queue_is_bounded_and_a_full_one_says_when_to_come_back(
         await authenticate(passwords, Basic("bob", "now there is room"))
 
 
+@pytest.mark.parametrize("remember", [60, 0])
+async def test_a_flood_of_strangers_does_not_shut_out_who_was_right_before(
+    file: UsersFile, monkeypatch: pytest.MonkeyPatch, remember: float
+) -> None:
+    passwords = Passwords(file, HashingPolicy(concurrency=1, queue=3, remember=remember))
+    file._on_change = passwords.forget
+    await passwords.authenticate(ALICE)
+    slow = Slow(monkeypatch)
+    now = time.time()
+    monkeypatch.setattr(module.time, "time", lambda: now + 120)
+    assert recall(passwords, ALICE) is None  # it would be hashed again
+    flood = [asyncio.create_task(passwords.authenticate(Basic("bob", str(n)))) for n in range(4)]
+    while passwords.waiting < 4:
+        await asyncio.sleep(0.005)
+    assert bool(recall(passwords, ALICE)) is bool(remember)
+    assert recall(passwords, Basic("alice", "another")) is None
+    file._on_change()
+    assert recall(passwords, ALICE) is None
+    slow.go.set()
+    await asyncio.gather(*flood, return_exceptions=True)
+    passwords.close()
+
+
 async def test_a_caller_who_leaves_does_not_end_the_hashing_of_others(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -319,6 +319,19 @@ async def test_guesses_that_come_all_at_once_are_no_more_guesses(people_settings
         assert (await attacker.ask()).status_code == 302
 
 
+async def test_a_password_that_was_not_looked_at_is_not_a_wrong_one(
+    people_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(people_settings | {"sign_in": {"attempts": 3, "window": 60}}) as app:
+        person, passwords = Person(app), app.wiring.passwords
+        assert passwords is not None
+        monkeypatch.setattr(passwords, "_limit", 0)  # as many wait as may
+        for _ in range(4):
+            assert "checked at once" in refused(await person.sign_in())
+        monkeypatch.undo()
+        assert (await person.sign_in()).status_code == 303
+
+
 async def test_the_right_password_begins_the_count_anew(people_settings: dict[str, Any]) -> None:
     async with running(people_settings | {"sign_in": {"attempts": 3, "window": 60}}) as app:
         for _ in range(3):
