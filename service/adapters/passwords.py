@@ -77,7 +77,7 @@ class Passwords:
         return self._waiting
 
     def recall(self, credential: Basic) -> Proof | None:
-        """Return what this very pair proved before, if the users are the same: a short time ago, or while none can wait.
+        """Return what this pair proved before, if the users are the same: a short time ago, or while none can wait.
 
         Else a flood of wrong pairs would shut out, one by one, those whose time has come to be hashed again.
         """
