@@ -24,11 +24,13 @@ RUN tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir wheel
 
 
 FROM python:3.13-slim
+# All but the first of the folders are for docker-compose.yml: a volume that is new takes its owner from there.
 # The base comes without bytecode of the standard library, and whoever runs it read-only compiles it at each start.
 RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
       -x '/(ensurepip|idlelib|lib2to3|pydoc_data|site-packages|test|tkinter|turtledemo)/' \
       "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
- && install -d -m 0700 -o 65532 -g 65532 /var/lib/forward-auth
+ && install -d -m 0700 -o 65532 -g 65532 \
+      /var/lib/forward-auth /var/lib/prefect-cli /var/lib/prefect-worker /var/lib/traefik
 COPY --from=build /opt/forward-auth /opt/forward-auth
 
 ENV PATH=/opt/forward-auth/bin:$PATH \
@@ -53,7 +55,7 @@ CMD ["serve"]
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="prefect-forward-auth" \
-      org.opencontainers.image.description="Forward auth made for Prefect: JWT and Basic credentials in front of a self-hosted server" \
+      org.opencontainers.image.description="Forward auth made for Prefect: sign-in, passwords, JWTs and roles in front of a self-hosted server" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
