@@ -30,10 +30,10 @@ def main() -> None:
             f"Prefect keeps its data in SQLite here, and it would not be moved. To begin anew in PostgreSQL:\n"
             f"  docker compose stop prefect && docker compose run --rm --no-deps prefect mv {SQLITE} {SQLITE}.old"
         )
-    password = secrets.token_urlsafe(32)
-    # PostgreSQL's own user reads it, whatever its number in the image; no other container has this volume.
-    write(PASSWORD, password, 0o444)
-    write(PROFILE, TEXT.format(password=password), 0o600)
+    if not PASSWORD.exists():
+        # PostgreSQL's own user reads it, whatever its number in the image; no other container has this volume.
+        write(PASSWORD, secrets.token_urlsafe(32), 0o444)
+    write(PROFILE, TEXT.format(password=PASSWORD.read_text()), 0o600)
 
 
 def write(path: Path, text: str, mode: int) -> None:
