@@ -2,7 +2,7 @@
 
 The profile lies in the server's own volume, so the choice holds with and without `--profile postgres`: a server whose
 database is down waits for it, and never begins another one in SQLite. Where one was begun already, this refuses.
-"""  # noqa: INP001 - a script, in no package
+"""
 
 import os
 import secrets

@@ -4,7 +4,7 @@ Without arguments: where there is no key for sessions, make one; where there is 
 password for each of FIRST_USERS and print those passwords, this one time. The containers `worker` and `cli` get theirs
 as a Prefect profile in a volume of their own; where one is missing, its user gets a new password. With arguments: be
 `prefect-forward-auth users …`.
-"""  # noqa: INP001 - a script, in no package
+"""
 
 import base64
 import json
@@ -82,7 +82,7 @@ def write(path: Path, text: str) -> None:
 
 def say(line: str) -> None:
     """Print a line at once, so that no password comes into force that nobody has seen."""
-    print(line, flush=True)  # noqa: T201 - the log of this container is how it speaks
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

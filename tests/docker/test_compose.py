@@ -89,7 +89,8 @@ def test_a_person_signs_in_and_a_new_container_knows_the_session(stack: Stack) -
 
 
 def test_traefiks_port_is_the_only_one(stack: Stack) -> None:
-    assert stack.published() == dict.fromkeys(SERVICES, set()) | {"traefik": {("127.0.0.1", str(stack.port))}}
+    published = {name: ports for name, ports in stack.published().items() if ports}
+    assert published == {"traefik": {("127.0.0.1", str(stack.port))}}
 
 
 def test_prefect_is_reached_through_traefik_alone_and_reaches_nobody(stack: Stack) -> None:
@@ -102,30 +103,15 @@ def test_prefect_is_reached_through_traefik_alone_and_reaches_nobody(stack: Stac
         within[name.rpartition("_")[2]] = set(network["Containers"])
     prefect, traefik = (stack.inspect(one)["Id"] for one in ("prefect", "traefik"))
     assert within == {"prefect": {prefect, traefik}, "database": {prefect}}
+    assert set(stack.inspect("worker")["NetworkSettings"]["Networks"]) == {f"{stack.project}_front"}
 
 
-def test_a_flow_run_finds_nobody_but_traefik(stack: Stack) -> None:
-    look = """if True:
-        import socket
-        for name in ("traefik", "prefect", "forward-auth"):
-            try:
-                socket.create_connection((name, 8000), timeout=2)
-                print(name)
-            except OSError:
-                pass
-    """
-    assert stack.compose("exec", "-T", "worker", "python", "-c", look).split() == ["traefik"]
-
-
-def test_the_worker_cannot_do_what_it_need_not(stack: Stack) -> None:
+def test_the_workers_password_is_in_its_volume_and_nowhere_else(stack: Stack) -> None:
     held = stack.compose("exec", "-T", "worker", "cat", "/var/lib/prefect-worker/profiles.toml")
     assert "PREFECT_CLIENT_CUSTOM_HEADERS" in held
     printed = json.dumps(stack.inspect("worker")) + stack.compose("logs", "worker")
     for secret in (*stack.passwords().values(), *re.findall(r"Basic (\S+?)\"", held)):
         assert secret not in printed
-    change = "import urllib.request as r; r.urlopen(r.Request('http://prefect-m2m.localhost:8000/api/flows/filter'))"
-    done = stack.try_to(stack.docker, "compose", "exec", "-T", "worker", "python", "-c", change)
-    assert "401" in done.stderr
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -140,14 +126,19 @@ def test_containers_can_do_little(stack: Stack, service: str) -> None:
 
 def test_the_image_is_small_and_starts_from_bytecode(stack: Stack) -> None:
     image = f"{stack.project}:latest"
-    history = stack.run(stack.docker, "history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", image)
+    history = stack.run(
+        stack.docker, "history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", image
+    )
     ours, base, _ = history.partition("compileall")
     assert base
     rows = [line for line in (ours + base).splitlines() if line]
     assert sum(int(row.split()[0]) for row in rows) < 150_000_000
-    modules = "asyncio, fastapi, service.gate"
-    look = f"import {modules}; [open(one.__cached__).close() for one in ({modules})]"
-    stack.compose("exec", "-T", "forward-auth", "python", "-c", look)
+    look = """if True:
+        import asyncio, fastapi, service.gate
+        open(asyncio.__cached__).close()
+        print(*(open(one.__cached__, "rb").read(8)[4] for one in (fastapi, service.gate)))
+    """
+    assert stack.compose("exec", "-T", "forward-auth", "python", "-c", look).split() == ["1", "1"]  # PEP 552: unchecked
 
 
 def test_users_are_changed_while_it_runs(stack: Stack) -> None:
