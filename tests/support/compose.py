@@ -180,7 +180,7 @@ class Person:
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         """Load something."""
-        return self.ask("GET", path, **headers)
+        return self.ask("GET", path, None, **headers)
 
     def sign_in(self, name: str, password: str) -> None:
         """Fill in the form."""
