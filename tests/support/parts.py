@@ -108,6 +108,7 @@ VALIDATE = Part(
     lambda: _existing(PARTS / "kubernetes" / "bin" / "kubernetes-validate"),
     f"run `{INSTALL} kubernetes`",
 )
+HADOLINT = Part("hadolint", lambda: _existing(PARTS / "hadolint" / "bin" / "hadolint"), f"run `{INSTALL} hadolint`")
 HELM = Part("Helm", lambda: _existing(PARTS / "helm" / "bin" / "helm"), f"run `{INSTALL} helm`")
 PREFECT_KUBERNETES = Part(
     "the Kubernetes worker",
@@ -121,6 +122,9 @@ ACTIONLINT = Part(
 )
 SSHD = Part(
     "OpenSSH's server", partial(_program, "sshd"), "install it (Debian, Ubuntu: apt-get install openssh-server)"
+)
+SHELLCHECK = Part(
+    "ShellCheck", partial(_program, "shellcheck"), "install it (Debian, Ubuntu: apt-get install shellcheck)"
 )
 STRACE = Part("strace", partial(_program, "strace"), "install it (Debian, Ubuntu: apt-get install strace)")
 SYSTEMD = Part(
