@@ -1,4 +1,4 @@
-"""deploy/compose/replicas.yml as a user starts it: two replicas that answer alike, and none whose end loses a request."""
+"""deploy/compose/replicas.yml as a user starts it: two replicas that answer alike, and no end of one loses a call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RATE = 500  # requests a second
 AT_LEAST = 100  # that a busy machine has to manage for it to count as load
 
 # In Prefect's place something that tells what it was told, so that the load is on the gate and not on Prefect. And
-# loopback is no trusted proxy, as where the setting names the proxies' network alone: a client is to be known all the same.
+# loopback is no trusted proxy, as where the setting names the proxies' network alone: clients are known all the same.
 UPSTREAM = f"""
 services:
   prefect:
@@ -37,7 +37,8 @@ services:
       FORWARD_AUTH_TRUSTED_PROXIES: 10.0.0.0/8,172.16.0.0/12,192.168.0.0/16
   forward-auth-2: *replica
 """
-ONE_BY_ONE = re.findall(r"^docker compose (up .*--force-recreate.*)$", (ROOT / "docs" / "replicas.md").read_text(), re.M)
+PAGE = (ROOT / "docs" / "replicas.md").read_text()
+ONE_BY_ONE = re.findall(r"^docker compose (up .*--force-recreate.*)$", PAGE, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,8 @@ def test_both_answer_and_alike(stack: Stack, worker: tuple[str, str]) -> None:
 def test_the_client_is_known_behind_the_second_hop(stack: Stack, worker: tuple[str, str]) -> None:
     told = stack.ask(MACHINES, "/api/health", worker).json()
     stack.ask(MACHINES, "/api/flows/client-of-this", NO_CREDENTIAL)
-    line = next(one for one in stack.compose("logs", "--no-log-prefix", *REPLICAS).splitlines() if "client-of-this" in one)
+    lines = stack.compose("logs", "--no-log-prefix", *REPLICAS).splitlines()
+    line = next(one for one in lines if "client-of-this" in one)
     assert json.loads(line)["client"] == told["x-forwarded-for"] != "127.0.0.1"
 
 

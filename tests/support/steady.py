@@ -1,4 +1,4 @@
-"""Requests at a steady rate over kept-open connections, each of which has to be answered, and counted where it is not."""
+"""Requests at a steady rate over connections that are kept open; what is not answered 200 is counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CALLERS = 64  # of whom most wait for their turn: so many may wait for an answer
 PATIENCE = 30.0  # seconds for one answer
 
 
-@dataclass
+@dataclass(repr=False)
 class Answers:
     """What came back: how long each answer took, and what was no answer of 200, with when it was asked for."""
 
@@ -28,9 +28,9 @@ class Answers:
 
     def slowest(self, share: float = 0.0) -> float:
         """Return the seconds that all answers took at most, but for the slowest share of them."""
-        return sorted(self.seconds)[int(len(self.seconds) * (1 - share)) - 1]
+        return sorted(self.seconds)[int(len(self.seconds) * (1 - share)) - 1] if self.seconds else 0.0
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return (
             f"{len(self.seconds)} answers, {len(self.failures)} failures {self.failures[:5]}, {self.rate:.0f}/s, "
             f"p50 {self.slowest(0.5) * 1000:.1f} ms, p99 {self.slowest(0.01) * 1000:.1f} ms, "
