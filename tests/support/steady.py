@@ -1,0 +1,96 @@
+"""Requests at a steady rate over connections that are kept open; what is not answered 200 is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Self
+
+CALLERS = 64  # of whom most wait for their turn: so many may wait for an answer before the rate falls
+PATIENCE = 30.0  # seconds for one answer
+
+
+@dataclass(repr=False)
+class Answers:
+    """What came back: how long each answer took, and what was no answer of 200, with when it was asked for."""
+
+    seconds: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Return the answers a second, failures included."""
+        return (len(self.seconds) + len(self.failures)) / (self.ended - self.began)
+
+    def slowest(self, share: float = 0.0) -> float:
+        """Return the seconds that all answers took at most, but for the slowest share of them."""
+        return sorted(self.seconds)[int(len(self.seconds) * (1 - share)) - 1] if self.seconds else 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"{len(self.seconds)} answers, {len(self.failures)} failures {self.failures[:5]}, {self.rate:.0f}/s, "
+            f"p50 {self.slowest(0.5) * 1000:.1f} ms, p99 {self.slowest(0.01) * 1000:.1f} ms, "
+            f"slowest {self.slowest() * 1000:.0f} ms"
+        )
+
+
+class SteadyLoad:
+    """Asks for as long as the `with` block lasts, whatever happens to the one who answers; then look at ``answers``.
+
+    Nothing is asked twice: a connection that breaks under a request is a failure, and the next takes a new one.
+    """
+
+    def __init__(self, port: int, head: str, *, rate: int) -> None:
+        self._port, self._request, self._rate = port, head.encode() + b"\r\n\r\n", rate
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._ask()))
+        self._next = 0
+        self.answers = Answers()
+
+    async def _ask(self) -> None:
+        self.answers.began = time.monotonic()
+        await asyncio.gather(*(self._caller() for _ in range(CALLERS)))
+        self.answers.ended = time.monotonic()
+
+    async def _caller(self) -> None:
+        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        while not self._over.is_set():
+            due = self.answers.began + self._next / self._rate
+            self._next += 1
+            await asyncio.sleep(due - time.monotonic())
+            asked = time.monotonic()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    connection = connection or await asyncio.open_connection("127.0.0.1", self._port)
+                    status = await self._exchange(*connection)
+                problem = "" if status == "200" else f"status {status}"
+            except (OSError, EOFError) as error:
+                problem = repr(error)
+                if connection is not None:
+                    connection[1].close()
+                    connection = None
+            if problem:
+                self.answers.failures.append(f"{problem} at {asked - self.answers.began:.2f} s")
+            else:
+                self.answers.seconds.append(time.monotonic() - asked)
+        if connection is not None:
+            connection[1].close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        writer.write(self._request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = head.partition("\r\ncontent-length:")[2].partition("\r\n")[0]
+        await reader.readexactly(int(length))
+        return head.split(" ", 2)[1]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
