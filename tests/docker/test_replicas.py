@@ -6,18 +6,18 @@ import base64
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from tests.docker.test_compose import DOCKER, MACHINES, NAVIGATION, NO_CREDENTIAL, Person, Stack
+from tests.support.compose import DOCKER, MACHINES, NAVIGATION, Person, Stack, copy_tree
 from tests.support.parts import ROOT, require
 from tests.support.steady import SteadyLoad
 from tests.support.waiting import wait_until
 
+NO_CREDENTIAL = None
 REPLICAS = ("forward-auth", "forward-auth-2")
 RATE = 500  # requests a second
 AT_LEAST = 100  # that a busy machine has to manage for it to count as load
@@ -44,21 +44,16 @@ ONE_BY_ONE = re.findall(r"^docker compose (up .*--force-recreate.*)$", PAGE, re.
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     docker = require(DOCKER)
-    folder = tmp_path_factory.mktemp("replicas")
-    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if not name.startswith("tests/") and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    folder = copy_tree(tmp_path_factory.mktemp("replicas"))
     (folder / "upstream.yml").write_text(UPSTREAM)
     stack = Stack(docker, folder, project=f"gate-replicas-{os.getpid()}")
-    stack.files += ["--file", "deploy/compose/replicas.yml", "--file", "upstream.yml"]
+    stack.add_file("deploy/compose/replicas.yml")
+    stack.add_file("upstream.yml")
     try:
-        stack.up()
+        stack.compose("up", "--detach", "--wait")
         yield stack
     finally:
-        stack.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        stack.down("--volumes")
         subprocess.run([docker, "image", "rm", f"{stack.project}:latest"], capture_output=True, check=False)
 
 
@@ -109,7 +104,7 @@ def test_what_the_replicas_share_is_theirs_alone(stack: Stack) -> None:
     assert store["Config"]["User"] == "999:1000"
     assert not any(store["NetworkSettings"]["Ports"].values())
     assert set(store["NetworkSettings"]["Networks"]) == {f"{stack.project}_store"}
-    network = json.loads(stack.run("network", "inspect", f"{stack.project}_store"))[0]
+    network = json.loads(stack.run(stack.docker, "network", "inspect", f"{stack.project}_store"))[0]
     assert network["Internal"] is True
     assert set(network["Containers"]) == {stack.inspect(one)["Id"] for one in ("valkey", *REPLICAS)}
 
@@ -210,6 +205,6 @@ def test_without_any_nobody_passes_and_all_that_was_signed_out_stays_so(
     assert not load.answers.seconds
     assert set(Counter(one.partition(" at ")[0] for one in load.answers.failures)) == {"status 503"}
 
-    stack.up()
+    stack.compose("up", "--detach", "--wait")
     wait_until(lambda: statuses(person) == {200}, timeout=30, what="both replicas back, and the session with them")
     assert statuses(gone) == {401}

@@ -19,7 +19,7 @@ from tests.support.waiting import free_port
 
 MACHINES, PEOPLE = "prefect-m2m.localhost", "prefect.localhost"
 NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
-IMAGES = {"TRAEFIK_IMAGE", "PREFECT_IMAGE", "POSTGRES_IMAGE"}  # may be set to others, here as by a user
+IMAGES = {"TRAEFIK_IMAGE", "PREFECT_IMAGE", "POSTGRES_IMAGE", "VALKEY_IMAGE"}  # may be set to others, here as by a user
 
 
 def _docker_with_compose() -> Path | None:
@@ -39,7 +39,7 @@ DOCKER = Part(
 
 def without_settings() -> dict[str, str]:
     """Return this environment without what would set the Compose files otherwise than a newcomer has them."""
-    own = re.compile("COMPOSE_|GATE_|FORWARD_AUTH_|TRAEFIK_|PREFECT_|POSTGRES_")
+    own = re.compile("COMPOSE_|GATE_|FORWARD_AUTH_|TRAEFIK_|PREFECT_|POSTGRES_|VALKEY_")
     return {name: value for name, value in os.environ.items() if not own.match(name) or name in IMAGES}
 
 
