@@ -135,6 +135,10 @@ MISTAKES = {
         {"grants": [{"issuer": "local", "roles": ["viewer"], "claims": {"team": {}}}]},
         "grants.0.claims.team: a rule for a claim says",
     ),
+    "roles-rendered-empty": (
+        {"grants": [{"issuer": "local", "users": "alice", "roles": []}]},
+        "grants.0.roles: a grant gives at least one role",
+    ),
     "no-roles": ({"grants": [{"issuer": "local"}]}, "grants.0.roles: this key is needed"),
     "typing-error": (
         {"grants": [{"issuer": "local", "roles": ["viewer"], "group": "x"}]},
@@ -150,6 +154,27 @@ MISTAKES = {
 @pytest.mark.parametrize(("changes", "sentence"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_named_by_its_key(changes: dict[str, Any], sentence: str) -> None:
     assert sentence in "\n".join(problems(changes))
+
+
+EMPTY = ["grants.0." + key for key in ("users", "clients", "groups", "scopes")]
+EMPTY += ["grants.0.claims.team." + key for key in ("any_of", "all_of", "glob")]
+EMPTY += ["grants.0.claims"]
+EMPTY += ["roles.x." + key for key in ("work_pools", "flows", "deployments")]
+
+
+@pytest.mark.parametrize("empty", [[], ","], ids=["nothing", "no-word"])
+@pytest.mark.parametrize("place", EMPTY)
+def test_a_condition_that_came_out_empty_is_refused_and_does_not_hold_for_everybody(place: str, empty: Any) -> None:
+    *_, section, key = place.split(".")
+    empty = {} if key == "claims" else empty
+    grant = {"issuer": "local", "roles": "admin"}
+    changes = {
+        "0": {"grants": [{**grant, key: empty}]},
+        "team": {"grants": [{**grant, "claims": {"team": {"equals": "data", key: empty}}}]},
+        "x": {"roles": {"x": {"capabilities": "work", key: empty}}},
+    }
+    (problem,) = problems(changes[section])
+    assert problem.startswith(f"{place}: is empty, and so would hold for everybody")
 
 
 def test_several_are_named_at_once_each_with_its_source() -> None:
