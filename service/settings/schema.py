@@ -58,7 +58,10 @@ class IssuerSettings(Section):
         frozenset(), description="If given, the client (`azp`, else `client_id`) must be one of these."
     )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the principal in headers.")
-    email_claim: str = Field("email", description="The claim with the principal's e-mail address.")
+    email_claim: str = Field(
+        "email",
+        description="The claim with the e-mail address; unverified (`email_verified` false), it decides nothing.",
+    )
     groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
     keys: KeySettings = Field(KeySettings(), description="How long its keys are believed.")
 
