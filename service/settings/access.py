@@ -9,7 +9,6 @@ from service.core.roles import BUILT_IN, Role
 from service.core.routes import Capability, Route, Routes, known_routes, parse_table
 from service.settings.fields import CONDITION, Listed, Section, Words, json_value
 
-
 Patterns = Annotated[Listed, CONDITION]
 
 
@@ -136,7 +135,8 @@ class PrefectSettings(Section):
 
     def table(self) -> Routes:
         """Return the routes of the server as it is mounted, those that were added included."""
-        return Routes([*known_routes(self.api_base_path, self.ui_base_path), *_told(self.routes)])
+        known = known_routes(self.api_base_path, self.ui_base_path)
+        return Routes([*known, *_told(self.routes)], self.api_base_path)
 
 
 def _told(routes: dict[str, str]) -> list[Route]:

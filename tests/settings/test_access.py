@@ -98,6 +98,12 @@ def test_where_prefect_is_mounted_decides_what_a_path_is() -> None:
     assert new.capabilities == {Capability.RUN}
 
 
+def test_an_api_among_the_pages_opens_none_of_its_new_routes_to_everybody() -> None:
+    routes = configured('[prefect]\napi_base_path = "/v2/api"').access().routes
+    assert routes.find("GET", "/v2/api/brand/new") is None
+    assert routes.find("GET", "/v2/runs") is not None
+
+
 def problems(changes: dict[str, Any]) -> list[str]:
     """Return what is wrong with a configuration that is good but for the changes, given as variables."""
     given = {}
@@ -147,6 +153,10 @@ MISTAKES = {
     "base-path": ({"prefect": {"api_base_path": "api/"}}, "prefect.api_base_path: a base path begins with a slash"),
     "ui-base-path": ({"prefect": {"ui_base_path": "/ui/"}}, "prefect.ui_base_path: a base path begins with a slash"),
     "one-place-for-both": ({"prefect": {"ui_base_path": "/api"}}, "prefect: a base path begins"),
+    "stale-before-refreshed": (
+        {"issuer": {"keys__max_stale": "0"}},
+        "issuer.keys: max_stale is less than refresh, 300: keys would run out",
+    ),
     "added-route": ({"prefect": {"routes": {"GET /x": "fly"}}}, "prefect.routes: "),
 }
 
