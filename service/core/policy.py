@@ -65,7 +65,7 @@ def decide(
             return Deny(403, Code.CROSS_ORIGIN, _WRONG_ORIGIN)
         return _by_roles(request, who, access, body)
     if isinstance(who, NoCredential | SessionEnded):
-        return _asked_to_sign_in(request, browser, _challenge(request, who, gate))
+        return _asked_to_sign_in(request, browser, access, _challenge(request, who, gate))
     if isinstance(who, Later):
         return Unavailable(who.status, who.code, who.detail, who.retry_after)
     if isinstance(who, Rejected | MalformedCredential):
@@ -99,7 +99,7 @@ def _by_its_own_page(request: ForwardedRequest, browser: Browser | None) -> bool
 
 
 def _asked_to_sign_in(
-    request: ForwardedRequest | None, browser: Browser | None, challenge: Challenge
+    request: ForwardedRequest | None, browser: Browser | None, access: Access, challenge: Challenge
 ) -> Challenge | Login:
     """Send whoever opens a page to sign in, and challenge whatever else asks.
 
@@ -110,6 +110,7 @@ def _asked_to_sign_in(
         return challenge
     if browser.navigates:
         return Login(302, challenge.code, challenge.detail, sign_in_location(request.target))
-    if request.method == "GET" and request.path == UI_SETTINGS:
+    route = access.routes.find(request.method, request.path)
+    if request.method == "GET" and route is not None and route.path.endswith(UI_SETTINGS):  # below the UI's base
         return Login(302, challenge.code, challenge.detail, f"{PAGES}ui-settings")
     return challenge

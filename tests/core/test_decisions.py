@@ -204,6 +204,10 @@ def test_the_shell_is_given_stand_in_settings_so_that_it_can_say_what_is_wrong()
     assert decision.location == "/_auth/ui-settings"
     assert isinstance(decided(settings._replace(method="POST"), ENDED, Gate.UI, FETCHES), Challenge)
     assert isinstance(decided(settings._replace(path="/api/ui-settings"), ENDED, Gate.UI, FETCHES), Challenge)
+    moved = Access(BUILT_IN.values(), Routes(known_routes("/ui/api", "/ui"), "/ui/api"))
+    for path, kind in (("/ui/ui-settings", Login), ("/ui-settings", Challenge), ("/ui/runs/ui-settings", Challenge)):
+        request = settings._replace(path=path, target=path)
+        assert isinstance(decide(request, ENDED, Gate.UI, moved, browser=FETCHES), kind), path
 
 
 WRITES = {

@@ -11,7 +11,7 @@ from service.core.errors import MalformedCredential, MalformedRequest
 from service.core.faces import _remembered, parse_browser, parse_call
 from service.core.model import Basic, Bearer, Face, NoCredential
 from service.core.proxies import TrustedProxies
-from service.core.request import parse_credential, parse_host, parse_method, parse_target
+from service.core.request import parse_credential, parse_host, parse_method, parse_target, split_url
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"
 
@@ -337,3 +337,11 @@ def test_long_requests_are_understood_and_not_remembered() -> None:
     request, _ = parse_call(Face.FORWARD_AUTH, "GET", b"", long, PROXIES)
     assert len(request.path) == 4005
     assert _remembered.cache_info().currsize == before
+
+
+@pytest.mark.parametrize("raw", [b"/_auth/callback?state=abc&code=SECRET&x=\\", b"/x?t=SECRET#", b"x?t=SECRET"])
+def test_what_stands_in_a_query_is_in_no_log(raw: bytes) -> None:
+    for parse in (parse_target, split_url):
+        with pytest.raises(MalformedRequest) as refusal:
+            parse(raw)
+        assert "SECRET" not in refusal.value.reason + refusal.value.detail
