@@ -146,7 +146,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="The address to listen at.")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(8080, description="The port to listen at; 0 takes a free one.")
-    uds: Path | None = Field(None, description="A Unix socket to listen at instead; whoever may open it is trusted.")
+    uds: Path | None = Field(
+        None, description="A Unix socket to listen at instead, for its owner and group; whoever may open it is trusted."
+    )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Processes; each has caches of its own.")
     shutdown_grace: Annotated[float, Field(ge=0, le=300)] = Field(
         10, description="Seconds that requests under way may take after SIGTERM."
