@@ -93,7 +93,7 @@ class Alone(uvicorn.Server):
         """End as uvicorn does, and take the socket away: at its end the process is killed by the signal it was sent."""
         await super().shutdown(sockets)
         if self.config.uds is not None:
-            Path(self.config.uds).unlink(missing_ok=True)
+            Path(self.config.uds).unlink(missing_ok=True)  # noqa: ASYNC240 - nothing waits for this loop any more
 
 
 class Workers(Multiprocess):
