@@ -11,7 +11,7 @@ import httpx
 
 from service.adapters.passwords import LOCAL_ISSUER
 from service.adapters.users import read_users
-from service.core.claims import named_by, principal_from
+from service.core.claims import named_by, principal_from, with_verified_email
 from service.core.errors import Refusal
 from service.core.grants import NO_CLAIMS, with_roles
 from service.core.model import Allow, Bearer, Decision, ForwardedRequest, Gate, IssuerTrust, Principal
@@ -69,7 +69,7 @@ def holder_of(settings: Settings, claims: Mapping[str, Any], issuer: str) -> Som
         raise CannotExplainError(f"name the issuer of the claims (--issuer): configured are {known}")
     source, trust = trusts[issuer]
     try:
-        return Someone(named_by(claims, trust), source, claims)
+        return Someone(named_by(claims, trust), source, with_verified_email(claims, trust))
     except Refusal as refusal:
         return Someone(refusal)
 
@@ -84,7 +84,8 @@ async def sender_of(settings: Settings, token: str) -> Someone:
         await wiring.tokens.authenticate(credential)
         verified = await wiring.tokens.verify(credential.token)
         source, trust = _trusts(settings)[verified.issuer]
-        return Someone(principal_from(verified, trust, time.time()), source, verified.claims)
+        claims = with_verified_email(verified.claims, trust)
+        return Someone(principal_from(verified, trust, time.time()), source, claims)
     except Refusal as refusal:
         return Someone(refusal)
     finally:

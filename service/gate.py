@@ -19,7 +19,7 @@ from service.core.cookies import HOST_PREFIX, ours, session_of, set_session, wit
 from service.core.dialects import WireHeaders, allow_headers, render
 from service.core.disclosure import MAX_BODY
 from service.core.errors import Broken, Code, Refusal, Rejected, UntrustedPeer
-from service.core.faces import parse_browser, parse_call
+from service.core.faces import browser_of, parse_browser, parse_call
 from service.core.model import (
     NO_CREDENTIAL,
     Allow,
@@ -91,6 +91,7 @@ class ForwardAuth:
                 browser = parse_browser(found, request)
                 who, headers = await self._session_of(found.get(b"cookie"), request)
             else:
+                browser = browser_of(found, request)
                 presented = found.get(b"authorization")
                 if presented is not None:
                     key = self._verdicts.key_of(gate, presented, request.client)

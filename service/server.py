@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -54,18 +55,45 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.shutdown_grace),
     )
-    server = uvicorn.Server(config)
+    server = Alone(config)
+    sockets = None if settings.uds is None else [_unix_socket(settings.uds)]
     try:
         with suppress(KeyboardInterrupt):
             if settings.workers > 1:
-                Workers(config, [config.bind_socket()]).run()
+                Workers(config, sockets or [config.bind_socket()]).run()
             else:
-                server.run()
+                server.run(sockets)
     finally:
         if settings.uds is not None:
             settings.uds.unlink(missing_ok=True)
     if settings.workers == 1 and not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    """Return a socket that its owner and group may open: who may is trusted, and uvicorn would let everybody."""
+    if path.is_socket():
+        path.unlink()  # of a process that was killed
+    listener = socket.socket(socket.AF_UNIX)
+    umask = os.umask(0o117)
+    try:
+        listener.bind(str(path))
+    except OSError as problem:
+        sys.exit(f"uds: {path}: {problem.strerror}")
+    finally:
+        os.umask(umask)
+    listener.set_inheritable(True)
+    return listener
+
+
+class Alone(uvicorn.Server):
+    """uvicorn's server of one process, but for its Unix socket: SIGTERM would leave that behind."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as uvicorn does, and take the socket away: at its end the process is killed by the signal it was sent."""
+        await super().shutdown(sockets)
+        if self.config.uds is not None:
+            Path(self.config.uds).unlink(missing_ok=True)  # noqa: ASYNC240 - nothing waits for this loop any more
 
 
 class Workers(Multiprocess):

@@ -30,7 +30,7 @@ from service.core.cookies import keeps_secure
 from service.core.grants import claims_asked_for, with_roles
 from service.core.model import ForwardedRequest, Principal, Session
 from service.core.proxies import TrustedProxies
-from service.core.sessions import SessionPolicy
+from service.core.sessions import MAX_LIFETIME, SessionPolicy
 from service.settings import ConfigError, Settings
 from service.settings.clients import ClientCredentialsSettings
 from service.settings.people import OIDCSettings, StoreSettings
@@ -57,7 +57,7 @@ class Wiring:
         self.tokens = Tokens(self.issuers, self.grants)
         self.seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
         self.store = _store(settings.store) if settings.store else None
-        self.revocations = Revocations(self.store, keep=settings.session.lifetime, on_change=self.verdicts.forget)
+        self.revocations = Revocations(self.store, keep=MAX_LIFETIME, on_change=self.verdicts.forget)
         self.throttle = Throttle(
             attempts=settings.sign_in.attempts * SENDERS,
             per_name=settings.sign_in.attempts,

@@ -19,7 +19,7 @@ import httpx
 from jose.backends.base import Key
 
 from service.adapters.keys import NO_KEYS, KeySet, parse_jwks
-from service.adapters.outbound import FetchError, call
+from service.adapters.outbound import FetchError, call, plain_http_from
 from service.core.errors import OutOfReach, Rejected
 from service.core.model import IssuerTrust
 
@@ -69,7 +69,7 @@ class Issuer:
         self.last_problem = ""
         self.metadata: Mapping[str, Any] = {}  # the last good discovery document
         self._jwks_url = jwks_url
-        self.allow_http = allow_http
+        self.allow_http = plain_http_from(jwks_url or trust.issuer, allow_http=allow_http)
         self._client = client
         self._on_change = on_change
         self._keys: KeySet = NO_KEYS

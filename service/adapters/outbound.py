@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from enum import Enum
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -11,6 +12,14 @@ import httpx
 from service.core.proxies import is_loopback
 
 MAX_DOCUMENT: Final = 512 * 1024
+
+
+class PlainHTTP(Enum):
+    """Where a call may go unencrypted: on its way, anybody could answer it."""
+
+    NOWHERE = "nowhere"
+    LOOPBACK = "loopback"
+    ANYWHERE = "anywhere"
 
 
 class FetchError(Exception):
@@ -42,18 +51,21 @@ async def call(
     method: str,
     url: str,
     *,
-    allow_http: bool,
+    allow_http: PlainHTTP,
     timeout: float,  # noqa: ASYNC109 - of the whole call, which httpx has no bound for
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
 ) -> Answer:
     """Return the answer, whatever its status; FetchError, TimeoutError or httpx.HTTPError where there is none."""
     check_url(url, allow_http=allow_http)
-    sent = {"accept": "application/json", **(headers or {})}
+    sent = {"accept": "application/json", "accept-encoding": "identity", **(headers or {})}
     async with (
         asyncio.timeout(timeout),
         client.stream(method, url, headers=sent, data=form, timeout=timeout, follow_redirects=False) as response,
     ):
+        coding = response.headers.get("content-encoding", "identity")
+        if coding.lower() != "identity":  # a kilobyte may stand for a megabyte, which would have to be made first
+            raise FetchError(f"{url} sent what nobody asked for: content-encoding {coding!r:.40}")
         body = bytearray()
         async for chunk in response.aiter_bytes():
             body += chunk
@@ -62,15 +74,24 @@ async def call(
         return Answer(response.status_code, response.headers, bytes(body))
 
 
-def check_url(url: str, *, allow_http: bool) -> None:
-    """Refuse every URL but https; plain http passes on loopback, and elsewhere only where it was allowed."""
+def plain_http_from(url: str, *, allow_http: bool) -> PlainHTTP:
+    """Return where plain http may lead that a configured URL stands for, or what is found there names.
+
+    A document from elsewhere may not send this service to its own machine, where other things listen.
+    """
+    if allow_http:
+        return PlainHTTP.ANYWHERE
+    return PlainHTTP.LOOPBACK if is_loopback(urlsplit(url).hostname or "") else PlainHTTP.NOWHERE
+
+
+def check_url(url: str, *, allow_http: PlainHTTP) -> None:
+    """Refuse every URL but https, and plain http where it may not lead."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
     except ValueError:
         raise FetchError(f"{url!r:.200} is no URL") from None
-    if parts.scheme == "https" and host:
-        return
-    if parts.scheme == "http" and host and (allow_http or is_loopback(host)):
+    over_http = allow_http is PlainHTTP.ANYWHERE or (allow_http is PlainHTTP.LOOPBACK and is_loopback(host or ""))
+    if host and (parts.scheme == "https" or (parts.scheme == "http" and over_http)):
         return
     raise FetchError(f"{url!r:.200} is not an https URL (allow_http permits plain http)")

@@ -47,7 +47,9 @@ _NEVER: Final = _Ended(-1.0, -1.0)
 
 
 class Revocations:
-    """Remembers what ended, for ``keep`` seconds: the longest that a session lives.
+    """Remembers what ended, for ``keep`` seconds: the longest that a session may live by any configuration.
+
+    A shorter one would not outlast a lifetime that is raised by a reload, or is another at a replica.
 
     Of more than ``MAX_ENTRIES`` the oldest goes first, with a warning. Only sign-outs of sessions that were proved, and
     logout tokens that were verified, add to them. ``on_change`` is called when something is newly revoked, here or

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from service.adapters.issuers import Issuer
-from service.core.claims import principal_from
+from service.core.claims import principal_from, with_verified_email
 from service.core.errors import Refusal, Rejected
 from service.core.grants import Grant, with_roles
 from service.core.model import Bearer, Proof, VerifiedClaims
@@ -52,7 +52,7 @@ class Tokens:
             verified = await self.verify(credential.token)
             issuer = self._issuers[verified.issuer]
             principal = principal_from(verified, issuer.trust, time.time())
-            principal = with_roles(principal, self._grants, verified.claims)
+            principal = with_roles(principal, self._grants, with_verified_email(verified.claims, issuer.trust))
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof

@@ -35,15 +35,16 @@ def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> 
 
 def named_by(claims: Mapping[str, Any], trust: IssuerTrust, expires: float = float("inf")) -> Principal:
     """Return whom claims speak of, whoever vouches for them; Rejected where what must be there is not."""
+    decisive = with_verified_email(claims, trust)
     scopes = _scopes(claims) if "scope" in claims or "scp" in claims else _NO_SCOPES
     if not trust.required_scopes <= scopes:
         wanted = " ".join(sorted(trust.required_scopes - scopes))
         raise Rejected(f"This token lacks the scope {wanted!r}: request it when you obtain the token.")
     for name, accepted in trust.required_claims.items():
-        if accepted.isdisjoint(values_at(claims, name)):
+        if accepted.isdisjoint(values_at(decisive, name)):
             raise Rejected(f"This token's claim {name!r} is missing or is not one that is accepted here.")
     subject = text_at(claims, "sub")
-    name = subject if trust.principal_claim == "sub" else text_at(claims, trust.principal_claim)
+    name = subject if trust.principal_claim == "sub" else text_at(decisive, trust.principal_claim)
     if not subject or not name:
         raise Rejected(f"This token's claims 'sub' and {trust.principal_claim!r} do not name one principal.")
     return Principal(
@@ -131,6 +132,16 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
             for value in values_at(claims, name):
                 words += value.split()
     return frozenset(words)
+
+
+def with_verified_email(claims: Mapping[str, Any], trust: IssuerTrust) -> Mapping[str, Any]:
+    """Return the claims that may decide: an e-mail address that the issuer says is unverified counts as absent.
+
+    Whoever registers at the issuer could have written it (OIDC Core §5.1). Nothing said is no such word.
+    """
+    if "false" not in values_at(claims, "email_verified"):
+        return claims
+    return {**claims, "email": None, trust.email_claim: None}
 
 
 def claim_at(claims: Mapping[str, Any], path: str) -> Any:

@@ -28,7 +28,7 @@ _CHALLENGES: Final = {
     Gate.API: ("Bearer", "Basic"),
     Gate.JWT: ("Bearer",),
     Gate.BASIC: ("Basic",),
-    Gate.UI: (),  # never Basic: it would pop the browser's own password prompt
+    Gate.UI: (),
 }
 
 
@@ -98,7 +98,7 @@ def render(decision: Decision, face: Face, gate: Gate, request_id: str, browser:
         case Allow():
             return Answer(200, allow_headers(decision.principal.identity), b"")
         case Challenge():
-            headers = [(b"www-authenticate", one) for one in _challenges(decision, gate)]
+            headers = [(b"www-authenticate", one) for one in _challenges(decision, gate, browser)]
         case Login():
             headers = [(b"location", decision.location.encode("ascii"))]
         case Unavailable():
@@ -107,7 +107,7 @@ def render(decision: Decision, face: Face, gate: Gate, request_id: str, browser:
             headers = []
         case _:
             assert_never(decision)
-    to_a_person = browser is not None and browser.navigates and not isinstance(decision, Login)
+    to_a_person = gate is Gate.UI and browser is not None and browser.navigates and not isinstance(decision, Login)
     body = (refusal_page if to_a_person else refusal_body)(decision.detail, decision.code, request_id)
     status = decision.status
     headers += [
@@ -144,8 +144,11 @@ def refusal_page(detail: str, code: str, request_id: str) -> bytes:
     return page.encode("ascii", "xmlcharrefreplace")
 
 
-def _challenges(decision: Challenge, gate: Gate) -> list[bytes]:
-    """RFC 6750 §3 and RFC 7617 §2: one challenge a scheme; an error is named only where something was sent."""
+def _challenges(decision: Challenge, gate: Gate, browser: Browser | None) -> list[bytes]:
+    """RFC 6750 §3 and RFC 7617 §2: one challenge a scheme; an error is named only where something was sent.
+
+    A browser is not asked for ``Basic``: it would prompt, remember the answer, and add it to what other sites send.
+    """
     error = ""
     if decision.code in {"invalid_token", "invalid_request"}:
         description = decision.detail.replace("\\", "").replace('"', "'")
@@ -154,4 +157,8 @@ def _challenges(decision: Challenge, gate: Gate) -> list[bytes]:
         "Bearer": f'Bearer realm="Prefect API"{error}',
         "Basic": 'Basic realm="Prefect API", charset="UTF-8"',
     }
-    return [rendered[scheme].encode("ascii", "replace") for scheme in _CHALLENGES[gate]]
+    return [
+        rendered[scheme].encode("ascii", "replace")
+        for scheme in _CHALLENGES[gate]
+        if browser is None or scheme != "Basic"
+    ]

@@ -17,7 +17,8 @@ def asked_in_query(query: str) -> bool:
     """Tell whether a query asks for secrets: any value but a plain no, and if repeated, any of them."""
     if "secret" not in query and "%" not in query:
         return False
-    return any(name == FLAG and value.lower() not in _NO for name, value in parse_qsl(query, keep_blank_values=True))
+    readings = f"{query}&{query.replace(';', '&')}"  # old servers split there, too: what either makes of it counts
+    return any(name == FLAG and value.lower() not in _NO for name, value in parse_qsl(readings, keep_blank_values=True))
 
 
 def asked_in_body(body: bytes) -> bool:

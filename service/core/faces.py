@@ -22,6 +22,7 @@ READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # "safe" in RFC 9110 §9.2
 MAX_REMEMBERED: Final = 512  # bytes; strangers' long requests must not fill the memory
 _PLAIN, _TLS = ("http://", ":80"), ("https://", ":443")
 _ORIGIN: Final = {"http": _PLAIN, "ws": _PLAIN, "https": _TLS, "wss": _TLS}
+_NO_OTHER_SITE: Final = frozenset({b"same-origin", b"none"})  # none: the person's own doing
 _FROM_CALLERS: Final = (b"authorization", b"cookie", b"origin", b"sec-fetch-site")
 _FORWARD_AUTH: Final = frozenset(
     {
@@ -111,9 +112,17 @@ def parse_browser(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Br
     mode, site = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-site")
     reads = request.method in READS
     navigates = reads and (found.get(b"accept", b"").startswith(b"text/html") if mode is None else mode == b"navigate")
-    if site is None:
-        return Browser(navigates, found.get(b"origin") == request.origin.encode())
-    return Browser(navigates, site == b"same-origin")
+    if site is not None:
+        return Browser(navigates, site == b"same-origin", site not in _NO_OTHER_SITE)
+    origin, own = found.get(b"origin"), request.origin.encode()
+    return Browser(navigates, origin == own, origin not in {None, own})
+
+
+def browser_of(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser | None:
+    """Return what a browser says, or None where nothing tells that one sent this: machines say none of it."""
+    if b"sec-fetch-mode" in found or b"sec-fetch-site" in found or b"origin" in found:
+        return parse_browser(found, request)
+    return parse_browser(found, request) if found.get(b"accept", b"").startswith(b"text/html") else None
 
 
 def parse_routed(method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies) -> ForwardedRequest:

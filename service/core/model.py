@@ -58,6 +58,7 @@ class Browser(NamedTuple):
 
     navigates: bool  # a person opens a page
     same_origin: bool  # it comes from a page of this very site
+    another_site: bool  # it comes from a page of another one
 
 
 class Bearer(NamedTuple):

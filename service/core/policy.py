@@ -1,6 +1,6 @@
 """decide(): the one function that turns proof into an answer. Silence denies.
 
-A principal passes where its roles open the route, and a browser session from its own pages alone.
+A principal passes where its roles open the route, and a browser from its own pages alone.
 """
 
 from service.core.errors import Code, Later, Malformed, MalformedCredential, Refusal, Rejected, SessionEnded
@@ -38,8 +38,9 @@ _NOBODY_ON_WEBSOCKET = (
 )
 
 
-_WRONG_ORIGIN = (
-    "This request came from another site, and a session alone does not permit that: open Prefect itself and try there."
+_FROM_ANOTHER_SITE = (
+    "This request came from another site, and what a browser sends along by itself does not permit that: open Prefect "
+    "itself and try there."
 )
 
 
@@ -55,17 +56,18 @@ def decide(
     """Return what becomes of a request from whoever sent it; anything but a principal whose roles open it is refused.
 
     ``request`` is None where it could not be parsed; ``who`` is then the refusal that says why. ``browser`` is what
-    a browser says of a request to the gate ``ui``; a principal whom a cookie proved needs it. ``body`` is the request's
-    own, where the proxy sends it along.
+    a browser says of a request, and None where none sent it; a principal whom a cookie proved needs it. ``body`` is
+    the request's own, where the proxy sends it along.
     """
     if isinstance(who, Principal):
         if request is None:
             return Deny(400, Code.INVALID_REQUEST, "There is no request.")
-        if gate is Gate.UI and not _by_its_own_page(request, browser):
-            return Deny(403, Code.CROSS_ORIGIN, _WRONG_ORIGIN)
+        if not (_is_its_senders_wish(gate, browser) or _reads(request)):
+            return Deny(403, Code.CROSS_ORIGIN, _FROM_ANOTHER_SITE)
         return _by_roles(request, who, access, body)
     if isinstance(who, NoCredential | SessionEnded):
-        return _asked_to_sign_in(request, browser, _challenge(request, who, gate))
+        challenge = _challenge(request, who, gate)
+        return _asked_to_sign_in(request, browser, access, challenge) if gate is Gate.UI else challenge
     if isinstance(who, Later):
         return Unavailable(who.status, who.code, who.detail, who.retry_after)
     if isinstance(who, Rejected | MalformedCredential):
@@ -89,17 +91,24 @@ def _challenge(request: ForwardedRequest | None, who: NoCredential | SessionEnde
     return Challenge(401, Code.CREDENTIAL_REQUIRED, _NOBODY_ON_WEBSOCKET if on_websocket else _NOBODY[gate])
 
 
-def _by_its_own_page(request: ForwardedRequest, browser: Browser | None) -> bool:
-    """Tell whether a request that a cookie vouches for may act: it reads, or comes from a page of this very site.
+def _is_its_senders_wish(gate: Gate, browser: Browser | None) -> bool:
+    """Tell whether whoever the credential proves wants this, and not a page of another site that they look at.
 
-    A WebSocket begins as a GET and may act afterwards, so it is judged as a write.
+    A browser adds a cookie to whatever is sent, so at ``ui`` it must say that a page of this very site is sending. It
+    adds a user name and password that it remembers, too; but machines say nothing, and are believed.
     """
-    reads = request.method in READS and request.scheme not in WEBSOCKETS and not websocket_endpoint(request.path)
-    return reads or (browser is not None and browser.same_origin)
+    if gate is Gate.UI:
+        return browser is not None and browser.same_origin
+    return browser is None or not browser.another_site
+
+
+def _reads(request: ForwardedRequest) -> bool:
+    """Tell whether a request changes nothing; a WebSocket begins as a GET and may act afterwards, so it is a write."""
+    return request.method in READS and request.scheme not in WEBSOCKETS and not websocket_endpoint(request.path)
 
 
 def _asked_to_sign_in(
-    request: ForwardedRequest | None, browser: Browser | None, challenge: Challenge
+    request: ForwardedRequest | None, browser: Browser | None, access: Access, challenge: Challenge
 ) -> Challenge | Login:
     """Send whoever opens a page to sign in, and challenge whatever else asks.
 
@@ -110,6 +119,7 @@ def _asked_to_sign_in(
         return challenge
     if browser.navigates:
         return Login(302, challenge.code, challenge.detail, sign_in_location(request.target))
-    if request.method == "GET" and request.path == UI_SETTINGS:
+    route = access.routes.find(request.method, request.path)
+    if request.method == "GET" and route is not None and route.path.endswith(UI_SETTINGS):  # below the UI's base
         return Login(302, challenge.code, challenge.detail, f"{PAGES}ui-settings")
     return challenge

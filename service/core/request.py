@@ -91,9 +91,9 @@ def parse_target(raw: bytes) -> Target:
     """
     if len(raw) > MAX_TARGET:
         raise MalformedRequest("The request's URL is too long.", reason=f"{len(raw)} bytes")
+    raw_path, _, query = raw.partition(b"?")  # in a query there may be secrets, which are not for the log
     if not raw.startswith(b"/") or not _PRINTABLE.fullmatch(raw) or b"#" in raw or b"\\" in raw:
-        raise MalformedRequest("The request's URL is not a plain path and query.", reason=repr(raw[:80]))
-    raw_path, _, query = raw.partition(b"?")
+        raise MalformedRequest("The request's URL is not a plain path and query.", reason=repr(raw_path[:80]))
     if b"%" in raw_path:
         if _BAD_ESCAPE.search(raw_path):
             raise MalformedRequest("The request's path has an incomplete percent-escape.")
@@ -117,7 +117,7 @@ def split_url(raw: bytes) -> tuple[bytes, bytes, bytes]:
     scheme, separator, rest = raw.partition(b"://")
     authority, slash, target = rest.partition(b"/")
     if not separator or not slash:
-        raise MalformedRequest("The original URL is not absolute.", reason=repr(raw[:80]))
+        raise MalformedRequest("The original URL is not absolute.", reason=f"{len(raw)} bytes")
     return scheme, authority, slash + target
 
 

@@ -6,7 +6,7 @@ does not know has no route, and is for ``admin`` alone.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -127,11 +127,12 @@ def known_routes(api_base: str = "/api", ui_base: str = "") -> list[Route]:
         raise ValueError("a base path begins with a slash and ends without one; that of the API is not the UI's")
     pages = [line for line in PAGES.splitlines() if "{page}" not in line]
     pages += [line.replace("{page}", page) for line in PAGES.splitlines() for page in PAGE_NAMES if "{page}" in line]
+    under_ui = parse_table("\n".join(pages), ui_base, in_schema=False)
     return [
         *parse_table(API, api_base),
         *parse_table(BESIDE_API + DOCS, api_base, in_schema=False),
         *parse_table(DOCS, in_schema=False),
-        *parse_table("\n".join(pages), ui_base, in_schema=False),
+        *(page for page in under_ui if not page.path.startswith(f"{api_base}/")),
         *([Route("GET", ui_base, frozenset({Capability.ANY}), in_schema=False)] if ui_base else []),
     ]
 
@@ -177,10 +178,19 @@ class _Node:
 
 
 class Routes:
-    """The table, compiled once. Of two routes of one shape, the later is in force."""
+    """The table, compiled once. Of two routes of one shape, the later is in force; what a body may ask for stays.
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self.all: dict[tuple[str, str], Route] = {route.shape: route for route in routes}
+    Below ``api_base`` the server has no pages: what is not in the table there has no route, whatever the UI's
+    wildcards say.
+    """
+
+    def __init__(self, routes: Iterable[Route], api_base: str = "/api") -> None:
+        self.all: dict[tuple[str, str], Route] = {}
+        for route in routes:
+            known = self.all.get(route.shape)
+            asks = route.secrets_in_body or (known is not None and known.secrets_in_body)
+            self.all[route.shape] = replace(route, secrets_in_body=asks) if asks != route.secrets_in_body else route
+        self._api = f"{api_base}/"
         self._root = _Node()
         self._fixed: dict[tuple[str, str], Route] = {}
         for route in self.all.values():
@@ -214,7 +224,9 @@ class Routes:
         return self._remembered(method, path) if len(path) <= MAX_REMEMBERED else self._walk(method, path)
 
     def _walk(self, method: str, path: str) -> Route | None:
-        return self._root.find(method, path.split("/"), 0)
+        route = self._root.find(method, path.split("/"), 0)
+        of_a_page = route is not None and path.startswith(self._api) and not route.path.startswith(self._api)
+        return None if of_a_page else route
 
     def named(self, rule: str) -> Route | None:
         """Return the route that configuration writes as ``METHOD /path/{parameter}``, or None."""

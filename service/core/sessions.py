@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from service.core.errors import SessionEnded
 from service.core.model import Principal, Session
 
+MAX_LIFETIME = 30 * 86_400.0  # seconds: no configuration lets a session live longer
 _FIELDS = len(Session._fields)
 
 

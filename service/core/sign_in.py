@@ -10,7 +10,16 @@ import hmac
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from service.core.claims import claim_at, groups_at, numeric_date, text_at, validate_audience, validate_times, values_at
+from service.core.claims import (
+    claim_at,
+    groups_at,
+    numeric_date,
+    text_at,
+    validate_audience,
+    validate_times,
+    values_at,
+    with_verified_email,
+)
 from service.core.errors import NotPermitted, Rejected, SignInFailed
 from service.core.model import IssuerTrust, VerifiedClaims
 
@@ -191,11 +200,12 @@ def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable
                 subject=subject,
                 name=name,
             )
-    by_email = trust.email_claim == trust.principal_claim or trust.email_claim in trust.required_claims
-    if by_email and "false" in values_at(claims, "email_verified"):
+    decisive = with_verified_email(claims, trust)
+    decided_by = (trust.principal_claim, *trust.required_claims)
+    if any(values_at(decisive, one) != values_at(claims, one) for one in decided_by):
         raise NotPermitted(
             "Your e-mail address is not confirmed at the identity provider: confirm it there, then sign in again.",
-            reason=f"email_verified is false, and {trust.email_claim!r} decides who may enter",
+            reason="email_verified is false, and the address decides who may enter",
             subject=subject,
             name=name,
         )
@@ -205,7 +215,7 @@ def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable
         name,
         text_at(claims, trust.email_claim),
         groups_at(claims, trust.groups_claim),
-        {path: values for path in kept if (values := values_at(claims, path))},
+        {path: values for path in kept if (values := values_at(decisive, path))},
         _optional_text(claims, "sid"),
     )
 

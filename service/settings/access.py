@@ -7,14 +7,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from service.core.grants import ClaimRule, Grant
 from service.core.roles import BUILT_IN, Role
 from service.core.routes import Capability, Route, Routes, known_routes, parse_table
-from service.settings.fields import Section, Words, json_value, split
+from service.settings.fields import CONDITION, Listed, Section, Words, json_value
 
-
-def _words(value: object) -> object:
-    return tuple(value) if isinstance(value := split(value), list) else value
-
-
-Listed = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Patterns = Annotated[Listed, CONDITION]
 
 
 class RoleSettings(Section):
@@ -22,9 +17,9 @@ class RoleSettings(Section):
 
     capabilities: Words = Field(frozenset(), description="What it may, of the capabilities in docs/roles.md.")
     routes: Listed = Field((), description="Single routes beside them, as `POST /api/flow_runs/{id}/resume`.")
-    work_pools: Listed = Field((), description="Patterns: where a path names a work pool, one of these.")
-    flows: Listed = Field((), description="Patterns: where a path names a flow, one of these.")
-    deployments: Listed = Field((), description="Patterns: where a path names a deployment, one of these.")
+    work_pools: Patterns = Field((), description="Patterns: where a path names a work pool, one of these.")
+    flows: Patterns = Field((), description="Patterns: where a path names a flow, one of these.")
+    deployments: Patterns = Field((), description="Patterns: where a path names a deployment, one of these.")
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -49,9 +44,9 @@ class ClaimSettings(Section):
     """What a claim must hold; of several demands, each."""
 
     equals: str | None = Field(None, description="The claim's only value.")
-    any_of: Words = Field(frozenset(), description="One of these is among its values.")
-    all_of: Words = Field(frozenset(), description="All of these are among its values.")
-    glob: Listed = Field((), description="A value meets one of these patterns.")
+    any_of: Annotated[Words, CONDITION] = Field(frozenset(), description="One of these is among its values.")
+    all_of: Annotated[Words, CONDITION] = Field(frozenset(), description="All of these are among its values.")
+    glob: Patterns = Field((), description="A value meets one of these patterns.")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -78,13 +73,20 @@ class GrantSettings(Section):
         "",
         description="Of which issuer: its URL, or `local` for the users file. Needed where there are several.",
     )
-    users: Listed = Field((), description="Patterns of names, of which one is to be met.")
-    clients: Listed = Field((), description="Patterns of the client that a token was issued to.")
-    groups: Listed = Field((), description="Patterns of groups.")
-    scopes: Words = Field(frozenset(), description="Scopes that a token must have, all of them.")
-    claims: Annotated[dict[str, ClaimSettings], BeforeValidator(_rules)] = Field(
+    users: Patterns = Field((), description="Patterns of names, of which one is to be met.")
+    clients: Patterns = Field((), description="Patterns of the client that a token was issued to.")
+    groups: Patterns = Field((), description="Patterns of groups.")
+    scopes: Annotated[Words, CONDITION] = Field(frozenset(), description="Scopes that a token must have, all of them.")
+    claims: Annotated[dict[str, ClaimSettings], BeforeValidator(_rules), CONDITION] = Field(
         {}, description="Claims and what they must hold: equals, any_of, all_of, glob; a list is any_of."
     )
+
+    @field_validator("roles")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("a grant gives at least one role")
+        return value
 
     def grant(self, issuer: str, name: str) -> Grant:
         """Return what the core needs to know of it."""
@@ -133,7 +135,8 @@ class PrefectSettings(Section):
 
     def table(self) -> Routes:
         """Return the routes of the server as it is mounted, those that were added included."""
-        return Routes([*known_routes(self.api_base_path, self.ui_base_path), *_told(self.routes)])
+        known = known_routes(self.api_base_path, self.ui_base_path)
+        return Routes([*known, *_told(self.routes)], self.api_base_path)
 
 
 def _told(routes: dict[str, str]) -> list[Route]:

@@ -2,10 +2,10 @@
 
 import json
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.core.proxies import is_loopback
 
@@ -47,7 +47,20 @@ def networks_value(value: object) -> object:
         raise ValueError("each member is an address or a network, such as 10.0.0.0/8") from None
 
 
+def in_order(value: object) -> object:
+    """Split words behind commas, and keep their order."""
+    return tuple(value) if isinstance(value := split(value), list) else value
+
+
+def _asks_for_something(value: object) -> object:
+    if not value:
+        raise ValueError("is empty, and so would hold for everybody: name something, or leave the key out")
+    return value
+
+
 Words = Annotated[frozenset[str], BeforeValidator(split)]
+Listed = Annotated[tuple[str, ...], BeforeValidator(in_order)]
+CONDITION: Final = AfterValidator(_asks_for_something)  # looks at what was given, and never at a default
 Seconds = Annotated[float, Field(ge=0, le=7 * 86_400)]
 
 
@@ -68,12 +81,22 @@ class KeySettings(Section):
         30, description="The least lifetime that the issuer's Cache-Control can ask for."
     )
     max_stale: Seconds = Field(
-        86_400, description="While the issuer cannot be reached, the last good keys are believed for so long."
+        86_400,
+        description="While the issuer cannot be reached, the last good keys are believed for so long; `refresh` at "
+        "least, which is to say no longer than while it can.",
     )
     cooldown: Annotated[float, Field(ge=1, le=3_600)] = Field(
         5, description="The least time between two fetches that unknown key ids cause."
     )
     timeout: Annotated[float, Field(gt=0, le=60)] = Field(5, description="The time one fetch may take.")
+
+    @model_validator(mode="after")
+    def _outlast_a_refresh(self) -> Self:
+        if self.max_stale < self.refresh:
+            raise ValueError(
+                f"max_stale is less than refresh, {self.refresh:g}: keys would run out before new ones are fetched"
+            )
+        return self
 
 
 def check_place(value: str) -> str:

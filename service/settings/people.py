@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from service.core.model import ALGORITHMS, IssuerTrust
+from service.core.sessions import MAX_LIFETIME
 from service.settings.fields import KeySettings, RoleName, Section, Words, check_issuer_url, json_value
 
 MIN_SESSION_KEY: Final = 32
@@ -55,7 +56,10 @@ class OIDCSettings(Section):
         {}, description="Who may sign in: claims with their accepted values (JSON in a variable)."
     )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the person in headers.")
-    email_claim: str = Field("email", description="The claim with the e-mail address.")
+    email_claim: str = Field(
+        "email",
+        description="The claim with the e-mail address; unverified (`email_verified` false), it decides nothing.",
+    )
     groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
     check: Annotated[float, Field(ge=30, le=86_400)] = Field(
         900,
@@ -119,10 +123,10 @@ class SessionSettings(Section):
         description="Secrets of at least 32 characters, a line each: the first seals, all open, so a new one goes in "
         "front. The same for all replicas. Without one, a key is made at the start and sessions end with the process.",
     )
-    idle: Annotated[float, Field(ge=60, le=30 * 86_400)] = Field(
+    idle: Annotated[float, Field(ge=60, le=MAX_LIFETIME)] = Field(
         8 * 3_600, description="Seconds without a request after which a session ends."
     )
-    lifetime: Annotated[float, Field(ge=60, le=30 * 86_400)] = Field(
+    lifetime: Annotated[float, Field(ge=60, le=MAX_LIFETIME)] = Field(
         16 * 3_600, description="Seconds after sign-in at which a session ends, used or not."
     )
     allow_http: bool = Field(

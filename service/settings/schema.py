@@ -59,7 +59,10 @@ class IssuerSettings(Section):
         frozenset(), description="If given, the client (`azp`, else `client_id`) must be one of these."
     )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the principal in headers.")
-    email_claim: str = Field("email", description="The claim with the principal's e-mail address.")
+    email_claim: str = Field(
+        "email",
+        description="The claim with the e-mail address; unverified (`email_verified` false), it decides nothing.",
+    )
     groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
     keys: KeySettings = Field(KeySettings(), description="How long its keys are believed.")
     client_credentials: ClientCredentialsSettings | None = Field(
@@ -160,7 +163,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="The address to listen at.")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(8080, description="The port to listen at; 0 takes a free one.")
-    uds: Path | None = Field(None, description="A Unix socket to listen at instead; whoever may open it is trusted.")
+    uds: Path | None = Field(
+        None, description="A Unix socket to listen at instead, for its owner and group; whoever may open it is trusted."
+    )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Processes; each has caches of its own.")
     shutdown_grace: Annotated[float, Field(ge=0, le=300)] = Field(
         10, description="Seconds that requests under way may take after SIGTERM."

@@ -40,7 +40,7 @@ class Remembering:
         return self.verdicts.recall(self.verdicts.key_of(Gate.API, credential.token))
 
 
-async def authenticate(of: Remembering | Passwords, credential: Any) -> Principal:
+async def authenticate(of: Remembering | Passwords | Tokens, credential: Any) -> Principal:
     """Authenticate as the gate does, without a look at what is remembered."""
     return (await of.authenticate(credential)).principal
 

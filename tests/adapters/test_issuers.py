@@ -1,19 +1,24 @@
 """The JWKS cache: what it promises while keys rotate, strangers knock and the issuer is down."""
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 import httpx
 import pytest
 
+from service.adapters.client_auth import ClientPolicy
+from service.adapters.endpoints import Endpoints
 from service.adapters.issuers import Issuer, KeyPolicy, parse_max_age
-from service.adapters.outbound import FetchError, check_url
+from service.adapters.outbound import FetchError, PlainHTTP, check_url, open_client, plain_http_from
 from service.core.errors import OutOfReach, Rejected
-from service.core.model import Bearer
+from service.core.model import ALGORITHMS, Bearer, IssuerTrust
 from tests.adapters.conftest import QUICK, Keeping, authenticate, recall
 from tests.support.issuer import Issuer as Provider
+from tests.support.issuer import Reply
 from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.anyio
@@ -231,13 +236,36 @@ async def test_discovery_must_speak_for_this_very_issuer(keeping: Keeping) -> No
 )
 def test_row27_only_https_is_fetched(url: str) -> None:
     with pytest.raises(FetchError):
-        check_url(url, allow_http=False)
+        check_url(url, allow_http=plain_http_from("http://127.0.0.1/", allow_http=False))
 
 
 def test_plain_http_passes_on_loopback_and_where_it_was_allowed() -> None:
-    check_url("http://127.0.0.1:9/", allow_http=False)
-    check_url("http://localhost/", allow_http=False)
-    check_url("http://idp.internal/", allow_http=True)
+    check_url("http://127.0.0.1:9/", allow_http=PlainHTTP.LOOPBACK)
+    check_url("http://localhost/", allow_http=PlainHTTP.LOOPBACK)
+    check_url("http://idp.internal/", allow_http=PlainHTTP.ANYWHERE)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/token", "http://localhost/token", "http://[::1]/token"])
+async def test_row27_a_document_from_elsewhere_does_not_send_us_to_our_own_machine(url: str) -> None:
+    async with open_client("test") as client:
+        for issuer_url, refused in (("https://idp.example", True), ("http://127.0.0.1:9", False)):
+            issuer = Issuer(IssuerTrust(issuer_url, frozenset({"prefect"}), ALGORITHMS), client=client)
+            issuer.metadata = {"token_endpoint": url}
+            with pytest.raises(FetchError) if refused else nullcontext():
+                await Endpoints(issuer, ClientPolicy("gate", "secret"), client).url("token_endpoint")
+        keys_beside_us = Issuer(issuer.trust, jwks_url="http://127.0.0.1:9/jwks", client=client)
+        assert keys_beside_us.allow_http is PlainHTTP.LOOPBACK  # the operator's own word
+
+
+async def test_a_small_answer_that_unpacks_to_a_large_one_is_not_unpacked(provider: Provider) -> None:
+    packed = Reply(gzip.compress(b" " * 10_000_000), headers={"content-encoding": "gzip"})
+    provider.replies["/packed"] = packed
+    async with open_client("test") as client:
+        trust = IssuerTrust(provider.url, frozenset({"prefect"}), ALGORITHMS)
+        issuer = Issuer(trust, jwks_url=f"{provider.url}/packed", client=client)
+        assert not await issuer.refresh()
+    assert "content-encoding" in issuer.last_problem
+    assert provider.calls[-1].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from service.adapters import revocations
 from service.adapters.issuers import Issuer, KeyPolicy
 from service.adapters.outbound import open_client
 from service.adapters.passwords import HashingPolicy, Passwords
@@ -16,7 +18,9 @@ from service.adapters.throttle import Throttle
 from service.adapters.users import UsersFile, hash_password
 from service.adapters.verdicts import Verdicts
 from service.core.model import Basic, Gate, IssuerTrust, Principal, Proof, Session, SessionCookie
-from service.core.sessions import SessionPolicy
+from service.core.sessions import MAX_LIFETIME, SessionPolicy
+from service.settings import Settings
+from service.wiring import Wiring
 from tests.support.issuer import Issuer as Provider
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +151,26 @@ def test_a_verdict_of_a_call_that_began_before_is_not_remembered() -> None:
     verdicts.renew(seconds=0, capacity=3)
     verdicts.remember(key, proof, verdicts.era)
     assert verdicts.recall(key) is None
+
+
+async def test_what_was_revoked_stays_so_whatever_the_lifetime_becomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wiring(lifetime: float, before: Wiring | None = None) -> Wiring:
+        configured = {"users": {"file": tmp_path / "users"}, "session": {"lifetime": lifetime, "idle": lifetime}}
+        return Wiring(Settings(**configured), before)  # type: ignore[arg-type]
+
+    (tmp_path / "users").write_text("# nobody\n")
+    began = time.time()
+    session = Session("one", "local", "a", "a", "", (), {}, began, began, began + MAX_LIFETIME)
+    short = wiring(3_600)
+    await short.revocations.revoke_session(session.id)
+    longest = wiring(MAX_LIFETIME, short)
+    await longest.start()
+    almost = began + MAX_LIFETIME - 1
+    monkeypatch.setattr(revocations.time, "time", lambda: almost)
+    await longest.revocations.revoke_session("another")  # which drops those that are over
+    assert longest.revocations.revoked(session)
+    await longest.close()
+    with pytest.raises(ValidationError):
+        wiring(MAX_LIFETIME + 1)

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.adapters.tokens import decode_segment, parse_header, parse_json_object
+from service.adapters.tokens import Tokens, decode_segment, parse_header, parse_json_object
 from service.core.errors import Refusal, Rejected
+from service.core.grants import ClaimRule, Grant
 from service.core.model import Bearer
 from tests.adapters.conftest import Keeping, authenticate, recall
 from tests.support.issuer import Issuer as Provider
@@ -220,3 +221,12 @@ def test_a_header_is_parsed_or_refused(raw: bytes) -> None:
     for parse in (parse_header, decode_segment, parse_json_object):
         with suppress(Refusal, ValueError, RecursionError):  # Tokens.verify refuses on these; another would be new
             parse(raw)
+
+
+async def test_a_role_for_an_address_is_not_for_who_only_claims_it(provider: Provider, keeping: Keeping) -> None:
+    grant = Grant(("admin",), provider.url, claims={"email": ClaimRule(glob=("*@corp.example",))})
+    async with keeping(provider) as (issuer, _):
+        tokens = Tokens({provider.url: issuer}, [grant])
+        for said, roles in (({"email_verified": False}, ()), ({"email_verified": True}, ("admin",)), ({}, ("admin",))):
+            token = Bearer(provider.mint(email="ceo@corp.example", **said).encode())
+            assert (await authenticate(tokens, token)).roles == roles

@@ -162,3 +162,16 @@ def test_the_authorized_party_can_be_required() -> None:
 def test_a_missing_email_and_groups_are_nobodys_fault() -> None:
     who = principal_from(verified(email=MISSING, groups=MISSING), TRUST, NOW)
     assert (who.email, who.groups) == ("", ())
+
+
+@pytest.mark.parametrize("said", [False, "false"])
+def test_an_unverified_address_names_nobody_and_meets_no_demand(said: object) -> None:
+    by_name = replace(TRUST, principal_claim="email")
+    by_rule = replace(TRUST, required_claims={"email": frozenset({"svc@example.com"})})
+    elsewhere = replace(TRUST, principal_claim="mail", email_claim="mail")
+    for trust in (by_name, by_rule, elsewhere):
+        with pytest.raises(Rejected):
+            principal_from(verified(mail="svc@example.com", email_verified=said), trust, NOW)
+        assert principal_from(verified(mail="svc@example.com", email_verified=True), trust, NOW)
+        assert principal_from(verified(mail="svc@example.com"), trust, NOW)
+    assert principal_from(verified(email_verified=said), TRUST, NOW).email == "svc@example.com"  # it decides nothing

@@ -128,7 +128,7 @@ def test_nginx_gets_401_or_403_and_the_real_status_beside(who: NoCredential | Re
 
 def test_a_page_reaches_nginx_as_one_harmless_line() -> None:
     who = MalformedRequest("zoë <b>\r\nX: y\x7f")
-    browser = Browser(navigates=True, same_origin=True)
+    browser = Browser(navigates=True, same_origin=True, another_site=False)
     answer = render(decide(REQUEST, who, Gate.UI, browser), Face.AUTH_REQUEST, Gate.UI, "", browser)
     line = dict(answer.headers)[b"x-auth-body"].decode("ascii")
     assert line.startswith("<!doctype html>")
@@ -168,9 +168,9 @@ def test_row12_whoever_has_no_email_group_or_role_has_the_headers_all_the_same()
 # people ---------------------------------------------------------------------------------------------------
 
 ENDED = SessionEnded("Your session has ended: reload the page to sign in.")
-OPENS_A_PAGE = Browser(navigates=True, same_origin=False)
-FETCHES = Browser(navigates=False, same_origin=True)
-FROM_ELSEWHERE = Browser(navigates=False, same_origin=False)
+OPENS_A_PAGE = Browser(navigates=True, same_origin=False, another_site=False)
+FETCHES = Browser(navigates=False, same_origin=True, another_site=False)
+FROM_ELSEWHERE = Browser(navigates=False, same_origin=False, another_site=True)
 PAGE = ForwardedRequest("GET", "https", "h", "/v2/runs", "tab=Logs", "203.0.113.7", "/v2/runs?tab=Logs", "https://h")
 
 
@@ -204,6 +204,10 @@ def test_the_shell_is_given_stand_in_settings_so_that_it_can_say_what_is_wrong()
     assert decision.location == "/_auth/ui-settings"
     assert isinstance(decided(settings._replace(method="POST"), ENDED, Gate.UI, FETCHES), Challenge)
     assert isinstance(decided(settings._replace(path="/api/ui-settings"), ENDED, Gate.UI, FETCHES), Challenge)
+    moved = Access(BUILT_IN.values(), Routes(known_routes("/ui/api", "/ui"), "/ui/api"))
+    for path, kind in (("/ui/ui-settings", Login), ("/ui-settings", Challenge), ("/ui/runs/ui-settings", Challenge)):
+        request = settings._replace(path=path, target=path)
+        assert isinstance(decide(request, ENDED, Gate.UI, moved, browser=FETCHES), kind), path
 
 
 WRITES = {
@@ -229,6 +233,34 @@ def test_a_cookie_alone_permits_no_write(method: str, scheme: str, path: str, *,
         decision = decided(request, who, Gate.UI, browser)
         assert isinstance(decision, Allow) == reads
         assert reads or (isinstance(decision, Deny) and (decision.status, decision.code) == (403, "cross_origin"))
+
+
+@pytest.mark.parametrize("gate", [Gate.API, Gate.JWT, Gate.BASIC])
+@pytest.mark.parametrize(("method", "scheme", "path", "reads"), WRITES.values(), ids=WRITES)
+def test_nor_does_another_site_write_with_a_password_that_a_browser_remembers(
+    method: str, scheme: str, path: str, gate: Gate, *, reads: bool
+) -> None:
+    request, who = PAGE._replace(method=method, scheme=scheme, path=path), WHO._replace(roles=("admin",))
+    for browser in (None, FETCHES, OPENS_A_PAGE):
+        assert isinstance(decided(request, who, gate, browser), Allow)
+    decision = decided(request, who, gate, FROM_ELSEWHERE)
+    assert isinstance(decision, Allow) == reads
+    assert reads or (isinstance(decision, Deny) and (decision.status, decision.code) == (403, "cross_origin"))
+
+
+@pytest.mark.parametrize("face", Face)
+@pytest.mark.parametrize("who", [NO_CREDENTIAL, Rejected("no")], ids=["nobody", "rejected"])
+def test_a_browser_at_a_machines_gate_is_not_made_to_ask_for_a_password_nor_shown_a_page(
+    who: NoCredential | Refusal, face: Face
+) -> None:
+    for gate, schemes in ((Gate.API, [b"Bearer"]), (Gate.JWT, [b"Bearer"]), (Gate.BASIC, [])):
+        for browser in (OPENS_A_PAGE, FETCHES, FROM_ELSEWHERE):
+            for request in (PAGE, PAGE._replace(path="/ui-settings")):
+                answer = render(decided(request, who, gate, browser), face, gate, "", browser)
+                challenges = [value for name, value in answer.headers if name == b"www-authenticate"]
+                assert answer.status == 401
+                assert [value.split(b" ")[0] for value in challenges] == schemes
+                assert json.loads(answer.body)["detail"]
 
 
 @pytest.mark.parametrize("face", Face)

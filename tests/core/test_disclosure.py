@@ -51,7 +51,7 @@ def told_by_body(body: bytes) -> bool:
         "include_secrets=0",
         "include_secrets=off",
         "INCLUDE_SECRETS=true",
-        "a;include_secrets=true",
+        "a;b=include_secrets",
         "a=%25",
     ],
 )
@@ -83,6 +83,8 @@ def test_a_query_that_asks_in_any_spelling(value: str) -> None:
         "include_secrets=true&include_secrets=false",
         "include_secrets=%ff",
         "include_secrets=false;",
+        "a;include_secrets=true",
+        "a=1;include%5fsecrets=1;b",
     ],
 )
 def test_a_query_of_which_the_server_makes_nothing_asks_all_the_same(query: str) -> None:

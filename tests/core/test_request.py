@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import MalformedCredential, MalformedRequest
-from service.core.faces import _remembered, parse_browser, parse_call
+from service.core.faces import _remembered, browser_of, parse_browser, parse_call
 from service.core.model import Basic, Bearer, Face, NoCredential
 from service.core.proxies import TrustedProxies
-from service.core.request import parse_credential, parse_host, parse_method, parse_target
+from service.core.request import parse_credential, parse_host, parse_method, parse_target, split_url
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"
 
@@ -245,30 +245,40 @@ def test_an_original_url_that_is_not_absolute_is_refused(raw: bytes) -> None:
 BROWSER = {b"sec-fetch-mode": b"navigate", b"sec-fetch-site": b"none", b"accept": b"text/html,*/*;q=0.8"}
 
 
+SITE, MODE, ORIGIN, ACCEPT = b"sec-fetch-site", b"sec-fetch-mode", b"origin", b"accept"
+NAVIGATES, OWN, OTHER, NEITHER = (True, False, False), (False, True, False), (False, False, True), (False, False, False)
+
+
 @pytest.mark.parametrize(
-    ("method", "headers", "navigates", "same_origin"),
+    ("method", "headers", "says"),
     [
-        pytest.param("GET", BROWSER, True, False, id="typed-into-the-bar"),
-        pytest.param("GET", {b"accept": BROWSER[b"accept"]}, True, False, id="an-old-browser-navigates"),
-        pytest.param("POST", BROWSER, False, False, id="a-form-is-no-navigation"),
-        pytest.param("GET", {b"accept": b"application/json, text/html"}, False, False, id="prefers-json"),
-        pytest.param("GET", {}, False, False, id="says-nothing"),
-        pytest.param("POST", {b"sec-fetch-site": b"same-origin", b"sec-fetch-mode": b"cors"}, False, True, id="xhr"),
-        pytest.param("POST", {b"sec-fetch-site": b"same-site", b"sec-fetch-mode": b"cors"}, False, False, id="sibling"),
-        pytest.param("POST", {b"sec-fetch-site": b"cross-site", b"origin": b"https://h:8443"}, False, False, id="both"),
-        pytest.param("POST", {b"origin": b"https://h:8443"}, False, True, id="origin"),
-        pytest.param("POST", {b"origin": b"https://h"}, False, False, id="origin-of-another-port"),
-        pytest.param("POST", {b"origin": b"http://h:8443"}, False, False, id="origin-of-another-scheme"),
-        pytest.param("POST", {b"origin": b"null"}, False, False, id="origin-null"),
-        pytest.param("POST", {b"origin": b"https://h:8443.evil.example"}, False, False, id="origin-look-alike"),
+        pytest.param("GET", BROWSER, NAVIGATES, id="typed-into-the-bar"),
+        pytest.param("GET", {ACCEPT: BROWSER[ACCEPT]}, NAVIGATES, id="an-old-browser-navigates"),
+        pytest.param("POST", BROWSER, NEITHER, id="a-form-is-no-navigation"),
+        pytest.param("POST", {SITE: b"same-origin", MODE: b"cors"}, OWN, id="xhr"),
+        pytest.param("POST", {SITE: b"same-origin"}, OWN, id="where-from-alone"),
+        pytest.param("POST", {SITE: b"same-site", MODE: b"cors"}, OTHER, id="sibling"),
+        pytest.param("POST", {SITE: b"cross-site"}, OTHER, id="another-site-alone"),
+        pytest.param("POST", {SITE: b"something-new"}, OTHER, id="a-word-that-is-not-known"),
+        pytest.param("POST", {SITE: b"cross-site", ORIGIN: b"https://h:8443"}, OTHER, id="both"),
+        pytest.param("POST", {MODE: b"cors"}, NEITHER, id="a-program-with-a-fetch-of-its-own"),
+        pytest.param("POST", {ORIGIN: b"https://h:8443"}, OWN, id="origin"),
+        pytest.param("POST", {ORIGIN: b"https://h"}, OTHER, id="origin-of-another-port"),
+        pytest.param("POST", {ORIGIN: b"http://h:8443"}, OTHER, id="origin-of-another-scheme"),
+        pytest.param("POST", {ORIGIN: b"null"}, OTHER, id="origin-null"),
+        pytest.param("POST", {ORIGIN: b"https://h:8443.evil.example"}, OTHER, id="origin-look-alike"),
+        pytest.param("GET", {ACCEPT: b"application/json, text/html"}, None, id="prefers-json"),
+        pytest.param("POST", {ACCEPT: b"*/*"}, None, id="a-program"),
+        pytest.param("GET", {}, None, id="says-nothing"),
     ],
 )
 def test_row37_what_the_browser_says_of_a_request(
-    method: str, headers: dict[bytes, bytes], *, navigates: bool, same_origin: bool
+    method: str, headers: dict[bytes, bytes], says: tuple[bool, bool, bool] | None
 ) -> None:
     forwarded = {**FORWARDED, b"x-forwarded-method": method.encode(), b"x-forwarded-host": b"H:8443"}
     request, found = parse_call(Face.FORWARD_AUTH, "GET", b"", [*forwarded.items(), *headers.items()], PROXIES)
-    assert parse_browser(found, request) == (navigates, same_origin)
+    assert browser_of(found, request) == says
+    assert parse_browser(found, request) == (says or NEITHER)
 
 
 @pytest.mark.parametrize(
@@ -337,3 +347,11 @@ def test_long_requests_are_understood_and_not_remembered() -> None:
     request, _ = parse_call(Face.FORWARD_AUTH, "GET", b"", long, PROXIES)
     assert len(request.path) == 4005
     assert _remembered.cache_info().currsize == before
+
+
+@pytest.mark.parametrize("raw", [b"/_auth/callback?state=abc&code=SECRET&x=\\", b"/x?t=SECRET#", b"x?t=SECRET"])
+def test_what_stands_in_a_query_is_in_no_log(raw: bytes) -> None:
+    for parse in (parse_target, split_url):
+        with pytest.raises(MalformedRequest) as refusal:
+            parse(raw)
+        assert "SECRET" not in refusal.value.reason + refusal.value.detail

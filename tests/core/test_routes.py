@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from starlette.routing import compile_path
 
 from service.core.errors import MalformedRequest
-from service.core.roles import BUILT_IN, Access, Granted
+from service.core.roles import BUILT_IN, Access, Granted, Lacking
 from service.core.routes import Route, Routes, known_routes, parse_table, websocket_endpoint
 from tests.support.calls import ID, call, concrete, filled_in
 
@@ -154,6 +154,28 @@ def test_the_bases_can_be_moved() -> None:
     route = routes.find("POST", "/prefect/api/block_documents/filter")
     assert route is not None
     assert route.secrets_in_body
+
+
+def test_what_a_body_may_ask_for_is_no_matter_of_what_a_route_is_said_to_need() -> None:
+    for path in ("/api/block_documents/filter", "/api/block_documents/{x}", "/api/{x}/filter"):
+        routes = Routes([*known_routes(), *parse_table(f"POST {path} any")])
+        route = routes.find("POST", "/api/block_documents/filter")
+        assert route is not None
+        assert route.secrets_in_body
+    access = Access(BUILT_IN.values(), Routes([*known_routes(), *parse_table("POST /api/block_documents/filter read")]))
+    request = call("POST", "/api/block_documents/filter")
+    assert isinstance(access.judge(request, ("viewer",), b"{}"), Granted)
+    assert isinstance(access.judge(request, ("viewer",), b'{"include_secrets": true}'), Lacking)
+
+
+@pytest.mark.parametrize("base", ["/v2/api", "/runs/api", "/assets/x", "/v2"])
+def test_below_the_api_no_page_makes_up_for_a_route_that_is_not_known(base: str) -> None:
+    routes = Routes(known_routes(base), base)
+    for path in ("/brand/new", "/brand", "/", "/flows/filter"):
+        assert routes.find("GET", base + path) is None
+    assert routes.find("POST", f"{base}/flows/filter") is not None
+    assert routes.find("GET", f"{base}/docs") is not None
+    assert routes.find("GET", "/runs/x") is not None
 
 
 @pytest.mark.parametrize(("api", "ui"), [("", ""), ("/", ""), ("api", ""), ("/api/", ""), ("/a{b}", ""), ("/x", "/x")])

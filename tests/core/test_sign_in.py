@@ -202,6 +202,7 @@ def test_an_unconfirmed_address_names_nobody_and_opens_nothing(verified: object)
             signed_in_from(claims, trust)
         assert signed_in_from(id_token(email_verified=True), trust)
         assert signed_in_from(id_token(), trust)
+    assert signed_in_from(claims, TRUST, ["email", "sub"]).claims == {"sub": ["248"]}  # nor is a role granted by it
 
 
 def test_somebody_without_the_naming_claim_is_nobody() -> None:

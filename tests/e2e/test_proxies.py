@@ -285,6 +285,23 @@ def test_another_site_cannot_write_with_a_session(proxy: Proxy, world: World) ->
     assert visitor.send("/api/flows/x", [own], method="DELETE").status == 200
 
 
+def test_another_site_cannot_write_with_a_password_that_a_browser_remembers(proxy: Proxy, world: World) -> None:
+    port, password = world.port(proxy, "well"), basic(USER, PASSWORD)
+    for foreign in (("Sec-Fetch-Site", "cross-site"), ("Origin", "https://evil.example")):
+        answer = send(port, MACHINES, "/api/flows/x", [password, foreign], method="DELETE")
+        assert answer.status == 403
+        assert_refusal(answer, "cross_origin")
+    assert send(port, MACHINES, "/api/flows/x", [password], method="DELETE").status == 200
+
+
+def test_a_browser_is_not_made_to_ask_for_a_password(proxy: Proxy, world: World) -> None:
+    port = world.port(proxy, "well")
+    for browser in ([PAGE], [("Accept", "*/*"), ("Sec-Fetch-Mode", "cors")]):
+        answer = send(port, MACHINES, "/api/flows/x", browser)
+        assert answer.status == 401
+        assert [one.split()[0] for one in answer.values("WWW-Authenticate")] == ["Bearer"]
+
+
 @pytest.mark.parametrize(
     "groups",
     [pytest.param(0, id="one-cookie"), pytest.param(400, id="several-cookies")],

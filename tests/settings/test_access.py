@@ -98,6 +98,12 @@ def test_where_prefect_is_mounted_decides_what_a_path_is() -> None:
     assert new.capabilities == {Capability.RUN}
 
 
+def test_an_api_among_the_pages_opens_none_of_its_new_routes_to_everybody() -> None:
+    routes = configured('[prefect]\napi_base_path = "/v2/api"').access().routes
+    assert routes.find("GET", "/v2/api/brand/new") is None
+    assert routes.find("GET", "/v2/runs") is not None
+
+
 def problems(changes: dict[str, Any]) -> list[str]:
     """Return what is wrong with a configuration that is good but for the changes, given as variables."""
     given = {}
@@ -135,6 +141,10 @@ MISTAKES = {
         {"grants": [{"issuer": "local", "roles": ["viewer"], "claims": {"team": {}}}]},
         "grants.0.claims.team: a rule for a claim says",
     ),
+    "roles-rendered-empty": (
+        {"grants": [{"issuer": "local", "users": "alice", "roles": []}]},
+        "grants.0.roles: a grant gives at least one role",
+    ),
     "no-roles": ({"grants": [{"issuer": "local"}]}, "grants.0.roles: this key is needed"),
     "typing-error": (
         {"grants": [{"issuer": "local", "roles": ["viewer"], "group": "x"}]},
@@ -143,6 +153,10 @@ MISTAKES = {
     "base-path": ({"prefect": {"api_base_path": "api/"}}, "prefect.api_base_path: a base path begins with a slash"),
     "ui-base-path": ({"prefect": {"ui_base_path": "/ui/"}}, "prefect.ui_base_path: a base path begins with a slash"),
     "one-place-for-both": ({"prefect": {"ui_base_path": "/api"}}, "prefect: a base path begins"),
+    "stale-before-refreshed": (
+        {"issuer": {"keys__max_stale": "0"}},
+        "issuer.keys: max_stale is less than refresh, 300: keys would run out",
+    ),
     "added-route": ({"prefect": {"routes": {"GET /x": "fly"}}}, "prefect.routes: "),
 }
 
@@ -150,6 +164,27 @@ MISTAKES = {
 @pytest.mark.parametrize(("changes", "sentence"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_named_by_its_key(changes: dict[str, Any], sentence: str) -> None:
     assert sentence in "\n".join(problems(changes))
+
+
+EMPTY = ["grants.0." + key for key in ("users", "clients", "groups", "scopes")]
+EMPTY += ["grants.0.claims.team." + key for key in ("any_of", "all_of", "glob")]
+EMPTY += ["grants.0.claims"]
+EMPTY += ["roles.x." + key for key in ("work_pools", "flows", "deployments")]
+
+
+@pytest.mark.parametrize("empty", [[], ","], ids=["nothing", "no-word"])
+@pytest.mark.parametrize("place", EMPTY)
+def test_a_condition_that_came_out_empty_is_refused_and_does_not_hold_for_everybody(place: str, empty: Any) -> None:
+    *_, section, key = place.split(".")
+    empty = {} if key == "claims" else empty
+    grant = {"issuer": "local", "roles": "admin"}
+    changes = {
+        "0": {"grants": [{**grant, key: empty}]},
+        "team": {"grants": [{**grant, "claims": {"team": {"equals": "data", key: empty}}}]},
+        "x": {"roles": {"x": {"capabilities": "work", key: empty}}},
+    }
+    (problem,) = problems(changes[section])
+    assert problem.startswith(f"{place}: is empty, and so would hold for everybody")
 
 
 def test_several_are_named_at_once_each_with_its_source() -> None:

@@ -34,6 +34,10 @@ def configured(tmp_path: Path, provider: Provider, users_file: Path, monkeypatch
         issuer = "{provider.url}"
         claims = {{ team = ["data"] }}
         roles = "resumer"
+        [[grants]]
+        issuer = "{provider.url}"
+        claims = {{ email = ["ceo@corp.example"] }}
+        roles = "admin"
         """
     )
     return tmp_path
@@ -157,3 +161,13 @@ def test_another_version_is_compared_from_a_file_or_a_running_server(provider: P
     Path("known.json").write_text("{}")
     for mistake in ("known.json", "missing.json", "http://127.0.0.1:1"):
         assert told("routes", "diff", mistake)[0] == 2
+
+
+def test_an_unverified_address_is_explained_as_the_gate_takes_it(
+    configured: Path, provider: Provider, told: Told
+) -> None:
+    claims = configured / "claims.json"
+    for verified, given in ((False, "not given"), (True, "given")):
+        claims.write_text(json.dumps({"sub": "m", "email": "ceo@corp.example", "email_verified": verified}))
+        _, text = told("explain", "--claims-file", str(claims), "--issuer", provider.url, "POST", RESUME)
+        assert f"admin: grants.2, {given}" in text

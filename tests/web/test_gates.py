@@ -45,6 +45,15 @@ async def test_each_form_passes_the_gates_that_take_its_kind(form: str, call: Ca
             )
 
 
+async def test_row37_another_site_does_nothing_with_a_password_that_a_browser_remembers(call: Caller) -> None:
+    for foreign in ({"origin": "https://evil.example"}, {"sec_fetch_site": "cross-site"}):
+        for _again in range(2):  # the second time from memory
+            refused = await call(basic("alice:secret"), **foreign)
+            assert (refused.status, refused.json()["code"]) == (403, "cross_origin")
+        assert (await call(basic("alice:secret"))).status == 200
+    assert (await call(None, sec_fetch_mode="navigate")).header("www-authenticate").startswith("Bearer ")
+
+
 async def test_the_three_faces_give_one_verdict(call: Caller, provider: Provider) -> None:
     for credential, status in ((f"Bearer {provider.mint()}", 200), (None, 401), ("Bearer x", 401)):
         given = [] if credential is None else [(b"authorization", credential.encode())]

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,10 +117,14 @@ def test_a_request_under_way_is_answered_before_the_stop(tmp_path: Path) -> None
         assert process.wait(10) in {0, -signal.SIGTERM}
 
 
-def test_a_unix_socket_and_several_workers(tmp_path: Path, users: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_unix_socket_is_for_its_owner_and_group_whatever_was_left_there(
+    tmp_path: Path, users: Path, workers: str
+) -> None:
     path = tmp_path / "gate.sock"
-    with serving(tmp_path, "--uds", str(path), "--workers", "2", **of(users)) as (process, _):
-        wait_until(path.exists, timeout=20, what="the socket")
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    with serving(tmp_path, "--uds", str(path), "--workers", workers, **of(users)) as (process, _):
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
 
             def allowed() -> bool:
@@ -129,8 +134,10 @@ def test_a_unix_socket_and_several_workers(tmp_path: Path, users: Path) -> None:
                 return False
 
             wait_until(allowed, timeout=20, what="an answer over the socket")
+        assert stat.filemode(path.stat().st_mode) == "srw-rw----"
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) in {0, -signal.SIGTERM}
+    assert not path.exists()
 
 
 def test_it_becomes_ready_with_the_issuer_down(tmp_path: Path) -> None:
