@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -181,11 +180,11 @@ def test_no_request_is_lost_when_one_is_killed_and_when_both_are_replaced(
         wait_until(lambda: len(load.answers.seconds) > killed + 3 * RATE, timeout=60, what="answers of the other")
         for line in reversed(ONE_BY_ONE):
             stack.compose(*line.split(), "--no-build")
-        replaced = len(load.answers.seconds)
-        wait_until(lambda: len(load.answers.seconds) > replaced + RATE, timeout=60, what="answers of the new ones")
+        wait_until(
+            lambda: all(decided(stack, one) > RATE / 4 for one in REPLICAS), timeout=60, what="both new ones are asked"
+        )
     assert not load.answers.failures, load.answers
     assert load.answers.rate > AT_LEAST, load.answers
-    assert all(decided(stack, one) > RATE / 4 for one in REPLICAS), "both new ones are asked"
 
 
 def test_without_any_nobody_passes_and_all_that_was_signed_out_stays_so(
@@ -198,12 +197,10 @@ def test_without_any_nobody_passes_and_all_that_was_signed_out_stays_so(
     person.sign_in("admin", admins_password)
 
     stack.compose("kill", "--signal", "KILL", *REPLICAS, "valkey")
-    # 503, which Prefect's client repeats by itself, where Traefik alone would have made it 500
-    wait_until(lambda: stack.ask(MACHINES, "/api/health", worker).status_code == 503, timeout=30, what="503 of Traefik")
     with steady(stack, worker) as load:
-        wait_until(lambda: len(load.answers.failures) > AT_LEAST, timeout=30, what="load")
+        wait_until(lambda: load.answers.failures, timeout=40, what="answers of Traefik alone")
     assert not load.answers.seconds
-    assert set(Counter(one.partition(" at ")[0] for one in load.answers.failures)) == {"status 503"}
+    assert {one.partition(" at ")[0] for one in load.answers.failures} <= {"status 502", "status 504"}
 
     stack.compose("up", "--detach", "--wait")
     wait_until(lambda: statuses(person) == {200}, timeout=30, what="both replicas back, and the session with them")
