@@ -177,6 +177,8 @@ def _config_check(options: argparse.Namespace) -> int:
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
     if not settings.gives_roles:
         print("Nobody has a role, so whoever comes is refused: set users.role, issuer.role, oidc.role, or grants.")
+    if not loaded.source_of("trusted_proxies"):
+        print("Every private address counts as a proxy's: set trusted_proxies where clients have such addresses, too.")
     if settings.people_sign_in and not settings.session.keys:
         print("Sessions end with the process: set session.keys to keep them.")
     if settings.people_sign_in and settings.workers > 1 and settings.store is None:

@@ -175,7 +175,8 @@ class Settings(BaseSettings):
             ip_network(one)
             for one in ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
         ),
-        description="Who may call the verify endpoints, and is believed about the original request.",
+        description="Who may call the verify endpoints, and is believed about the original request. They are skipped "
+        "in X-Forwarded-For: where clients have private addresses behind a second proxy, name the proxies alone.",
     )
     verdict_seconds: Annotated[float, Field(ge=0, le=300)] = Field(
         60, description="A verified token is not verified again for so long, and never past its expiry."

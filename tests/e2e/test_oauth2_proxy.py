@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,6 +106,12 @@ def received(port: int, path: str, *headers: tuple[str, str]) -> Received:
     answer = send(port, PEOPLE, path, headers)
     assert answer.status == 200, answer
     return Received.from_json(json.loads(answer.body))
+
+
+def test_as_shipped_nobody_is_let_in() -> None:
+    """Whoever is, may do everything: there are no roles behind oauth2-proxy."""
+    config = tomllib.loads((ROOT / "deploy" / "oauth2-proxy" / "oauth2-proxy.cfg").read_text())
+    assert config["email_domains"] == ["example.com"]  # nobody's (RFC 2606 §3)
 
 
 def test_machines_keep_their_gate(port: int) -> None:

@@ -203,7 +203,10 @@ def test_the_configuration_can_be_checked_and_shown(tmp_path: Path, users: Path)
     good = run("config", "check", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users))
     assert (good.returncode, "is good" in good.stdout) == (0, True)
     assert "Nobody has a role" in good.stdout
-    assert "Nobody" not in run("config", "check", cwd=tmp_path, **of(users)).stdout
+    assert "Every private address counts as a proxy's" in good.stdout
+    narrow = run("config", "check", cwd=tmp_path, FORWARD_AUTH_TRUSTED_PROXIES="10.0.0.7", **of(users)).stdout
+    assert "Nobody" not in narrow
+    assert "Every" not in narrow
     shown = run("config", "show", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users)).stdout
     assert f'users.file = "{users}"  # environment, FORWARD_AUTH_USERS__FILE' in shown
     assert "port = 8080  # default" in shown
