@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 # What starts much shares it, so it stays in one process; the longest come first, so that none is left for the end.
-# Docker and Chromium take turns: each network that Docker makes ends what Chromium is asking for.
 TOGETHER = {
-    "tests/docker/": "docker, then browser",
-    "tests/browser/": "docker, then browser",
+    "tests/browser/": "browser",
+    "tests/docker/": "docker",
     "tests/e2e/test_proxies.py": "proxies",
     "tests/e2e/test_oauth2_proxy.py": "proxies",
     "tests/e2e/test_demo.py": "demo",

@@ -6,6 +6,8 @@ of other folders need their own.
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,6 +21,7 @@ from playwright.sync_api import Error as PlaywrightError
 
 from tests.browser.people import Way, by_password, by_provider
 from tests.browser.seed import seed
+from tests.support import undisturbed
 from tests.support.echo import Echo
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import AXE, CHROMIUM, SERVER_VERSION, TRAEFIK, prefect_part, require
@@ -58,13 +61,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def chromium() -> Iterator[Browser]:
+def chromium_program(folder: Path) -> Path:
+    """Return what starts Chromium, undisturbed by the networks that Docker makes beside."""
+    program = folder / "chromium"
+    words = (sys.executable, undisturbed.__file__, str(require(CHROMIUM)))
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(scope="package")
+def chromium(chromium_program: Path) -> Iterator[Browser]:
     """Launch a browser as people have it; Playwright would switch off its memory of pages left behind."""
-    executable = require(CHROMIUM)
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=executable, args=ARGUMENTS, ignore_default_args=["--disable-back-forward-cache"]
+            executable_path=chromium_program, args=ARGUMENTS, ignore_default_args=["--disable-back-forward-cache"]
         )
         yield browser
         browser.close()
