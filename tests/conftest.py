@@ -7,6 +7,7 @@ import pytest
 # What starts much shares it, so it stays in one process; the longest come first, so that none is left for the end.
 TOGETHER = {
     "tests/browser/": "browser",
+    "tests/docker/test_replicas.py": "replicas",
     "tests/docker/": "docker",
     "tests/e2e/test_proxies.py": "proxies",
     "tests/e2e/test_oauth2_proxy.py": "proxies",

@@ -39,7 +39,9 @@ class Stage:
         elif directory == "/shown":
             found = self._shown[name]
         else:
-            route.fulfill(status=200, content_type="text/html", body="<!doctype html><title>Elsewhere</title>")
+            # without an icon of its own the browser would look for one, past what is served here
+            elsewhere = '<!doctype html><title>Elsewhere</title><link rel="icon" href="data:,">'
+            route.fulfill(status=200, content_type="text/html", body=elsewhere)
             return
         # A browser reports a status such as 403 as an error of its own: here it is the page that is looked at.
         route.fulfill(status=200, headers=dict(found.headers), body=bytes(found.body))
