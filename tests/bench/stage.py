@@ -137,9 +137,10 @@ class Stage:
             "own": {"basicAuth": {"users": [f"bench:{hashed}"]}},
             "ours": {"forwardAuth": {"address": self.gate, **copied}},
             "bare": {"forwardAuth": {"address": self.bare, **copied}},
+            "strip": {"stripPrefix": {"prefixes": ["/open", "/own", "/ours", "/bare"]}},  # a path of Prefect's is left
         }
         routers = {
-            name: {"rule": f"PathPrefix(`/{name}`)", "service": "up", "middlewares": used}
+            name: {"rule": f"PathPrefix(`/{name}`)", "service": "up", "middlewares": ["strip", *used]}
             for name, used in (("open", []), ("own", ["own"]), ("ours", ["ours"]), ("bare", ["bare"]))
         }
         upstream = {"loadBalancer": {"servers": [{"url": self.bare.removesuffix("/forward-auth/api")}]}}
