@@ -39,11 +39,14 @@ import asyncio, json, sys, uuid
 from prefect.client.schemas.objects import FlowRun
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration as Configuration
 
-async def main():
+async def submitted(values):
     template = json.load(open(sys.argv[1]))
-    job = await Configuration.from_template_and_values(base_job_template=template, values=json.loads(sys.argv[2]))
+    job = await Configuration.from_template_and_values(base_job_template=template, values=values)
     job.prepare_for_flow_run(FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="a-run"))
-    print(json.dumps(job.job_manifest))
+    return job.job_manifest
+
+async def main():
+    print(json.dumps([await submitted(json.loads(values)) for values in sys.argv[2:]]))
 
 asyncio.run(main())
 """
@@ -97,7 +100,6 @@ def validate(folder: Path, *objects: dict[str, Any]) -> None:
     assert (done.stdout + done.stderr).count(" passed ") == len(objects)
 
 
-@pytest.mark.parametrize("variables", [{}, {"env": {"LEVEL": "debug"}, "image": "acme/flows:1"}], ids=["", "more"])
 @pytest.mark.parametrize(
     "credential",
     [
@@ -106,19 +108,22 @@ def validate(folder: Path, *objects: dict[str, Any]) -> None:
     ],
     ids=["headers", "other"],
 )
-def test_pods_of_flow_runs_get_the_credential_from_the_secret_alone(
-    credential: dict[str, str], variables: dict[str, Any], tmp_path: Path
-) -> None:
+def test_pods_of_flow_runs_get_the_credential_from_the_secret_alone(credential: dict[str, str], tmp_path: Path) -> None:
     told = {"PREFECT_API_URL": API, "PYTHONPATH": str(require(PREFECT_KUBERNETES)), **credential}
-    words = (WORKERS / "kubernetes" / "base-job-template.json", json.dumps(variables))
-    job = ask_prefect(SERVER_VERSION, JOB, *words, home=tmp_path, **told)
-    assert "very-secret" not in json.dumps(job)
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    env = {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
-    assert env["PREFECT_API_URL"] == API
-    assert env["PREFECT_CLIENT_CUSTOM_HEADERS"] == {"secretKeyRef": {"name": "prefect-worker", "key": "custom-headers"}}
-    assert env.get("LEVEL") == variables.get("env", {}).get("LEVEL")
-    validate(tmp_path, job | {"metadata": job["metadata"] | {"name": "a-run-1"}})  # which Kubernetes makes up
+    more: dict[str, Any] = {"env": {"LEVEL": "debug"}, "image": "acme/flows:1"}
+    words = (WORKERS / "kubernetes" / "base-job-template.json", json.dumps({}), json.dumps(more))
+    jobs = ask_prefect(SERVER_VERSION, JOB, *words, home=tmp_path, **told)
+    assert "very-secret" not in json.dumps(jobs)
+    from_secret = {"secretKeyRef": {"name": "prefect-worker", "key": "custom-headers"}}
+    for job, variables in zip(jobs, ({}, more), strict=True):
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        env = {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+        assert env["PREFECT_API_URL"] == API
+        assert env["PREFECT_CLIENT_CUSTOM_HEADERS"] == from_secret
+        assert env.get("LEVEL") == variables.get("env", {}).get("LEVEL")
+        assert variables.get("image") in {None, container["image"]}
+    named = [job | {"metadata": job["metadata"] | {"name": "a-run-1"}} for job in jobs]  # which Kubernetes makes up
+    validate(tmp_path, *named)
 
 
 def test_the_kubernetes_worker_is_as_kubernetes_wants_it(tmp_path: Path) -> None:

