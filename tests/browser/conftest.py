@@ -24,7 +24,7 @@ from tests.browser.seed import seed
 from tests.support import undisturbed
 from tests.support.echo import Echo
 from tests.support.openid import OpenIDProvider
-from tests.support.parts import AXE, CHROMIUM, SERVER_VERSION, TRAEFIK, prefect_part, require
+from tests.support.parts import AXE, CHROMIUM_ENGINE, SERVER_VERSION, TRAEFIK, prefect_part, require
 from tests.support.prefect import Server
 from tests.support.site import PASSWORD, PEOPLE, USER, Site, add_user
 from tests.support.waiting import free_port
@@ -60,23 +60,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("browser")
 
 
-@pytest.fixture(scope="package")
-def chromium_program(folder: Path) -> Path:
-    """Return what starts Chromium, undisturbed by the networks that Docker makes beside."""
-    program = folder / "chromium"
-    words = (sys.executable, undisturbed.__file__, str(require(CHROMIUM)))
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-    program.chmod(0o755)
-    return program
+def undisturbed_by_networks(program: Path, folder: Path) -> Path:
+    """Return what starts this program so that it does not notice the networks that Docker makes beside."""
+    starter = folder / f"undisturbed-{program.name}"
+    words = (sys.executable, undisturbed.__file__, str(program))
+    starter.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    starter.chmod(0o755)
+    return starter
 
 
 @pytest.fixture(scope="package")
-def chromium(chromium_program: Path) -> Iterator[Browser]:
+def chromium(folder: Path) -> Iterator[Browser]:
     """Launch a browser as people have it; Playwright would switch off its memory of pages left behind."""
+    program = undisturbed_by_networks(require(CHROMIUM_ENGINE), folder)
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=chromium_program, args=ARGUMENTS, ignore_default_args=["--disable-back-forward-cache"]
+            executable_path=program, args=ARGUMENTS, ignore_default_args=["--disable-back-forward-cache"]
         )
         yield browser
         browser.close()

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.conftest import ARGUMENTS, oidc_settings
+from tests.browser.conftest import ARGUMENTS, oidc_settings, undisturbed_by_networks
 from tests.browser.people import Way, by_provider, sign_in_at_provider
 from tests.browser.traffic import Traffic
 from tests.support.echo import Echo
 from tests.support.openid import OpenIDProvider
-from tests.support.parts import TRAEFIK, require
+from tests.support.parts import CHROMIUM, TRAEFIK, require
 from tests.support.site import PEOPLE, SHIPPED, Site, replace_once
 from tests.support.waiting import free_port, wait_until
 
@@ -23,14 +23,15 @@ AT_MOST = 30  # requests for pages, the provider's own left out
 
 
 @pytest.fixture
-def forgetful_browser(chromium: Browser, chromium_program: Path, way: Way, tmp_path: Path) -> Iterator[BrowserContext]:
-    """Open a browser whose owner has blocked the cookies of this site, and of no other."""
+def forgetful_browser(chromium: Browser, way: Way, tmp_path: Path) -> Iterator[BrowserContext]:
+    """Open a browser whose owner has blocked the cookies of this site, and of no other: its engine has no owner."""
+    program = undisturbed_by_networks(require(CHROMIUM), tmp_path)
     blocked = {f"{way.site.people_url},*": {"setting": 2}}
     preferences = tmp_path / "profile" / "Default" / "Preferences"
     preferences.parent.mkdir(parents=True)
     preferences.write_text(json.dumps({"profile": {"content_settings": {"exceptions": {"cookies": blocked}}}}))
     context = chromium.browser_type.launch_persistent_context(
-        tmp_path / "profile", executable_path=chromium_program, args=ARGUMENTS
+        tmp_path / "profile", executable_path=program, args=ARGUMENTS
     )
     yield context
     context.close()

@@ -84,19 +84,17 @@ def install_prefect(version: str) -> None:
     """
     lock = lock_of(version)
     folder = PARTS / f"prefect-{version}"
-    wanted = f"{lock.read_text()}{sys.version}{MAKE_OPENAPI}{MAKE_DATABASE}"
-    fingerprint = hashlib.sha256(wanted.encode()).hexdigest()
-    if _fresh(folder, fingerprint):
-        return
-    _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+    fingerprint = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()  # as the demo makes it
+    if not _fresh(folder, fingerprint):
+        _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
+        (folder / ".complete").write_text(fingerprint)
     python = folder / "bin" / "python"
-    with tempfile.TemporaryDirectory() as home:
-        env = {"PREFECT_HOME": home}
-        _run(python, "-W", "ignore", "-c", MAKE_OPENAPI, folder / "openapi.json", env=env)
-        if version == SERVER_VERSION:
-            env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{folder.resolve()}/prefect.db"
-            _run(python, "-W", "ignore", "-c", MAKE_DATABASE, env=env)
-    (folder / ".complete").write_text(fingerprint)
+    with tempfile.TemporaryDirectory(dir=PARTS) as home:
+        env = {"PREFECT_HOME": home, "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/made"}
+        for name, code in (("openapi.json", MAKE_OPENAPI), ("prefect.db", MAKE_DATABASE)):
+            if not (folder / name).exists() and (code is MAKE_OPENAPI or version == SERVER_VERSION):
+                _run(python, "-W", "ignore", "-c", code, f"{home}/made", env=env)
+                Path(home, "made").rename(folder / name)
 
 
 def install_traefik() -> None:
