@@ -14,8 +14,10 @@ def readable(entry: dict[str, Any]) -> str | None:
     clock = str(entry.get("time", ""))[11:19]
     if entry.get("logger") == LOGGER:
         who = entry.get("user") or entry.get("code") or ""
-        what = f"{entry.get('method'):<6} {entry.get('path')}"
-        return f"{clock}  {entry.get('status')} {entry.get('message'):<8} {who:<20} {what}"
+        if "path" not in entry:  # about a person, not a request
+            return f"{clock}      {entry.get('message')}: {who}"
+        what = f"{entry.get('method', ''):<6} {entry['path']}"
+        return f"{clock}  {entry.get('status')} {entry.get('message', ''):<8} {who:<20} {what}"
     if entry.get("level") in {"warning", "error", "critical"}:
         return f"{clock}  {entry['level']}: {entry.get('message')}"
     return None

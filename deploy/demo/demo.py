@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from decisions import Decisions
 from environments import HERE, ROOT, Environments, UnusableError, check_python
 from parts import Part, Parts, answers, free_port
 
-USER = "demo-worker"
+WORKER, PERSON = "demo-worker", "admin"
 AUDIENCE = "prefect"
 ROLES = "worker,deployer"  # what is pasted deploys a flow, and runs it
 MACHINES, PEOPLE = "127.0.0.1", "localhost"  # two names of this machine, for Traefik's two hosts
@@ -44,11 +45,16 @@ class Addresses:
         """What machines put into PREFECT_API_URL."""
         return f"http://{MACHINES}:{self.traefik}/api"
 
+    @property
+    def ui(self) -> str:
+        """What people open."""
+        return f"http://{PEOPLE}:{self.traefik}"
 
-def write_users(environments: Environments, file: Path) -> str:
-    """Write a users file with one user, by the service's own command; return the password."""
+
+def add_user(environments: Environments, file: Path, name: str) -> str:
+    """Add somebody to the users file, by the service's own command; return the password."""
     password = secrets.token_urlsafe(15)
-    argv: list[str | Path] = [environments.service.python, "-m", "service", "users", "add", USER, "--file", file]
+    argv: list[str | Path] = [environments.service.python, "-m", "service", "users", "add", name, "--file", file]
     done = subprocess.run(argv, input=password, text=True, capture_output=True, cwd=ROOT, check=False)
     if done.returncode:
         msg = f"the users file could not be written:\n{done.stdout}{done.stderr}"
@@ -83,7 +89,7 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
         "--token-file",
         token_file,
     ]
-    parts.start("issuer", [*issuer_argv, "--audience", AUDIENCE, "--subject", USER], env={}, cwd=run)
+    parts.start("issuer", [*issuer_argv, "--audience", AUDIENCE, "--subject", WORKER], env={}, cwd=run)
     prefect_argv: list[str | Path] = [environments.prefect.python, "-m", "prefect", "server", "start"]
     parts.start(
         "Prefect",
@@ -92,6 +98,11 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
         cwd=run,
     )
     issuer = f"http://127.0.0.1:{ports.issuer}"
+    grants = [
+        {"issuer": "local", "users": PERSON, "roles": "admin"},
+        {"issuer": "local", "users": WORKER, "roles": ROLES},
+        {"issuer": issuer, "roles": ROLES},
+    ]
     parts.wait_until(token_file.exists, timeout=30, what="the issuer")
     service = parts.start(
         "service",
@@ -102,7 +113,7 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
             "FORWARD_AUTH_ISSUER__URL": issuer,
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
             "FORWARD_AUTH_USERS__FILE": str(run / "users.htpasswd"),
-            "FORWARD_AUTH_GRANTS": json.dumps([{"issuer": one, "roles": ROLES} for one in ("local", issuer)]),
+            "FORWARD_AUTH_GRANTS": json.dumps(grants),
             "FORWARD_AUTH_LOG__FORMAT": "json",
             "FORWARD_AUTH_LOG__DECISIONS": "all",
         },
@@ -130,12 +141,13 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
     return service
 
 
-def instructions(environments: Environments, home: Path, ports: Addresses, password: str, token: str) -> str:
-    """Return what to paste: a credential in one of three forms, then a flow."""
+def instructions(
+    environments: Environments, home: Path, ports: Addresses, passwords: Mapping[str, str], token: str
+) -> str:
+    """Return what to paste: a credential in one of three forms, then a flow; and where people sign in."""
     python, prefect = environments.prefect.python, environments.prefect.folder / "bin" / "prefect"
     fresh = "unset PREFECT_API_KEY PREFECT_API_AUTH_STRING PREFECT_CLIENT_CUSTOM_HEADERS"
-    ui = f"http://127.0.0.1:{ports.prefect}"
-    common = f"export PREFECT_HOME={shlex.quote(str(home / 'client'))} PREFECT_UI_URL={ui}"
+    common = f"export PREFECT_HOME={shlex.quote(str(home / 'client'))} PREFECT_UI_URL={ports.ui}"
     headers = shlex.quote(json.dumps({"Authorization": f"Bearer {token}"}))
     flow = shlex.quote(str(HERE / "flow.py"))
     return f"""
@@ -143,7 +155,7 @@ Everything is up. In another terminal, take ONE of these three credentials:
 
 # 1. A user name and a password (Basic)
   {fresh}; {common}
-  export PREFECT_API_URL={ports.api} PREFECT_API_AUTH_STRING={shlex.quote(f"{USER}:{password}")}
+  export PREFECT_API_URL={ports.api} PREFECT_API_AUTH_STRING={shlex.quote(f"{WORKER}:{passwords[WORKER]}")}
 
 # 2. A JWT in a header
   {fresh}; {common}
@@ -161,7 +173,9 @@ Or deploy it, and let a worker run it (the worker goes on polling: stop it with 
   {python} {flow} --deploy
   {prefect} worker start --pool demo --type process
 
-See the runs, past the gate since browsers cannot sign in yet:  {ui}
+See the runs in a browser (not Safari, which keeps no session over plain http):  {ports.ui}
+  sign in as {PERSON}, with the password {passwords[PERSON]}
+
 Logs are in {home.parent / "run"}.  Ctrl-C stops everything.
 
 Decisions as they are made:
@@ -192,11 +206,11 @@ def demo(folder: Path, interrupted: threading.Event) -> None:
     ports = Addresses(free_port(), free_port(), free_port(), free_port())
     parts = Parts(run, interrupted.is_set)
     try:
-        password = write_users(environments, run / "users.htpasswd")
+        passwords = {name: add_user(environments, run / "users.htpasswd", name) for name in (PERSON, WORKER)}
         print("Starting …", flush=True)
         service = start(environments, run, home, ports, parts)
         token = (run / "token").read_text()
-        print(instructions(environments, home, ports, password, token), flush=True)
+        print(instructions(environments, home, ports, passwords, token), flush=True)
         follow(service, parts, interrupted)
     finally:
         print("\nStopping …", flush=True)

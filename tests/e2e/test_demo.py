@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -12,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.support.parts import PARTS, ROOT, SERVER_VERSION, prefect_part, require
 from tests.support.processes import Process, clean_environment, marked
+from tests.support.visitor import SAME_ORIGIN, Visitor
 from tests.support.waiting import wait_until
 
 DEMO = ROOT / "deploy" / "demo" / "demo.py"
@@ -68,20 +69,29 @@ def shell(demo: Process, folder: Path, lines: list[str]) -> str:
     return output
 
 
-def ask(demo: Process, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Ask Prefect's own API at the address that the demo prints for its UI."""
-    address = demo.wait_for_line(r"cannot sign in yet:  (http://\S+)", timeout=1)[1]
-    answer = httpx.post(f"{address}/api{path}", json=body)
-    answer.raise_for_status()
-    return list(answer.json())
+@pytest.fixture(scope="module")
+def person(demo: Process) -> Visitor:
+    """Sign in as the demo says."""
+    printed = demo.wait_for_line(r"(?s)http://localhost:(\d+)\n  sign in as (\w+), with the password (\S+)", timeout=1)
+    person = Visitor(int(printed[1]))
+    assert person.sign_in(user=printed[2], password=printed[3]).status == 303
+    return person
 
 
-def completed_task_runs(demo: Process, flow_run_name: str) -> list[dict[str, Any]]:
+def ask(person: Visitor, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ask Prefect's API as its UI does."""
+    headers = [SAME_ORIGIN, ("Content-Type", "application/json")]
+    answer = person.send(f"/api{path}", headers, method="POST", body=json.dumps(body).encode())
+    assert answer.status == 200, answer
+    return list(json.loads(answer.body))
+
+
+def completed_task_runs(person: Visitor, flow_run_name: str) -> list[dict[str, Any]]:
     """Return the task runs of a flow run once both are persisted as completed."""
     condition = {"flow_runs": {"name": {"any_": [flow_run_name]}}}
 
     def both() -> list[dict[str, Any]]:
-        rows = ask(demo, "/task_runs/filter", condition)
+        rows = ask(person, "/task_runs/filter", condition)
         return rows if [row["state_type"] for row in rows] == ["COMPLETED"] * 2 else []
 
     return wait_until(both, timeout=30, what=f"both task runs of {flow_run_name}")
@@ -91,7 +101,7 @@ CREDENTIALS = {"basic": "# 1", "jwt-header": "# 2", "jwt-url": "# 3"}
 
 
 @pytest.mark.parametrize("credential", CREDENTIALS.values(), ids=CREDENTIALS)
-def test_printed_commands_run_a_flow(credential: str, demo: Process, tmp_path: Path) -> None:
+def test_printed_commands_run_a_flow(credential: str, demo: Process, person: Visitor, tmp_path: Path) -> None:
     export = printed(demo, credential, "#|Then run")
     flow = printed(demo, "Then run a flow", "Or deploy")
 
@@ -99,11 +109,11 @@ def test_printed_commands_run_a_flow(credential: str, demo: Process, tmp_path: P
 
     name = re.search(r"Flow run '([\w-]+)' - Finished in state Completed", output)
     assert name, output
-    assert completed_task_runs(demo, name[1])
+    assert completed_task_runs(person, name[1])
     assert re.search(r"200 allowed +demo-worker +\w+ +/api/events/in", demo.text()), "the decisions are streamed"
 
 
-def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, tmp_path: Path) -> None:
+def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, person: Visitor, tmp_path: Path) -> None:
     export = printed(demo, "# 2", "#|Then run")
     create, deploy, worker = printed(demo, "Or deploy", "See the runs")
 
@@ -115,7 +125,14 @@ def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, tmp_path: 
     env = clean_environment(tmp_path / "home", {})
     with Process("worker", ["bash", "-euc", script], env=env, log=tmp_path / "worker.log", cwd=tmp_path) as running:
         running.wait_for_line(f"Flow run '{name[1]}' - Finished in state Completed", timeout=60)
-        assert completed_task_runs(demo, name[1])
+        assert completed_task_runs(person, name[1])
+
+
+def test_a_person_sees_the_ui_and_nobody_else_does(demo: Process, person: Visitor) -> None:
+    assert b"<title>Prefect" in person.send("/v2/").body
+    assert Visitor(person.port).send("/v2/").status == 401
+    demo.wait_for_line(r"signed in: admin", timeout=5)
+    demo.wait_for_line(r"200 allowed +admin +GET +/v2/", timeout=5)
 
 
 def test_ctrl_c_leaves_nothing_running(demo: Process) -> None:

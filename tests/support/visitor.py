@@ -44,11 +44,11 @@ class Visitor:
             else:
                 self.cookies[name] = value
 
-    def sign_in(self, return_to: str = "/runs") -> Answer:
+    def sign_in(self, return_to: str = "/runs", *, user: str = USER, password: str = PASSWORD) -> Answer:
         """Fill in the form, and return what came of it."""
         form = self.send(f"/_auth/login?{urlencode({'return_to': return_to})}", [("Accept", "text/html")])
         csrf = _CSRF.search(form.body)
         assert csrf is not None, form
-        fields = {"username": USER, "password": PASSWORD, "csrf": csrf[1].decode(), "return_to": return_to}
+        fields = {"username": user, "password": password, "csrf": csrf[1].decode(), "return_to": return_to}
         headers = [("Content-Type", "application/x-www-form-urlencoded"), SAME_ORIGIN]
         return self.send("/_auth/login", headers, method="POST", body=urlencode(fields).encode())
