@@ -6,8 +6,6 @@ of other folders need their own.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,26 +19,14 @@ from playwright.sync_api import Error as PlaywrightError
 
 from tests.browser.people import Way, by_password, by_provider
 from tests.browser.seed import seed
-from tests.support import undisturbed
+from tests.support.chromium import ARGUMENTS, PATIENCE, starter
 from tests.support.echo import Echo
 from tests.support.openid import OpenIDProvider
-from tests.support.parts import AXE, CHROMIUM_ENGINE, SERVER_VERSION, TRAEFIK, prefect_part, require
+from tests.support.parts import AXE, SERVER_VERSION, TRAEFIK, prefect_part, require
 from tests.support.prefect import Server
 from tests.support.site import PASSWORD, PEOPLE, USER, Site, add_user
 from tests.support.waiting import free_port
 
-ARGUMENTS = [
-    "--no-sandbox",  # the tests may run as root, in a container
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-    "--no-first-run",
-    # Prefect's UI reports its use to a third party; from here it finds nobody.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
-]
-PATIENCE = 60_000  # milliseconds; a bound for a busy machine, not what a page takes
 KEY = "of-no-worth-but-long-enough-for-the-tests"
 FAILED = pytest.StashKey[bool]()
 
@@ -60,19 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("browser")
 
 
-def undisturbed_by_networks(program: Path, folder: Path) -> Path:
-    """Return what starts this program so that it does not notice the networks that Docker makes beside."""
-    starter = folder / f"undisturbed-{program.name}"
-    words = (sys.executable, undisturbed.__file__, str(program))
-    starter.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-    starter.chmod(0o755)
-    return starter
-
-
 @pytest.fixture(scope="package")
 def chromium(folder: Path) -> Iterator[Browser]:
     """Launch a browser as people have it; Playwright would switch off its memory of pages left behind."""
-    program = undisturbed_by_networks(require(CHROMIUM_ENGINE), folder)
+    program = starter(folder)
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.conftest import ARGUMENTS, oidc_settings, undisturbed_by_networks
+from tests.browser.conftest import oidc_settings
 from tests.browser.people import Way, by_provider, sign_in_at_provider
 from tests.browser.traffic import Traffic
+from tests.support.chromium import ARGUMENTS, starter
 from tests.support.echo import Echo
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import CHROMIUM, TRAEFIK, require
@@ -25,7 +26,7 @@ AT_MOST = 30  # requests for pages, the provider's own left out
 @pytest.fixture
 def forgetful_browser(chromium: Browser, way: Way, tmp_path: Path) -> Iterator[BrowserContext]:
     """Open a browser whose owner has blocked the cookies of this site, and of no other: its engine has no owner."""
-    program = undisturbed_by_networks(require(CHROMIUM), tmp_path)
+    program = starter(tmp_path, CHROMIUM)
     blocked = {f"{way.site.people_url},*": {"setting": 2}}
     preferences = tmp_path / "profile" / "Default" / "Preferences"
     preferences.parent.mkdir(parents=True)

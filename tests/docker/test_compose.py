@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
+from tests.browser.people import sign_in_with_password
+from tests.support.chromium import ARGUMENTS, PATIENCE, starter
 from tests.support.compose import MACHINES, NAVIGATION, PEOPLE, Person, Stack
 from tests.support.waiting import wait_until
 
@@ -86,6 +90,18 @@ def test_a_person_signs_in_and_a_new_container_knows_the_session(stack: Stack) -
     assert "prefect" in person.get("/v2/", **NAVIGATION).text.lower()
     stack.compose("up", "--detach", "--wait", "--force-recreate", "--no-deps", "forward-auth")
     wait_until(lambda: person.get("/api/health").status_code == 200, timeout=30, what="200 from the new container")
+
+
+def test_a_browser_signs_in(stack: Stack, tmp_path: Path) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=starter(tmp_path), args=ARGUMENTS)
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://{PEOPLE}:{stack.port}/v2/work-pools")
+        sign_in_with_password(page, "admin", stack.passwords()["admin"])
+        page.wait_for_url(f"http://{PEOPLE}:{stack.port}/v2/work-pools")
+        page.get_by_role("link", name="default", exact=True).first.wait_for()  # the worker's pool
+        browser.close()
 
 
 def test_traefiks_port_is_the_only_one(stack: Stack) -> None:
