@@ -25,7 +25,7 @@ check: init ## lint, types, the floors of the house, generated documents
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/e2e tests/browser tests/bench docs
+	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/browser tests/bench docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
 	$(RUN)/mypy deploy/workers/git/git_credential_github_app.py
 	$(RUN)/lint-imports

@@ -45,7 +45,7 @@ def _combinations() -> list[list[str]]:
 
 
 def _read(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    argv = [require(COMPOSE), "compose", *words]
+    argv: list[str | Path] = [require(COMPOSE), "compose", *words]
     env = without_settings() | variables
     return subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
 
