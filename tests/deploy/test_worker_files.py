@@ -90,6 +90,8 @@ def test_what_a_worker_is_told_is_what_prefect_knows(tmp_path: Path) -> None:
 
 # Kubernetes ---------------------------------------------------------------------------------------------------
 
+FROM_SECRET = {"secretKeyRef": {"name": "prefect-worker", "key": "custom-headers"}}
+
 
 def validate(folder: Path, *objects: dict[str, Any]) -> None:
     """Have each object judged strictly by the schemas of Kubernetes."""
@@ -114,12 +116,11 @@ def test_pods_of_flow_runs_get_the_credential_from_the_secret_alone(credential: 
     words = (WORKERS / "kubernetes" / "base-job-template.json", json.dumps({}), json.dumps(more))
     jobs = ask_prefect(SERVER_VERSION, JOB, *words, home=tmp_path, **told)
     assert "very-secret" not in json.dumps(jobs)
-    from_secret = {"secretKeyRef": {"name": "prefect-worker", "key": "custom-headers"}}
     for job, variables in zip(jobs, ({}, more), strict=True):
         (container,) = job["spec"]["template"]["spec"]["containers"]
         env = {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
         assert env["PREFECT_API_URL"] == API
-        assert env["PREFECT_CLIENT_CUSTOM_HEADERS"] == from_secret
+        assert env["PREFECT_CLIENT_CUSTOM_HEADERS"] == FROM_SECRET
         assert env.get("LEVEL") == variables.get("env", {}).get("LEVEL")
         assert variables.get("image") in {None, container["image"]}
     named = [job | {"metadata": job["metadata"] | {"name": "a-run-1"}} for job in jobs]  # which Kubernetes makes up
@@ -132,7 +133,7 @@ def test_the_kubernetes_worker_is_as_kubernetes_wants_it(tmp_path: Path) -> None
     (deployment,) = (each for each in objects if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     env = {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
-    assert env["PREFECT_CLIENT_CUSTOM_HEADERS"] == {"secretKeyRef": {"name": "prefect-worker", "key": "custom-headers"}}
+    assert env["PREFECT_CLIENT_CUSTOM_HEADERS"] == FROM_SECRET
     assert env["PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"] == deployment["metadata"]["namespace"]
     template = json.loads((WORKERS / "kubernetes" / "base-job-template.json").read_text())
     assert template["variables"]["properties"]["namespace"]["default"] == deployment["metadata"]["namespace"]

@@ -196,7 +196,8 @@ class Shop:
 
     def operates(self, *commands: str) -> list[str]:
         """Do what tests/support/flows/operates.py can, as a runner, and return the ids of the runs that it started."""
-        return self.finished("runner", f"operates-{next(self._count)}", FLOWS / "operates.py", *commands).split()
+        said = self.finished("runner", f"operates-{next(self._count)}", FLOWS / "operates.py", *commands)
+        return re.findall(r"^[0-9a-f-]{36}$", said, re.MULTILINE)
 
     def deployment(self, name: str) -> str:
         (found,) = self.server.ask("POST", "/deployments/filter", {"deployments": {"name": {"any_": [name]}}})

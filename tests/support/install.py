@@ -79,8 +79,8 @@ def _fresh(folder: Path, fingerprint: str) -> bool:
 def install_prefect(version: str) -> None:
     """Install one version of Prefect from its lock, dependencies exactly as written there.
 
-    Beside it lies what each of its servers would make at its start, and the tests start many: its OpenAPI document,
-    and an empty database.
+    Beside it lies its OpenAPI document; and, where the tests start servers of it, the empty database that each of them
+    would make at its start.
     """
     lock = lock_of(version)
     folder = PARTS / f"prefect-{version}"
@@ -89,10 +89,13 @@ def install_prefect(version: str) -> None:
         _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
         (folder / ".complete").write_text(fingerprint)
     python = folder / "bin" / "python"
+    beside = {"openapi.json": MAKE_OPENAPI}
+    if version == SERVER_VERSION:
+        beside["prefect.db"] = MAKE_DATABASE
     with tempfile.TemporaryDirectory(dir=PARTS) as home:
         env = {"PREFECT_HOME": home, "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/made"}
-        for name, code in (("openapi.json", MAKE_OPENAPI), ("prefect.db", MAKE_DATABASE)):
-            if not (folder / name).exists() and (code is MAKE_OPENAPI or version == SERVER_VERSION):
+        for name, code in beside.items():
+            if not (folder / name).exists():
                 _run(python, "-W", "ignore", "-c", code, f"{home}/made", env=env)
                 Path(home, "made").rename(folder / name)
 

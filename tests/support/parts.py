@@ -72,8 +72,8 @@ def _program(name: str) -> Path | None:
 
 def beside_prefect(version: str, name: str) -> Path:
     """Return a file that was made at the installation of one version of Prefect."""
-    require(prefect_part(version))
-    return PARTS / f"prefect-{version}" / name
+    made = PARTS / f"prefect-{version}" / name
+    return require(Part(f"{name} of Prefect {version}", lambda: _existing(made), prefect_part(version).cure))
 
 
 def prefect_part(version: str) -> Part:
