@@ -35,7 +35,7 @@ test: parts ## all tests, with real parts
 	$(RUN)/pytest -q -n 3 --no-loadscope-reorder
 
 test-quick: init ## the tests that need no Prefect, proxy or browser
-	$(RUN)/pytest -q -n 3 --no-loadscope-reorder tests/core tests/adapters tests/settings tests/web
+	$(RUN)/pytest -q -n 3 --no-loadscope-reorder tests/core tests/adapters tests/state tests/authn tests/settings tests/web
 
 bench: parts ## measure, print a table, write build/bench.json
 	$(RUN)/python -m tests.bench

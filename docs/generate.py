@@ -7,8 +7,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from service.core.roles import BUILT_IN
-from service.core.routes import MEANING, Capability, Route, known_routes
+from service.core.prefect.roles import BUILT_IN
+from service.core.prefect.routes import MEANING, Capability, Route, known_routes
 from service.settings.schema import PREFIX, Settings
 
 FOLDER = Path(__file__).parent
@@ -161,7 +161,7 @@ of a running process stay what they are; files and secrets managers may have cha
 
 ROLES = """# Roles
 
-<!-- made by docs/generate.py from service/core/prefect_api.py and service/core/roles.py: `make docs` -->
+<!-- made by docs/generate.py from service/core/prefect/table.py and service/core/prefect/roles.py: `make docs` -->
 
 Prefect's server has no users and no roles; here are some. Each request is matched to the route that the server will
 execute, by method and path, as exactly as its own router does it. Each route is opened by any one of its capabilities;

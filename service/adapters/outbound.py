@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.core.proxies import is_loopback
+from service.core.request.proxies import is_loopback
 
 MAX_DOCUMENT: Final = 512 * 1024
 

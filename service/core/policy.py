@@ -4,7 +4,6 @@ A principal passes where its roles open the route, and a browser from its own pa
 """
 
 from service.core.errors import Code, Later, Malformed, MalformedCredential, Refusal, Rejected, SessionEnded
-from service.core.faces import READS
 from service.core.model import (
     Allow,
     Browser,
@@ -18,9 +17,10 @@ from service.core.model import (
     Principal,
     Unavailable,
 )
-from service.core.redirects import PAGES, sign_in_location
-from service.core.roles import Access, Lacking
-from service.core.routes import websocket_endpoint
+from service.core.prefect.roles import Access, Lacking
+from service.core.prefect.routes import websocket_endpoint
+from service.core.request.faces import READS
+from service.core.request.redirects import PAGES, sign_in_location
 
 UI_SETTINGS = "/ui-settings"
 WEBSOCKETS = frozenset({"ws", "wss"})

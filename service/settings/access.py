@@ -4,9 +4,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from service.core.grants import ClaimRule, Grant
-from service.core.roles import BUILT_IN, Role
-from service.core.routes import Capability, Route, Routes, known_routes, parse_table
+from service.core.identity.grants import ClaimRule, Grant
+from service.core.prefect.roles import BUILT_IN, Role
+from service.core.prefect.routes import Capability, Route, Routes, known_routes, parse_table
 from service.settings.fields import CONDITION, Listed, Section, Words, json_value
 
 Patterns = Annotated[Listed, CONDITION]

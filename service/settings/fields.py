@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from service.core.proxies import is_loopback
+from service.core.request.proxies import is_loopback
 
 RoleName = Annotated[str, Field(max_length=60, pattern=r"^[A-Za-z0-9_.-]*$")]
 Network = IPv4Network | IPv6Network

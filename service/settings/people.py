@@ -4,8 +4,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
+from service.core.identity.sessions import MAX_LIFETIME
 from service.core.model import ALGORITHMS, IssuerTrust
-from service.core.sessions import MAX_LIFETIME
 from service.settings.fields import KeySettings, RoleName, Section, Words, check_issuer_url, json_value
 
 MIN_SESSION_KEY: Final = 32

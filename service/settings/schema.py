@@ -12,9 +12,9 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.core.grants import Grant
+from service.core.identity.grants import Grant
 from service.core.model import ALGORITHMS, IssuerTrust
-from service.core.roles import BUILT_IN, Access
+from service.core.prefect.roles import BUILT_IN, Access
 from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, check_names
 from service.settings.clients import ClientCredentialsSettings, shared_names
 from service.settings.fields import (

@@ -7,12 +7,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from service.adapters.sessions import Opened
-from service.core.cookies import session_of
+from service.authn.sessions import Opened
 from service.core.errors import SessionEnded
 from service.core.model import Session, SessionCookie
-from service.core.redirects import HOME, PAGES
-from service.web.pages import Moment
+from service.core.request.cookies import session_of
+from service.core.request.redirects import HOME, PAGES
+from service.rendering.pages import Moment
 from service.web.visits import Desk, Visit, seconds_left
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}

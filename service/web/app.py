@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from service.adapters.telemetry import configure_logging
-from service.asgi import ASGIApp
-from service.gate import ForwardAuth
+from service.gate.asgi import ASGIApp
+from service.gate.verify import ForwardAuth
+from service.gate.wiring import Wiring
 from service.settings import Settings, load
-from service.wiring import Wiring
+from service.telemetry.events import configure_logging
 
 
 def create_app(settings: Settings | None = None) -> ForwardAuth:

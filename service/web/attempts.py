@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
-from service.adapters.seal import Seal
-from service.core.cookies import NAME
+from service.authn.seal import Seal
+from service.core.request.cookies import NAME
 from service.web.visits import Visit
 
 LASTS: Final = 1_800  # seconds; a second factor may have to be fetched

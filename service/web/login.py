@@ -8,16 +8,16 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Form, Request
 from starlette.responses import RedirectResponse, Response
 
-from service.adapters.sessions import new_session_id
-from service.core.cookies import keeps_secure
+from service.authn.sessions import new_session_id
 from service.core.errors import Refusal, Rejected, SignInFailed, Throttled
+from service.core.identity.sign_in import SignedIn, pkce_challenge, provider_error
 from service.core.model import Basic, Principal, Session
-from service.core.redirects import HOME, PAGES, parse_return_to, with_fragment
-from service.core.request import MAX_PASSWORD, MAX_USERNAME
-from service.core.sign_in import SignedIn, pkce_challenge, provider_error
+from service.core.request.cookies import keeps_secure
+from service.core.request.headers import MAX_PASSWORD, MAX_USERNAME
+from service.core.request.redirects import HOME, PAGES, parse_return_to, with_fragment
+from service.gate.wiring import Wiring
 from service.web.attempts import Attempt, Attempts
 from service.web.visits import Desk, Visit, seconds_left
-from service.wiring import Wiring
 
 _LONG: Final = 4096
 _CIRCLES: Final = (

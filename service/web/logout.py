@@ -8,10 +8,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from service.core.errors import OutOfReach, Refusal, Rejected
 from service.core.model import Session
-from service.core.redirects import HOME, PAGES
+from service.core.request.redirects import HOME, PAGES
+from service.gate.wiring import Wiring
 from service.web.attempts import Attempts
 from service.web.visits import Desk, Visit
-from service.wiring import Wiring
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 

@@ -17,13 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from service import __version__
-from service.asgi import ASGIApp, Message, Receive, Scope, Send
 from service.core.errors import Code, MalformedRequest, Refusal
+from service.gate.asgi import ASGIApp, Message, Receive, Scope, Send
+from service.gate.wiring import Wiring
 from service.web.account import Account
 from service.web.login import Login
 from service.web.logout import Logout
 from service.web.visits import Desk
-from service.wiring import Wiring
 
 MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
 _FORM: Final = re.compile(r"application/x-www-form-urlencoded(; ?charset=utf-8)?", re.IGNORECASE)

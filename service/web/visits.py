@@ -9,14 +9,14 @@ from typing import Final, NamedTuple
 from fastapi import Request
 from starlette.responses import Response
 
-from service.core.cookies import HOST_PREFIX, clear_session, ours, session_of, set_cookie, set_session
 from service.core.errors import Later, Malformed, NotPermitted, Refusal, SessionEnded
-from service.core.faces import parse_browser, parse_routed
 from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
-from service.core.redirects import HOME, PAGES
+from service.core.request.cookies import HOST_PREFIX, clear_session, ours, session_of, set_cookie, set_session
+from service.core.request.faces import parse_browser, parse_routed
+from service.core.request.redirects import HOME, PAGES
+from service.gate.wiring import Wiring
+from service.rendering.pages import Pages
 from service.settings import Settings
-from service.web.pages import Pages
-from service.wiring import Wiring
 
 HEADINGS: Final = {
     429: "Too many attempts",

@@ -19,8 +19,8 @@ from typing import Any
 
 import httpx
 
-from service.core.roles import BUILT_IN, Access
-from service.core.routes import Routes, known_routes
+from service.core.prefect.roles import BUILT_IN, Access
+from service.core.prefect.routes import Routes, known_routes
 from tests.bench.load import Load, Measured
 from tests.bench.stage import FORWARDED, LOAD_CORE, Stage, resident_mb
 from tests.support.calls import call, filled_in

@@ -8,15 +8,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from fastapi import FastAPI, Header, Response
 
-from service.asgi import Receive, Scope, Send
-from service.core.dialects import allow_headers, render
 from service.core.errors import Refusal
 from service.core.model import NO_CREDENTIAL, Allow, Bearer, Face, ForwardedRequest, Gate, Principal
 from service.core.policy import decide
-from service.core.request import parse_credential, parse_host, parse_method, parse_scheme, parse_target
-from service.core.roles import Access, Granted
-from service.core.routes import Capability, Route, Routes
-from service.gate import ForwardAuth
+from service.core.prefect.roles import Access, Granted
+from service.core.prefect.routes import Capability, Route, Routes
+from service.core.request.headers import parse_credential, parse_host, parse_method, parse_scheme, parse_target
+from service.gate.asgi import Receive, Scope, Send
+from service.gate.verify import ForwardAuth
+from service.rendering.answers import allow_headers, render
 from service.web.app import create_app
 
 _START: dict[str, Any] = {

@@ -16,7 +16,7 @@ from typing import Self
 import httpx
 import yaml
 
-from service.adapters.users import hash_password
+from service.adapters.users_file import hash_password
 from tests.support.issuer import Issuer, b64url
 from tests.support.parts import ROOT, TRAEFIK, require
 from tests.support.waiting import accepts, free_port, wait_until

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from service.web.pages import Pages
+from service.rendering.pages import Pages
 from tests.support.pages import every_page
 
 SITE = "https://prefect.test"

@@ -1,7 +1,7 @@
 import pytest
 
-from service.core.roles import BUILT_IN, Access
-from service.core.routes import Routes, known_routes
+from service.core.prefect.roles import BUILT_IN, Access
+from service.core.prefect.routes import Routes, known_routes
 
 
 @pytest.fixture(scope="session")

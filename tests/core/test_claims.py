@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.core.claims import principal_from
 from service.core.errors import Rejected
+from service.core.identity.claims import principal_from
 from service.core.model import IssuerTrust, VerifiedClaims
 
 NOW = 1_800_000_000.0

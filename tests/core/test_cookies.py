@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.cookies import (
+from service.core.errors import MalformedRequest, SessionEnded
+from service.core.model import NO_CREDENTIAL, ForwardedRequest, NoCredential, SessionCookie
+from service.core.request.cookies import (
     CHUNK,
     HOST_PREFIX,
     MAX_CHUNKS,
@@ -20,8 +22,6 @@ from service.core.cookies import (
     set_session,
     without_ours,
 )
-from service.core.errors import MalformedRequest, SessionEnded
-from service.core.model import NO_CREDENTIAL, ForwardedRequest, NoCredential, SessionCookie
 
 S = "__Host-prefect-gate"
 SEALED = "".join(chr(ord("a") + number % 26) for number in range(2 * CHUNK + 7))

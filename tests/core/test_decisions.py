@@ -5,7 +5,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from service.core.dialects import IDENTITY_HEADERS, header_text, render
 from service.core.errors import (
     Broken,
     Code,
@@ -34,8 +33,9 @@ from service.core.model import (
     Principal,
 )
 from service.core.policy import decide
-from service.core.roles import BUILT_IN, Access
-from service.core.routes import Routes, known_routes
+from service.core.prefect.roles import BUILT_IN, Access
+from service.core.prefect.routes import Routes, known_routes
+from service.rendering.answers import IDENTITY_HEADERS, header_text, render
 
 ACCESS = Access(BUILT_IN.values(), Routes(known_routes()))
 REQUEST = ForwardedRequest("POST", "https", "h", "/api/flows/filter", "", "203.0.113.7")

@@ -9,7 +9,7 @@ from fastapi import Body, FastAPI, Query
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.disclosure import MAX_BODY, asked_in_body, asked_in_query
+from service.core.prefect.secret_flags import MAX_BODY, asked_in_body, asked_in_query
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of httpx, which is what we have

@@ -3,7 +3,7 @@
 import pytest
 
 from service.core.globs import met
-from service.core.grants import ClaimRule, Grant, with_roles
+from service.core.identity.grants import ClaimRule, Grant, with_roles
 from service.core.model import Principal
 
 IDP = "https://idp.example"

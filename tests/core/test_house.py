@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.adapters.keys import _FITTING
+from service.adapters.jwks import _FITTING
 from service.core.model import ALGORITHMS
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
@@ -20,7 +20,7 @@ def calls(module: Path) -> set[str]:
 
 def test_only_a_verified_signature_makes_verified_claims() -> None:
     makers = [module.relative_to(SERVICE).as_posix() for module in MODULES if "VerifiedClaims" in calls(module)]
-    assert makers == ["adapters/tokens.py"]
+    assert makers == ["authn/tokens.py"]
 
 
 def test_only_the_policy_allows() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.core.redirects import HOME, MAX_RETURN_TO, parse_return_to, sign_in_location, with_fragment
+from service.core.request.redirects import HOME, MAX_RETURN_TO, parse_return_to, sign_in_location, with_fragment
 
 ORIGIN = "https://prefect.example.com"
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import MalformedCredential, MalformedRequest
-from service.core.faces import _remembered, browser_of, parse_browser, parse_call
 from service.core.model import Basic, Bearer, Face, NoCredential
-from service.core.proxies import TrustedProxies
-from service.core.request import parse_credential, parse_host, parse_method, parse_target, split_url
+from service.core.request.faces import _remembered, browser_of, parse_browser, parse_call
+from service.core.request.headers import parse_credential, parse_host, parse_method, parse_target, split_url
+from service.core.request.proxies import TrustedProxies
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.core.model import Principal
-from service.core.roles import BUILT_IN, Access, Granted, Lack, Lacking, Role
-from service.core.routes import Capability, Routes, known_routes, parse_table
+from service.core.prefect.roles import BUILT_IN, Access, Granted, Lack, Lacking, Role
+from service.core.prefect.routes import Capability, Routes, known_routes, parse_table
 from tests.support.calls import call, concrete, filled_in
 
 DATA = Path(__file__).resolve().parents[1] / "data"

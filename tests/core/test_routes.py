@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from starlette.routing import compile_path
 
 from service.core.errors import MalformedRequest
-from service.core.roles import BUILT_IN, Access, Granted, Lacking
-from service.core.routes import Route, Routes, known_routes, parse_table, websocket_endpoint
+from service.core.prefect.roles import BUILT_IN, Access, Granted, Lacking
+from service.core.prefect.routes import Route, Routes, known_routes, parse_table, websocket_endpoint
 from tests.support.calls import ID, call, concrete, filled_in
 
 KNOWN = known_routes()

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import SessionEnded
-from service.core.model import Session
-from service.core.sessions import (
+from service.core.identity.sessions import (
     SessionPolicy,
     dump_session,
     ends_at,
@@ -17,6 +16,7 @@ from service.core.sessions import (
     principal_of,
     validate_session,
 )
+from service.core.model import Session
 
 BEGAN = 1_800_000_000.0
 POLICY = SessionPolicy(idle=1_000.0, lifetime=3_000.0)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from service.core.errors import NotPermitted, Rejected
-from service.core.model import IssuerTrust, VerifiedClaims
-from service.core.sign_in import (
+from service.core.identity.sign_in import (
     LOGOUT_EVENT,
     check_response_issuer,
     lacks,
@@ -22,6 +21,7 @@ from service.core.sign_in import (
     validate_id_token,
     validate_logout_token,
 )
+from service.core.model import IssuerTrust, VerifiedClaims
 
 NOW = 1_800_000_000.0
 MISSING = object()

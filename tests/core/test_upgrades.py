@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.core.routes import Routes, parse_table
-from service.core.upgrades import Changes, changes
+from service.core.prefect.routes import Routes, parse_table
+from service.core.prefect.versions import Changes, changes
 
 ROUTES = Routes(
     [

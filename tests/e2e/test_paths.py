@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import MalformedRequest
-from service.core.prefect_api import PAGE_NAMES
-from service.core.request import parse_method, parse_target
-from service.core.routes import Route, Routes, known_routes
+from service.core.prefect.routes import Route, Routes, known_routes
+from service.core.prefect.table import PAGE_NAMES
+from service.core.request.headers import parse_method, parse_target
 from tests.support.calls import concrete
 from tests.support.parts import SERVER_VERSION, prefect_part, require
 from tests.support.prefect import Server

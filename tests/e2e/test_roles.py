@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.core.prefect_api import API, BESIDE_API
-from service.core.roles import BUILT_IN
-from service.core.routes import Route, parse_table
+from service.core.prefect.roles import BUILT_IN
+from service.core.prefect.routes import Route, parse_table
+from service.core.prefect.table import API, BESIDE_API
 from tests.support.calls import filled_in
 from tests.support.echo import Echo
 from tests.support.parts import SERVER_VERSION, TRAEFIK, require

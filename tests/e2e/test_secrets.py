@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.core.disclosure import asked_in_body, asked_in_query
+from service.core.prefect.secret_flags import asked_in_body, asked_in_query
 from tests.support.prefect import Server
 
 SECRET = "told-in-plain-text"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.core.routes import Routes, known_routes
-from service.core.upgrades import Changes, changes
+from service.core.prefect.routes import Routes, known_routes
+from service.core.prefect.versions import Changes, changes
 from tests.support.parts import VERSIONS
 from tests.support.prefect import openapi_of
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.core.grants import ClaimRule
-from service.core.routes import Capability
+from service.core.identity.grants import ClaimRule
+from service.core.prefect.routes import Capability
 from service.settings import ConfigError, Settings, load
 
 USERS = {"FORWARD_AUTH_USERS__FILE": "/run/secrets/users.htpasswd"}

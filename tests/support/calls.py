@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from service.core.model import ForwardedRequest
-from service.core.request import parse_target
-from service.core.routes import Route
+from service.core.prefect.routes import Route
+from service.core.request.headers import parse_target
 
 ID = "6f0b3a52-1b6f-4c0f-9b1e-0a5a8a1b2c3d"
 _PARAMETER = re.compile(r"\{(?P<name>\w+)[^}]*\}")

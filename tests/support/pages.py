@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import HTMLResponse
 
-from service.web.pages import Moment, Pages
+from service.rendering.pages import Moment, Pages
 
 NOW = 1_790_000_000.0
 REQUEST_ID = "9f2c4d1e8a7b6c5d"

@@ -7,9 +7,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from service.adapters.seal import Seal
-from service.core.cookies import set_session
-from service.core.sessions import dump_session, load_session
+from service.authn.seal import Seal
+from service.core.identity.sessions import dump_session, load_session
+from service.core.request.cookies import set_session
 from tests.support.issuer import Issuer
 from tests.support.proxies import Proxy, start
 from tests.support.site import PASSWORD, USER, Site, add_user

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import httpx
 import pytest
 
-from service.adapters.telemetry import JSONFormatter
-from service.adapters.users import hash_password
-from service.gate import ForwardAuth
+from service.adapters.users_file import hash_password
+from service.gate.verify import ForwardAuth
 from service.settings import Settings
+from service.telemetry.events import JSONFormatter
 from service.web.app import create_app
 from tests.support.issuer import Issuer as Provider
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import main
+from service.cli.main import main
 from tests.support.issuer import Issuer as Provider
 from tests.support.issuer import Reply
 

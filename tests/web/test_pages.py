@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from starlette.responses import HTMLResponse, Response
 
-from service.web.pages import Moment, Pages, duration
+from service.rendering.pages import Moment, Pages, duration
 from tests.support.pages import LOCAL, NOW, every_page
 
 HELP = "Ask the data team: data@example.com or https://wiki.example.com/access."

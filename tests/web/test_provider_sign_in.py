@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 import httpx
 import pytest
 
+from service.core.identity.sign_in import LOGOUT_EVENT
 from service.core.model import Session, SessionCookie
-from service.core.sign_in import LOGOUT_EVENT
-from service.gate import ForwardAuth
+from service.gate.verify import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.attempts import MAX_ROUNDS

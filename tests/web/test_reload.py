@@ -13,7 +13,7 @@ from typing import Self
 import httpx
 import pytest
 
-from service.adapters.users import hash_password
+from service.adapters.users_file import hash_password
 from tests.support.clouds import Clouds
 from tests.support.issuer import Issuer as Provider
 from tests.support.waiting import wait_until

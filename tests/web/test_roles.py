@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.core.disclosure import MAX_BODY
+from service.core.prefect.secret_flags import MAX_BODY
 from service.settings import Settings
 from service.web.app import create_app
 from tests.support.issuer import Issuer as Provider

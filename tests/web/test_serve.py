@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.adapters.users import hash_password
+from service.adapters.users_file import hash_password
 from tests.support.issuer import Issuer as Provider
 from tests.support.waiting import free_port, wait_until
 from tests.web.conftest import FORWARDED

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.adapters.users import hash_password
-from service.gate import ForwardAuth
+from service.adapters.users_file import hash_password
+from service.gate.verify import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.attempts import AT_ONCE, LASTS, MAX_ROUNDS

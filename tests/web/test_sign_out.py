@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.core.cookies import MAX_CHUNKS
 from service.core.model import SessionCookie
-from service.gate import ForwardAuth
+from service.core.request.cookies import MAX_CHUNKS
+from service.gate.verify import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
 from tests.web.conftest import COOKIE, PASSWORD, Person, hidden, set_cookies, shown

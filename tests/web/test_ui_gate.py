@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service.adapters.seal import Seal
-from service.core.dialects import IDENTITY_HEADERS
+from service.authn.seal import Seal
 from service.core.errors import Code
 from service.core.model import Session
-from service.gate import ForwardAuth
+from service.gate.verify import ForwardAuth
+from service.rendering.answers import IDENTITY_HEADERS
 from service.settings import Settings
 from service.web.app import create_app
 from tests.web.conftest import COOKIE, FORWARDED, ORIGIN, Caller, Person, basic, hidden, set_cookies

@@ -1,0 +1,218 @@
+"""The relying party: a browser's code → whom the provider vouches for, and whether it still does.
+
+Authorization code with PKCE, by OpenID Connect Core 1.0. The provider is asked lazily, so that the service starts and
+recovers without it. What it answers is believed no more than a stranger's: bounded, typed, and signed by its keys.
+
+OutOfReach means that nothing was decided: the same call may be made again, except redeem(), for a code is good once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+
+from service.adapters.oauth_client_auth import ClientPolicy
+from service.adapters.oauth_endpoints import MAX_TOKEN, Endpoints, Provider, TokenError, TokenResponse, out_of_reach
+from service.adapters.outbound import FetchError
+from service.authn.issuers import Issuer
+from service.authn.tokens import Tokens
+from service.core.errors import NotPermitted, OutOfReach, Refusal, Rejected, SessionEnded, SignInFailed
+from service.core.identity.compact import parse_header
+from service.core.identity.sign_in import (
+    LogoutNotice,
+    SignedIn,
+    check_response_issuer,
+    lacks,
+    merge_userinfo,
+    provider_error,
+    signed_in_from,
+    validate_at_hash,
+    validate_id_token,
+    validate_logout_token,
+)
+from service.core.model import IssuerTrust, VerifiedClaims
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SCOPES: Final = ("openid", "profile", "email", "groups", "offline_access")
+MAX_HINT: Final = 4096  # characters of an ID token that a URL may carry past every proxy
+REVOKE_SECONDS: Final = 3.0  # somebody waits to be signed out
+
+_UNPROVEN: Final = "The identity provider's answer could not be verified: sign in again, or tell whoever runs this."
+_ENDED: Final = "The identity provider has ended your session: reload the page to sign in."
+_NOT_THE_PERSONS: Final = frozenset({"invalid_client", "server_error", "temporarily_unavailable"})
+
+
+class RelyingParty:
+    """Signs people in at one OpenID provider.
+
+    ``trust`` says what ID tokens must carry; ``issuer`` has the keys and the discovery document, and so must have been
+    made without a ``jwks_url``. Raises ValueError for a private key that cannot be used.
+    """
+
+    def __init__(self, trust: IssuerTrust, policy: ClientPolicy, issuer: Issuer, client: httpx.AsyncClient) -> None:
+        self.trust = trust
+        self.policy = policy
+        self._provider = Endpoints(Provider(trust.issuer, issuer.discover, issuer.allow_http), policy, client)
+        self._tokens = Tokens({trust.issuer: issuer})
+
+    # the browser's way there and back ---------------------------------------------------------------------
+
+    async def authorization_url(
+        self, *, state: str, nonce: str, code_challenge: str, redirect_uri: str, prompt: str = ""
+    ) -> str:
+        """Return where to send the browser (OIDC Core §3.1.2.1, RFC 7636 §4.3), or raise OutOfReach.
+
+        Consent is not forced for offline_access (§11 would have it): a provider that insists leaves the scope out,
+        and the session then lasts until its own end without being asked about.
+        """
+        query = {
+            "response_type": "code",
+            "client_id": self.policy.client_id,
+            "redirect_uri": redirect_uri,
+            "scope": " ".join(self._scopes(await self._provider.discover())),
+            "state": state,
+            "nonce": nonce,
+            "code_challenge": code_challenge,
+            "code_challenge_method": "S256",
+        }
+        if prompt:
+            query["prompt"] = prompt
+        try:
+            return await self._provider.url("authorization_endpoint", query)
+        except FetchError as problem:
+            raise out_of_reach(str(problem)) from None
+
+    async def redeem(
+        self, code: str, *, code_verifier: str, nonce: str, redirect_uri: str, response_issuer: str = ""
+    ) -> SignedIn:
+        """Return who signed in (RFC 6749 §4.1.3, OIDC Core §3.1.3).
+
+        ``response_issuer`` is the ``iss`` that came back beside the code (RFC 9207). Raises SignInFailed,
+        NotPermitted or OutOfReach.
+        """
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": code_verifier,
+        }
+        try:
+            metadata = await self._provider.discover()
+            required = metadata.get("authorization_response_iss_parameter_supported") is True
+            check_response_issuer(response_issuer, self.trust, required=required)
+            return await self._signed_in(await self._provider.ask_for_tokens(form), nonce=nonce)
+        except TokenError as problem:
+            raise provider_error(problem.error, problem.description) from None
+        except (NotPermitted, OutOfReach):
+            raise
+        except Exception as problem:  # noqa: BLE001 - whatever a provider's answer raises, nobody is signed in
+            raise SignInFailed(_UNPROVEN, reason=_reason(problem)) from None
+
+    # while the session lasts ------------------------------------------------------------------------------
+
+    async def renew(self, refresh_token: str, *, subject: str) -> SignedIn:
+        """Return the same person as the provider knows them now (RFC 6749 §6, OIDC Core §12).
+
+        The refresh token is the one for the next time; ``id_token`` and ``provider_sid`` are empty where the provider
+        sent none, and those from before still hold. Raises SessionEnded, NotPermitted, or OutOfReach where nothing
+        was decided about the person.
+        """
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        try:
+            person = await self._signed_in(await self._provider.ask_for_tokens(form), subject=subject)
+        except TokenError as problem:
+            reason = provider_error(problem.error, problem.description).reason
+            if problem.error in _NOT_THE_PERSONS:
+                raise out_of_reach(reason) from None
+            raise SessionEnded(_ENDED, reason=reason) from None
+        except FetchError as problem:
+            raise out_of_reach(str(problem)) from None
+        except (NotPermitted, OutOfReach):
+            raise
+        except Exception as problem:  # noqa: BLE001 - as in redeem()
+            raise SessionEnded(_ENDED, reason=_reason(problem)) from None
+        return person if person.refresh_token else person._replace(refresh_token=refresh_token)
+
+    # the end of it ----------------------------------------------------------------------------------------
+
+    async def logout_url(self, *, id_token: str, return_to: str, state: str = "") -> str | None:
+        """Return where the provider ends its own session (RP-Initiated Logout §2), or None if that cannot be told."""
+        query = {"client_id": self.policy.client_id, "post_logout_redirect_uri": return_to}
+        if id_token and len(id_token) <= MAX_HINT:
+            query["id_token_hint"] = id_token
+        if state:
+            query["state"] = state
+        try:
+            return await self._provider.url("end_session_endpoint", query)
+        except (FetchError, OutOfReach):
+            return None
+
+    async def verify_logout_token(self, token: bytes, now: float) -> LogoutNotice:
+        """Return what the provider says has ended (Back-Channel Logout §2.6), or raise Rejected or OutOfReach.
+
+        A token that was seen before is for the caller to refuse.
+        """
+        try:
+            verified, _ = await self._verify(token)
+            return validate_logout_token(verified, self.trust, now)
+        except Refusal:
+            raise
+        except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
+            raise Rejected("This logout token cannot be read.", reason=_reason(problem)) from None
+
+    async def revoke(self, refresh_token: str) -> None:
+        """Ask the provider to forget a refresh token, if it can; wait a moment at most, and never fail."""
+        try:
+            async with asyncio.timeout(REVOKE_SECONDS):
+                await self._provider.revoke(refresh_token)
+        except Exception as problem:  # noqa: BLE001 - the session here has ended all the same
+            log.warning("issuer %s: a refresh token was not revoked: %s", self.trust.issuer, _reason(problem))
+
+    # what makes it true -----------------------------------------------------------------------------------
+
+    async def _signed_in(self, tokens: TokenResponse, *, nonce: str | None = None, subject: str = "") -> SignedIn:
+        """Return whom verified claims name: those of the ID token, and of the userinfo endpoint where it is asked."""
+        claims: Mapping[str, Any] = {"sub": subject}  # a refresh may bring no ID token (OIDC Core §12.2)
+        if tokens.id_token:
+            verified, algorithm = await self._verify(tokens.id_token.encode())
+            claims = validate_id_token(verified, self.trust, self.policy.client_id, time.time(), nonce=nonce)
+            validate_at_hash(claims, tokens.access_token, algorithm)
+            if subject and claims["sub"] != subject:
+                raise Rejected("The refresh token is somebody else's.", reason="sub")
+        elif not subject:
+            raise Rejected("Nothing vouches for this person.", reason="token_endpoint sent no ID token")
+        if await self._asks_userinfo(claims):
+            claims = merge_userinfo(claims, await self._provider.userinfo(tokens.access_token))
+        elif not tokens.id_token:
+            raise Rejected("Nothing vouches for this person.", reason="no ID token, and userinfo is not to be asked")
+        who = signed_in_from(claims, self.trust, self.policy.kept_claims)
+        return who._replace(id_token=tokens.id_token, refresh_token=tokens.refresh_token)
+
+    async def _verify(self, token: bytes) -> tuple[VerifiedClaims, str]:
+        """Return verified claims and the algorithm, one of this trust: machines may be allowed more."""
+        if len(token) > MAX_TOKEN:
+            raise Rejected("This token is too long.")
+        verified = await self._tokens.verify(token)
+        algorithm = parse_header(token.split(b".", 1)[0]).algorithm
+        if algorithm not in self.trust.algorithms:
+            raise Rejected("This token's algorithm is not accepted here.", reason=f"alg {algorithm}")
+        return verified, algorithm
+
+    async def _asks_userinfo(self, claims: Mapping[str, Any]) -> bool:
+        if self.policy.userinfo == "auto":
+            return "userinfo_endpoint" in await self._provider.discover() and lacks(claims, self.trust)
+        return self.policy.userinfo == "always"
+
+    def _scopes(self, metadata: Mapping[str, Any]) -> list[str]:
+        if self.policy.scopes:
+            return sorted(self.policy.scopes | {"openid"})
+        listed = metadata.get("scopes_supported")
+        return [one for one in DEFAULT_SCOPES if one == "openid" or not isinstance(listed, list) or one in listed]
+
+
+def _reason(problem: Exception) -> str:
+    return problem.reason if isinstance(problem, Refusal) else f"{type(problem).__name__}: {problem!s:.200}"

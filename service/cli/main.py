@@ -1,0 +1,276 @@
+"""``prefect-forward-auth``: serve, and what an operator needs around it."""
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, SecretStr
+
+from service import __version__
+from service.adapters.users_file import (
+    UsersFileError,
+    hash_password,
+    read_users,
+    verify_password,
+    write_user,
+)
+from service.cli.roles import add_role_commands
+from service.gate.explain import CannotExplainError
+from service.settings import ConfigError, Loaded, Settings, load
+from service.settings.edit import EditError, Wish, edit_secrets
+from service.settings.load import config_path, secrets_path
+from service.settings.starter import CONFIG_MODE, SECRETS_MODE, config_text, secrets_text, write_new
+
+DEFAULT_COST: Final = 12
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 no (a wrong password, a refusal), 2 a mistake that is explained."""
+    options = _parser().parse_args(arguments)
+    try:
+        sys.exit(options.run(options))
+    except ConfigError as error:
+        print(f"The configuration has {len(error.problems)} problem(s):", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  - {problem}", file=sys.stderr)
+        sys.exit(2)
+    except (UsersFileError, EditError, CannotExplainError, OSError) as error:
+        print(f"prefect-forward-auth: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prefect-forward-auth", description="Forward auth made for Prefect.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    serve = commands.add_parser("serve", help="answer verify calls")
+    _configurable(serve)
+    serve.add_argument("--host", help="the address to listen at")
+    serve.add_argument("--port", help="the port to listen at; 0 takes a free one")
+    serve.add_argument("--uds", help="a Unix socket to listen at instead")
+    serve.add_argument("--workers", help="processes")
+    serve.set_defaults(run=_serve)
+
+    config = commands.add_parser("config", help="write, look at and change the configuration").add_subparsers(
+        required=True
+    )
+    for name, run, explanation in (
+        ("init", _config_init, "write a commented forward-auth.toml, and a secrets file for the owner's eyes alone"),
+        ("check", _config_check, "list every problem, or say that there is none"),
+        ("show", _config_show, "print the values in force and where each comes from, secrets masked"),
+        ("edit-secrets", _config_edit, "open the secrets file in $EDITOR, and replace it once it is good"),
+    ):
+        command = config.add_parser(name, help=explanation, description=f"{explanation}.")
+        _configurable(command)
+        command.set_defaults(run=run)
+
+    add_role_commands(commands, _configurable)
+
+    users = commands.add_parser("users", help="change the users file").add_subparsers(required=True)
+    for name, run, explanation in (
+        ("hash", _users_hash, "print the bcrypt hash of a password"),
+        ("add", _users_add, "add a user, or change a password"),
+        ("remove", _users_remove, "remove a user"),
+        ("list", _users_list, "list the users"),
+        ("verify", _users_verify, "check a password; exit 1 if it is wrong"),
+    ):
+        command = users.add_parser(
+            name, help=explanation, description=f"{explanation}. Passwords come from a prompt or standard input."
+        )
+        if name in {"add", "remove", "verify"}:
+            command.add_argument("name")
+        if name in {"hash", "add"}:
+            command.add_argument("--cost", type=int, default=DEFAULT_COST, help="bcrypt cost (default %(default)s)")
+        if name != "hash":
+            command.add_argument("--file", type=Path, help="the users file (default: users.file of the settings)")
+            _configurable(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _configurable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="the configuration file (default: forward-auth.toml, if any)")
+    parser.add_argument("--secrets", type=Path, help="the secrets file (default: secrets.toml beside it, if any)")
+
+
+def _load(options: argparse.Namespace) -> Loaded:
+    """Load the settings, and find the problems of what they point at, too."""
+    given = {name: getattr(options, name, None) for name in ("host", "port", "uds", "workers")}
+    command_line = {name: value for name, value in given.items() if value}
+    loaded = load(command_line=command_line, config_file=options.config, secrets_file=options.secrets)
+    users = loaded.settings.users
+    if users is not None:
+        try:
+            read_users(users.file, users.max_cost)
+        except UsersFileError as problem:
+            raise ConfigError([f"users.file: {users.file}: {problem}"]) from None
+    return _wired(loaded)
+
+
+def _wired(loaded: Loaded) -> Loaded:
+    """Find what the settings alone do not show."""
+    from service.gate.wiring import Wiring  # noqa: PLC0415 - nothing need be wired to hash a password
+
+    Wiring(loaded.settings)
+    return loaded
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _load(options).settings
+    from service.gate.server import serve  # noqa: PLC0415 - a server is not needed to hash a password
+
+    serve(settings, options.config, options.secrets)
+    return 0
+
+
+def _config_init(options: argparse.Namespace) -> int:
+    config, _ = config_path(os.environ, options.config)
+    secrets, _ = secrets_path(os.environ, options.config, options.secrets)
+    for path, text, mode in ((config, config_text(), CONFIG_MODE), (secrets, secrets_text(), SECRETS_MODE)):
+        print(f"{path}: {'written' if write_new(path, text, mode) else 'is there already, and stays as it is'}.")
+    print("Next: name an issuer, a users file or a provider there, and run 'prefect-forward-auth config check'.")
+    return 0
+
+
+def _config_edit(options: argparse.Namespace) -> int:
+    path, _ = secrets_path(os.environ, options.config, options.secrets)
+
+    def problems_of(secrets: Path) -> list[str]:
+        try:
+            _wired(load(config_file=options.config, secrets_file=secrets))
+        except ConfigError as error:
+            return error.problems
+        return []
+
+    changed = edit_secrets(path, os.environ, problems_of, _ask)
+    print(f"{path}: replaced. SIGHUP lets a running service read it." if changed else f"{path}: nothing was changed.")
+    return 0
+
+
+def _ask(problems: list[str]) -> Wish:
+    """Show what a draft would break, and ask whoever is there what to do; nobody there is no wish to break it."""
+    for problem in problems:
+        print(f"  - {problem}", file=sys.stderr)
+    if not sys.stdin.isatty():
+        return "discard"
+    wishes: dict[str, Wish] = {"e": "edit", "w": "write", "d": "discard"}
+    while (answer := input("Edit again, write it all the same, or discard it? [e/w/d] ").strip().lower()) not in wishes:
+        pass
+    return wishes[answer]
+
+
+def _config_check(options: argparse.Namespace) -> int:
+    loaded = _load(options)
+    settings = loaded.settings
+    issuers = ", ".join(one.url for one in settings.all_issuers) or "none"
+    users_file = settings.users.file if settings.users else "none"
+    print(f"The configuration is good. Issuers: {issuers}. Users file: {users_file}.")
+    at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
+    form = "with the form, as users of the file" if settings.local_sign_in else ""
+    print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
+    if not settings.gives_roles:
+        print("Nobody has a role, so whoever comes is refused: set users.role, issuer.role, oidc.role, or grants.")
+    if not loaded.source_of("trusted_proxies"):
+        print("Every private address counts as a proxy's: set trusted_proxies where clients have such addresses, too.")
+    if settings.people_sign_in and not settings.session.keys:
+        print("Sessions end with the process: set session.keys to keep them.")
+    if settings.people_sign_in and settings.workers > 1 and settings.store is None:
+        print("Each worker knows of its own sign-outs alone: set store.url so that all do.")
+    return 0
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    loaded = load(config_file=options.config, secrets_file=options.secrets)
+    for key, value in _flatten(loaded.settings):
+        source = loaded.source_of(key) or "default"
+        print(f"{key} = {value}  # {source}")
+    return 0
+
+
+def _flatten(section: BaseModel, at: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name in type(section).model_fields:
+        value, key = getattr(section, name), f"{at}{name}"
+        if isinstance(value, BaseModel):
+            rows += _flatten(value, f"{key}.")
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            for index, member in enumerate(value):
+                rows += _flatten(member, f"{key}.{index}.")
+        else:
+            rows.append((key, _plain(value)))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, frozenset):
+        value = sorted(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(f'"{member}"' for member in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_plain(member)}" for name, member in value.items()) + "}"
+    if isinstance(value, SecretStr):
+        return '"********"'
+    return str(value) if isinstance(value, int | float) else f'"{value if value is not None else ""}"'
+
+
+def _users_file(options: argparse.Namespace) -> tuple[Path, int]:
+    """Return the users file that is meant, and the highest cost accepted in it."""
+    if options.file is not None:
+        return options.file, 16
+    settings: Settings = load(config_file=options.config, secrets_file=options.secrets).settings
+    if settings.users is None:
+        raise UsersFileError("name the users file: --file, or users.file in the settings")
+    return settings.users.file, settings.users.max_cost
+
+
+def _read_password(*, twice: bool) -> str:
+    """Read a password from a prompt, or the first line of standard input where that is no terminal."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password: ")
+    if twice and getpass.getpass("Again: ") != password:
+        raise UsersFileError("the two passwords differ")
+    return password
+
+
+def _users_hash(options: argparse.Namespace) -> int:
+    print(hash_password(_read_password(twice=True), options.cost))
+    return 0
+
+
+def _users_add(options: argparse.Namespace) -> int:
+    path, max_cost = _users_file(options)
+    if path.exists() and path.stat().st_size:
+        read_users(path, max_cost)  # a broken file is repaired by a person, not written to
+    known = write_user(path, options.name, hash_password(_read_password(twice=True), options.cost))
+    print(f"{path}: {options.name!r} {'has a new password' if known else 'added'}.")
+    return 0
+
+
+def _users_remove(options: argparse.Namespace) -> int:
+    path, max_cost = _users_file(options)
+    if options.name not in read_users(path, max_cost).hashes:
+        print(f"{path} has no user {options.name!r}.", file=sys.stderr)
+        return 1
+    write_user(path, options.name, None)
+    print(f"{path}: {options.name!r} removed.")
+    return 0
+
+
+def _users_list(options: argparse.Namespace) -> int:
+    for name in read_users(*_users_file(options)).hashes:
+        print(name)
+    return 0
+
+
+def _users_verify(options: argparse.Namespace) -> int:
+    right = verify_password(read_users(*_users_file(options)), options.name, _read_password(twice=False))
+    print("The password is right." if right else "The user name or the password is wrong.")
+    return 0 if right else 1

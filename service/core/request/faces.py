@@ -1,0 +1,140 @@
+"""Where each proxy puts the original request, and what may not be missing there."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+from service.core.errors import MalformedRequest
+from service.core.model import Browser, Face, ForwardedRequest
+from service.core.request.headers import (
+    Headers,
+    collect,
+    parse_host,
+    parse_method,
+    parse_scheme,
+    parse_target,
+    require,
+    split_url,
+)
+from service.core.request.proxies import TrustedProxies
+
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # "safe" in RFC 9110 §9.2.1
+MAX_REMEMBERED: Final = 512  # bytes; strangers' long requests must not fill the memory
+_PLAIN, _TLS = ("http://", ":80"), ("https://", ":443")
+_ORIGIN: Final = {"http": _PLAIN, "ws": _PLAIN, "https": _TLS, "wss": _TLS}
+_NO_OTHER_SITE: Final = frozenset({b"same-origin", b"none"})  # none: the person's own doing
+_FROM_CALLERS: Final = (b"authorization", b"cookie", b"origin", b"sec-fetch-site")
+_FORWARD_AUTH: Final = frozenset(
+    {
+        *_FROM_CALLERS,
+        b"x-forwarded-method",
+        b"x-forwarded-uri",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-for",
+    }
+)
+_AUTH_REQUEST: Final = frozenset({*_FROM_CALLERS, b"x-original-method", b"x-original-url", b"x-forwarded-for"})
+_EXT_AUTHZ: Final = frozenset({*_FROM_CALLERS, b"host", b"x-forwarded-proto", b"x-forwarded-for"})
+
+
+def parse_call(
+    face: Face, method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies
+) -> tuple[ForwardedRequest, Mapping[bytes, bytes]]:
+    """Return the original request behind a verify call, and the headers, of which none that is read is repeated.
+
+    ``method`` and ``raw_target`` are the verify call's own; only Envoy's carry the original ones. Raises
+    MalformedRequest where anything is missing, repeated or unreadable: a proxy drops a forwarded header that a
+    client names in ``Connection``, so what is missing may have been made to.
+    """
+    if face is Face.FORWARD_AUTH:
+        found = collect(headers, _FORWARD_AUTH)
+        try:
+            uri, forwarded_for = found[b"x-forwarded-uri"], found[b"x-forwarded-for"]
+            forwarded = _remembered if len(uri) + len(forwarded_for) <= MAX_REMEMBERED else _forwarded
+            request = forwarded(
+                found[b"x-forwarded-method"],
+                uri,
+                found[b"x-forwarded-host"],
+                found[b"x-forwarded-proto"],
+                forwarded_for,
+                proxies,
+            )
+        except KeyError as missing:
+            require(found, missing.args[0])
+            raise
+    elif face is Face.AUTH_REQUEST:
+        found = collect(headers, _AUTH_REQUEST)
+        scheme, authority, target = split_url(require(found, b"x-original-url"))
+        method_of_origin = require(found, b"x-original-method")
+        request = _request(method_of_origin, scheme, authority, target, _optional_client(found, proxies))
+    else:
+        found = collect(headers, _EXT_AUTHZ)
+        request = _request(
+            method.encode("latin-1", "replace"),
+            found.get(b"x-forwarded-proto", b"http"),
+            require(found, b"host"),
+            raw_target,
+            _optional_client(found, proxies),
+        )
+    if face is not Face.EXT_AUTHZ and method != "GET":
+        raise MalformedRequest("The verify endpoint is asked with GET.", reason=f"method {method!r:.20}")
+    return request, found
+
+
+def _forwarded(
+    method: bytes, uri: bytes, host: bytes, proto: bytes, forwarded_for: bytes, proxies: TrustedProxies
+) -> ForwardedRequest:
+    return _request(method, proto, host, uri, proxies.client_of(forwarded_for))
+
+
+def _request(method: bytes, scheme: bytes, authority: bytes, raw_target: bytes, client: str) -> ForwardedRequest:
+    parsed_scheme, host, target = parse_scheme(scheme), parse_host(authority), parse_target(raw_target)
+    shown, default_port = _ORIGIN[parsed_scheme]
+    origin = shown + authority.decode("ascii").lower().removesuffix(default_port)
+    raw = raw_target.decode("ascii")
+    return ForwardedRequest(parse_method(method), parsed_scheme, host, target.path, target.query, client, raw, origin)
+
+
+_remembered: Final = lru_cache(maxsize=4096)(_forwarded)  # a caller who polls sends the same again and again
+
+
+def _optional_client(found: dict[bytes, bytes], proxies: TrustedProxies) -> str:
+    forwarded_for = found.get(b"x-forwarded-for")
+    return proxies.client_of(forwarded_for) if forwarded_for else ""
+
+
+def parse_browser(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser:
+    """Return what the browser itself says (Fetch Metadata), or what Origin and Accept do where it does not.
+
+    It sends Sec-Fetch-* to https and to this machine alone; a page cannot set them, nor Origin.
+    """
+    mode, site = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-site")
+    reads = request.method in READS
+    navigates = reads and (found.get(b"accept", b"").startswith(b"text/html") if mode is None else mode == b"navigate")
+    if site is not None:
+        return Browser(navigates, site == b"same-origin", site not in _NO_OTHER_SITE)
+    origin, own = found.get(b"origin"), request.origin.encode()
+    return Browser(navigates, origin == own, origin not in {None, own})
+
+
+def browser_of(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser | None:
+    """Return what a browser says, or None where nothing tells that one sent this: machines say none of it."""
+    if b"sec-fetch-mode" in found or b"sec-fetch-site" in found or b"origin" in found:
+        return parse_browser(found, request)
+    return parse_browser(found, request) if found.get(b"accept", b"").startswith(b"text/html") else None
+
+
+def parse_routed(method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies) -> ForwardedRequest:
+    """Return a request that the proxy routed to this service itself, as its sender made it: a page of ours.
+
+    The proxy may name the host in X-Forwarded-Host or leave it in Host.
+    """
+    found = collect(headers, _FORWARD_AUTH | _EXT_AUTHZ)
+    return _request(
+        method.encode("latin-1", "replace"),
+        found.get(b"x-forwarded-proto", b"http"),
+        found.get(b"x-forwarded-host") or require(found, b"host"),
+        raw_target,
+        _optional_client(found, proxies),
+    )

@@ -1,0 +1,38 @@
+"""Is this return address ours? The only place that decides where a browser may be sent back to.
+
+A return address is path and query of this very host, judged like any request's target: what two readers could
+understand differently is no address, and then the way leads home.
+"""
+
+from typing import Final
+from urllib.parse import quote
+
+from service.core.errors import MalformedRequest
+from service.core.request.headers import parse_target
+
+HOME: Final = "/"
+PAGES: Final = "/_auth/"
+MAX_RETURN_TO: Final = 1024  # it travels in a cookie, and several attempts at once in a header
+_FRAGMENT: Final = "!$&'()*+,;=:@/?-._~%"  # RFC 3986 §3.5
+
+
+def parse_return_to(raw: str) -> str:
+    """Return path and query to go back to, or the home page for whatever is not plainly one of this host's."""
+    if len(raw) > MAX_RETURN_TO or not raw.isascii():
+        return HOME
+    try:
+        target = parse_target(raw.encode("ascii"))
+    except MalformedRequest:
+        return HOME
+    return HOME if target.path.startswith(PAGES) else raw
+
+
+def with_fragment(return_to: str, fragment: str) -> str:
+    """Return the address with the fragment that the browser had kept to itself; one that is too long is dropped."""
+    encoded = quote(fragment.removeprefix("#"), safe=_FRAGMENT)
+    return f"{return_to}#{encoded}" if encoded and len(return_to) + len(encoded) < MAX_RETURN_TO else return_to
+
+
+def sign_in_location(target: str) -> str:
+    """Return where a browser signs in, to come back to the target."""
+    return f"{PAGES}login?return_to={quote(parse_return_to(target), safe='')}"

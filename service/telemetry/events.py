@@ -1,0 +1,204 @@
+"""What the service tells of itself: counts with closed label sets, and a log in which no secret stands."""
+
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from typing import Any, Final, Literal
+
+from cachetools import TTLCache
+
+from service.core.errors import Refusal
+from service.core.model import Allow, Decision, Face, ForwardedRequest, Gate, Session
+from service.core.prefect.routes import websocket_endpoint
+
+log = logging.getLogger("service.decisions")
+
+REFUSALS_A_SECOND: Final = 100  # a flood of refusals must not become a flood of log lines
+MAX_UNKNOWN: Final = 1_000  # routes, and senders of wrong passwords, that are remembered as logged
+GUESSER_SECONDS: Final = 3_600.0
+WARN_EVERY: Final = 60.0
+
+
+class Telemetry:
+    """Counts decisions, and logs those that are to be logged."""
+
+    def __init__(self, decisions: Literal["refused", "all", "none"] = "refused") -> None:
+        self.allowed: dict[Gate, int] = dict.fromkeys(Gate, 0)
+        self.refused: Counter[tuple[Gate, str]] = Counter()
+        self.websockets_refused: Counter[str] = Counter()
+        self.sign_ins: Counter[str] = Counter()
+        self.unknown_routes = 0
+        self.guesses_refused = 0
+        self._guessers: TTLCache[str, None] = TTLCache(MAX_UNKNOWN, GUESSER_SECONDS)
+        self._unknown: set[str] = set()
+        self.reloads: Counter[str] = Counter()
+        self.config_problem = ""  # why the configuration as it stands in the files is not the one in force
+        self.suppressed = 0
+        self.log(decisions)
+        self._window = 0
+        self._written = 0
+        self._warned_at = float("-inf")
+
+    def log(self, decisions: Literal["refused", "all", "none"]) -> None:
+        """From now on log these decisions."""
+        self.log_allowed = decisions == "all"
+        self._log_refused = decisions != "none"
+
+    def reloaded(self, problem: str = "") -> None:
+        """Count that the configuration was read again, and remember why it was not taken."""
+        self.reloads["refused" if problem else "done"] += 1
+        self.config_problem = problem
+
+    def decided(
+        self,
+        decision: Decision,
+        request: ForwardedRequest | None,
+        *,
+        face: Face,
+        gate: Gate,
+        request_id: str,
+        reason: str,
+        peer: str,
+    ) -> None:
+        """Count a refusal, and log a decision; the query, headers and credentials are never logged."""
+        if not isinstance(decision, Allow):
+            self.refused[gate, decision.code] += 1
+            self._note_lost_websocket(decision.code, request, gate)
+            if not self._log_refused or not self._within_bounds():
+                return
+        fields: dict[str, Any] = {"gate": gate, "face": face, "peer": peer}
+        if request is not None:
+            fields |= {
+                "method": request.method,
+                "host": request.host,
+                "path": request.path,
+                "client": request.client,
+            }
+        if isinstance(decision, Allow):
+            who = decision.principal
+            fields |= {"status": 200, "user": who.name, "subject": who.subject, "issuer": who.issuer}
+            log.info("allowed", extra={"fields": fields})
+        else:
+            fields |= {
+                "status": decision.status,
+                "code": decision.code,
+                "reason": reason,
+                "request_id": request_id,
+            }
+            log.info("refused", extra={"fields": fields})
+
+    def unknown_route(self, request: ForwardedRequest | None) -> None:
+        """Count a call of a route that the table does not know, and log each such route once."""
+        self.unknown_routes += 1
+        if request is None or len(self._unknown) >= MAX_UNKNOWN:
+            return
+        route = f"{request.method} {request.path[:200]}"
+        if route not in self._unknown:
+            self._unknown.add(route)
+            log.warning(
+                "a route that is not known was called: only the role admin opens it ('routes diff' tells what "
+                "another version of Prefect has changed)",
+                extra={"fields": {"route": route}},
+            )
+
+    def guess_refused(self, sender: str) -> None:
+        """Count a password that was not looked at after too many wrong ones, and log each sender once an hour."""
+        self.guesses_refused += 1
+        if sender not in self._guessers:
+            self._guessers[sender] = None
+            log.warning("too many wrong passwords came from one address", extra={"fields": {"client": sender}})
+
+    def signed_in(self, session: Session, client: str) -> None:
+        """Count and log that somebody has signed in."""
+        self.sign_ins["signed_in"] += 1
+        log.info("signed in", extra={"fields": {**_who(session), "client": client}})
+
+    def signed_out(self, session: Session) -> None:
+        """Count and log that somebody has signed out."""
+        self.sign_ins["signed_out"] += 1
+        log.info("signed out", extra={"fields": _who(session)})
+
+    def sign_in_refused(self, refusal: Refusal, request_id: str) -> None:
+        """Count and log that signing in, or out, was refused."""
+        self.sign_ins[refusal.code] += 1
+        if self._within_bounds():
+            fields = {"code": refusal.code, "reason": refusal.reason, "request_id": request_id}
+            log.info("sign-in refused", extra={"fields": fields})
+
+    def _note_lost_websocket(self, code: str, request: ForwardedRequest | None, gate: Gate) -> None:
+        """Count a WebSocket that came without a credential: whoever sent it is losing task runs in silence."""
+        endpoint = websocket_endpoint(request.path) if request is not None and gate is not Gate.UI else None
+        if endpoint is None or request is None or code != "credential_required":
+            return
+        self.websockets_refused[endpoint] += 1
+        now = time.monotonic()
+        if now - self._warned_at >= WARN_EVERY:
+            self._warned_at = now
+            log.warning(
+                "a Prefect client opens WebSockets without a credential: its task runs and events are lost. "
+                "Prefect does not send PREFECT_API_KEY there; set PREFECT_CLIENT_CUSTOM_HEADERS, or put the "
+                "credential into PREFECT_API_URL (README, 'Which form for which version')",
+                extra={"fields": {"client": request.client, "endpoint": endpoint}},
+            )
+
+    def _within_bounds(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._window:
+            missed, self._window, self._written = self._written - REFUSALS_A_SECOND, second, 0
+            if missed > 0:
+                self.suppressed += missed
+                log.warning("%d refusals more were not logged one by one", missed)
+        self._written += 1
+        return self._written <= REFUSALS_A_SECOND
+
+
+def _who(session: Session) -> dict[str, str]:
+    return {"user": session.name, "subject": session.subject, "issuer": session.issuer, "session": session.id[:8]}
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message and the fields of the event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        entry: dict[str, Any] = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for a terminal; values are quoted as JSON where they are not plain words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = " ".join(f"{name}={_word(value)}" for name, value in getattr(record, "fields", {}).items())
+        message = record.getMessage().replace("\n", "\\n").replace("\r", "\\r")
+        line = f"{_timestamp(record)} {record.levelname.lower():7} {message} {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure_logging(level: str, style: Literal["json", "text"]) -> None:
+    """Send every log of this process to standard output in one style."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JSONFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in ("httpx", "httpcore"):  # they log each request's URL
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() and text and not set(text) & set(' "=') else json.dumps(text)

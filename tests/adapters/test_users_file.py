@@ -1,0 +1,205 @@
+"""The users file: read whole or not at all, and again whenever it changes."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from service.adapters.users_file import (
+    UsersFile,
+    UsersFileError,
+    hash_password,
+    parse_users,
+    read_users,
+    verify_password,
+    write_user,
+)
+
+pytestmark = pytest.mark.anyio
+HASH = hash_password("secret", 4)
+OTHER = hash_password("other", 4)
+
+
+@pytest.mark.parametrize("ident", ["$2a$", "$2b$", "$2y$"])
+def test_bcrypt_of_each_kind_is_read(ident: str) -> None:
+    users = parse_users(f"# comment\n\nalice:{ident}{HASH[4:]}\r\nbob smith:{OTHER}\n", 14)
+    assert list(users.hashes) == ["alice", "bob smith"]
+    assert verify_password(users, "alice", "secret")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("", "empty", id="row19-empty"),
+        pytest.param(" \n\n", "empty", id="row19-blank"),
+        pytest.param("alice", "line 1", id="no-colon"),
+        pytest.param(f":{HASH}", "line 1", id="no-name"),
+        pytest.param(f"a\tb\x00:{HASH}", "line 1", id="control-character"),
+        pytest.param("alice:secret", "not bcrypt", id="plain-text"),
+        pytest.param("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", "not bcrypt", id="sha1"),
+        pytest.param("alice:$apr1$x$y", "not bcrypt", id="apr1"),
+        pytest.param(f"alice:$2x$10${HASH[7:]}", "not bcrypt", id="row25-2x"),
+        pytest.param(f"alice:$2b$31${HASH[7:]}", "cost is 31", id="row25-cost-31"),
+        pytest.param(f"alice:$2b$15${HASH[7:]}", "cost is 15", id="row25-cost-over-the-cap"),
+        pytest.param(f"alice:$2b$03${HASH[7:]}", "cost is 3", id="cost-under-4"),
+        pytest.param(f"alice:{HASH[:-1]}", "not bcrypt", id="row25-cut"),
+        pytest.param(f"alice:{HASH}x", "not bcrypt", id="row25-longer"),
+        pytest.param(f"alice:{HASH}\nalice:{OTHER}", "twice", id="duplicate"),
+    ],
+)
+def test_one_bad_line_refuses_the_file_and_quotes_no_hash(text: str, problem: str) -> None:
+    with pytest.raises(UsersFileError, match=problem) as refusal:
+        parse_users(text, 14)
+    assert HASH[10:] not in str(refusal.value)
+    assert "secret" not in str(refusal.value)
+
+
+def test_every_bad_line_is_named() -> None:
+    with pytest.raises(UsersFileError, match=r"line 1.*line 3"):
+        parse_users(f"a\nb:{HASH}\nc:x\n", 14)
+
+
+def test_a_file_of_comments_stands_for_nobody() -> None:
+    users = parse_users("# all gone\n", 14)
+    assert users.hashes == {}
+    assert not verify_password(users, "alice", "secret")
+
+
+@pytest.mark.parametrize("password", ["", "a\x00b", "x" * 73, "é" * 37])
+def test_row25_a_password_that_bcrypt_would_cut_is_not_hashed(password: str) -> None:
+    with pytest.raises(UsersFileError):
+        hash_password(password, 4)
+
+
+@pytest.mark.parametrize(
+    "password", ["", "secret\x00", "secret" + "x" * 100, "x" * 5000, "Secret", "secret ", "\ud7ff"]
+)
+def test_row25_odd_passwords_are_wrong_and_no_more(password: str) -> None:
+    assert verify_password(parse_users(f"alice:{HASH}", 14), "alice", password) is False
+
+
+def test_row22_a_password_of_72_bytes_is_compared_whole() -> None:
+    longest = "x" * 71 + "a"
+    users = parse_users(f"alice:{hash_password(longest, 4)}", 14)
+    assert verify_password(users, "alice", longest)
+    assert not verify_password(users, "alice", "x" * 71 + "b")
+    assert not verify_password(users, "alice", longest + "b")
+
+
+def test_users_are_written_whole_and_other_lines_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    assert write_user(file, "alice", HASH) is False
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_text(file.read_text() + "# a note\n")
+    file.chmod(0o640)
+    assert write_user(file, "bob", OTHER) is False
+    assert write_user(file, "alice", OTHER) is True
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert "# a note" in file.read_text()
+    assert dict(read_users(file, 14).hashes) == {"bob": OTHER, "alice": OTHER}
+    assert write_user(file, "alice", None)
+    assert write_user(file, "bob", None)
+    assert read_users(file, 14).hashes == {}
+    assert [one.name for one in tmp_path.iterdir()] == ["users"]
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a\nb", "#a", " a", "x" * 300])
+def test_a_name_that_the_file_could_not_hold_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsersFileError):
+        write_user(tmp_path / "users", name, HASH)
+    assert not list(tmp_path.iterdir())
+
+
+def test_writing_follows_a_symbolic_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text(f"alice:{HASH}\n")
+    link.symlink_to(real)
+    write_user(link, "bob", OTHER)
+    assert link.is_symlink()
+    assert set(read_users(real, 14).hashes) == {"alice", "bob"}
+
+
+class Counting(UsersFile):
+    def __init__(self, path: Path) -> None:
+        self.changes = 0
+        super().__init__(path, 14, self._count)
+
+    def _count(self) -> None:
+        self.changes += 1
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Counting:
+    path = tmp_path / "users"
+    path.write_text(f"alice:{HASH}\n")
+    file = Counting(path)
+    file.load()
+    return file
+
+
+async def test_a_change_in_place_is_read(loaded: Counting) -> None:
+    await loaded.reload_if_changed()
+    assert loaded.changes == 0
+    loaded.path.write_text(f"bob:{OTHER}\n")
+    await loaded.reload_if_changed()
+    assert (set(loaded.users.hashes), loaded.changes) == ({"bob"}, 1)
+
+
+async def test_a_change_by_rename_is_read(loaded: Counting) -> None:
+    new = loaded.path.with_suffix(".new")
+    new.write_text(f"bob:{HASH}\n")
+    os.utime(new, ns=(loaded.path.stat().st_atime_ns, loaded.path.stat().st_mtime_ns))  # same time, same size
+    new.replace(loaded.path)
+    await loaded.reload_if_changed()
+    assert set(loaded.users.hashes) == {"bob"}
+
+
+async def test_a_swapped_symbolic_link_is_read(tmp_path: Path) -> None:
+    """Kubernetes: users → ..data/users, ..data → ..2026_01, swapped by renaming a new ..data over the old."""
+    for version, name in (("..1", "alice"), ("..2", "bob")):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "users").write_text(f"{name}:{HASH}\n")
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "users").symlink_to("..data/users")
+    file = Counting(tmp_path / "users")
+    file.load()
+    (tmp_path / "..tmp").symlink_to("..2")
+    (tmp_path / "..tmp").replace(tmp_path / "..data")
+    await file.reload_if_changed()
+    assert set(file.users.hashes) == {"bob"}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["", "garbage\n", pytest.param(f"bob:{HASH}\nmallory:x\n", id="one-line-broken"), None, "directory"],
+)
+async def test_row19_a_broken_file_keeps_the_users_and_says_so_loudly(
+    broken: str | None, loaded: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded.path.unlink()
+    if broken == "directory":
+        loaded.path.mkdir()
+    elif broken is not None:
+        loaded.path.write_text(broken)
+    with caplog.at_level(logging.ERROR):
+        await loaded.reload_if_changed()
+        await loaded.reload_if_changed()
+    assert set(loaded.users.hashes) == {"alice"}
+    assert loaded.changes == 0
+    assert loaded.problem
+    assert caplog.text.count("NOT LOADED") == 1
+    if broken == "directory":
+        loaded.path.rmdir()
+    loaded.path.write_text(f"carol:{HASH}\n")
+    await loaded.reload_if_changed()
+    assert (set(loaded.users.hashes), loaded.problem) == ({"carol"}, "")
+
+
+@pytest.mark.parametrize("content", [None, "", "garbage"])
+def test_row19_a_file_that_cannot_be_loaded_stops_the_start(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsersFileError):
+        UsersFile(path, 14).load()

@@ -1,0 +1,80 @@
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+import pytest
+
+from service.authn.issuers import Issuer, KeyPolicy
+from service.authn.passwords import Passwords
+from service.authn.tokens import Tokens
+from service.core.model import ALGORITHMS, Bearer, Gate, IssuerTrust, Principal, Proof
+from service.state.verdicts import Verdicts
+from tests.support.issuer import Issuer as Provider
+
+QUICK = KeyPolicy(refresh=300, cooldown=30, timeout=2)
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider("RS256", "ES256", "EdDSA") as running:
+        yield running
+
+
+@dataclass
+class Remembering:
+    """Tokens behind the memory of verdicts, as the gate has them."""
+
+    tokens: Tokens
+    verdicts: Verdicts
+
+    async def authenticate(self, credential: Bearer) -> Proof:
+        await self.tokens.authenticate(credential)  # its keys are at hand from here on: a fetch begins a new era
+        era, key = self.verdicts.era, self.verdicts.key_of(Gate.API, credential.token)
+        proof = await self.tokens.authenticate(credential)
+        self.verdicts.remember(key, proof, era)
+        return proof
+
+    def recall(self, credential: Bearer) -> Proof | None:
+        return self.verdicts.recall(self.verdicts.key_of(Gate.API, credential.token))
+
+
+async def authenticate(of: Remembering | Passwords | Tokens, credential: Any) -> Principal:
+    """Authenticate as the gate does, without a look at what is remembered."""
+    return (await of.authenticate(credential)).principal
+
+
+def recall(of: Remembering | Passwords, credential: Any) -> Principal | None:
+    """Look whom this very credential is remembered to prove."""
+    proof = of.recall(credential)
+    return proof.principal if proof else None
+
+
+class Keeping(Protocol):
+    def __call__(
+        self, provider: Provider, policy: KeyPolicy = ..., *, start: bool = ..., discovery: bool = ...
+    ) -> AbstractAsyncContextManager[tuple[Issuer, Remembering]]: ...
+
+
+@pytest.fixture
+def keeping() -> Keeping:
+    """Return a context that keeps a provider's keys, and verifies tokens by them."""
+
+    @asynccontextmanager
+    async def keep(
+        provider: Provider, policy: KeyPolicy = QUICK, *, start: bool = True, discovery: bool = True
+    ) -> AsyncIterator[tuple[Issuer, Remembering]]:
+        trust = IssuerTrust(provider.url, frozenset({"prefect"}), ALGORITHMS)
+        issuers: dict[str, Issuer] = {}
+        tokens = Remembering(Tokens(issuers), Verdicts(seconds=60, capacity=100))
+        async with httpx.AsyncClient() as client:
+            url = None if discovery else provider.jwks_url
+            issuer = Issuer(trust, jwks_url=url, policy=policy, client=client, on_change=tokens.verdicts.forget)
+            issuers[provider.url] = issuer
+            if start:
+                issuer.start()
+            yield issuer, tokens
+            await issuer.stop()
+
+    return keep
