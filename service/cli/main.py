@@ -116,9 +116,9 @@ def _load(options: argparse.Namespace) -> Loaded:
 
 def _wired(loaded: Loaded) -> Loaded:
     """Find what the settings alone do not show."""
-    from service.gate.wiring import Wiring  # noqa: PLC0415 - nothing need be wired to hash a password
+    from service.gate.wiring import new_state, wire  # noqa: PLC0415 - nothing need be wired to hash a password
 
-    Wiring(loaded.settings)
+    wire(loaded.settings, new_state())
     return loaded
 
 

@@ -89,7 +89,7 @@ class Problem(StrEnum):
     PASSWORD_NOT_ACCEPTED = auto()
 
     # the form and the signature of a JWT
-    TOKEN_NOT_A_JWT = auto()
+    TOKEN_NOT_A_JWT = auto()  # segments
     TOKEN_NOT_BASE64URL = auto()
     TOKEN_NOT_CANONICAL = auto()
     TOKEN_NOT_JSON_OBJECT = auto()
@@ -216,6 +216,20 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error
     def __init__(self, problem: Problem, **facts: Any) -> None:
         super().__init__(problem)
         self.cause = Cause(problem, facts)
+
+    @property
+    def detail(self) -> str:
+        from service.rendering.sentences import SENTENCES
+
+        return SENTENCES.get(self.problem, str(self.problem))
+
+    @property
+    def reason(self) -> str:
+        return (
+            str(self.cause.facts.get("reason"))
+            if "reason" in self.cause.facts
+            else f"{self.problem} {dict(self.cause.facts)}"
+        )
 
     @property
     def problem(self) -> Problem:

@@ -18,7 +18,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(_MEANING.get(part) or re.escape(part) for part in _PARTS.split(pattern)), re.DOTALL)
 
 
-def overlap(one: str, other: str) -> bool:
+def patterns_overlap(one: str, other: str) -> bool:
     """Tell whether some value meets both patterns."""
     return _overlap(tuple(_parts_of(one)), tuple(_parts_of(other)))
 
@@ -47,6 +47,6 @@ def _takes(sign: str, part: str) -> bool:
     return part not in _MEANING and (sign == "**" or part not in "/:@")
 
 
-def met(patterns: Iterable[str], value: str) -> bool:
+def matches_any(patterns: Iterable[str], value: str) -> bool:
     """Tell whether the whole value meets one of the patterns."""
     return any(_compiled(pattern).fullmatch(value) for pattern in patterns)

@@ -19,7 +19,8 @@ from service.core.policy import decide
 from service.core.prefect.roles import Access, Granted
 from service.core.prefect.versions import Changes, changes
 from service.core.request.headers import parse_credential, parse_method, parse_target
-from service.gate.wiring import Wiring
+from service.gate.generation import Generation
+from service.gate.wiring import new_state, wire
 from service.settings import Settings
 
 _TIMEOUT: Final = 10.0  # seconds
@@ -76,8 +77,10 @@ def holder_of(settings: Settings, claims: Mapping[str, Any], issuer: str) -> Som
 
 async def sender_of(settings: Settings, token: str) -> Someone:
     """Return whom a token proves, verified as the gate does it, with the issuer's keys; or why it proves nobody."""
-    wiring = Wiring(settings)
-    await wiring.start()
+    state = new_state()
+    generation = Generation(wire(settings, state))
+    wiring = generation.wiring
+    await generation.start()
     try:
         credential = parse_credential(b"Bearer " + token.strip().encode())
         assert isinstance(credential, Bearer)  # noqa: S101 - that is what was written
@@ -89,7 +92,8 @@ async def sender_of(settings: Settings, token: str) -> Someone:
     except Refusal as refusal:
         return Someone(refusal)
     finally:
-        await wiring.stop()
+        await generation.stop()
+        await state.close()
 
 
 def _trusts(settings: Settings) -> dict[str, tuple[str, IssuerTrust]]:

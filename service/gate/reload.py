@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from service.adapters.users_file import UsersFileError
-from service.gate.wiring import Wiring
+from service.gate.generation import Generation
+from service.gate.wiring import wire
 from service.settings import ConfigError, Settings
 from service.telemetry.events import configure_logging
 
@@ -15,22 +16,23 @@ log = logging.getLogger(__name__)
 
 FIXED: Final = ("host", "port", "uds", "workers", "shutdown_grace")  # what the server was started with
 
-Read = Callable[[], Settings]
+ReadSettings = Callable[[], Settings]
 
 
 class Reloads:
-    """Puts one wiring in the place of another, without a call noticing.
+    """Puts one configuration in the place of another, without a call noticing.
 
-    ``read`` returns the settings as they stand now, ``swap`` lets a wiring decide from the next call on; calls that
-    have begun end with the one they began with.
+    ``read`` returns the settings as they stand now, ``use`` lets a generation decide from the next call on; calls that
+    have begun end with the one they began with. The state of the process is the same for all of them.
     """
 
-    def __init__(self, read: Read, swap: Callable[[Wiring], None]) -> None:
-        self._read, self._swap = read, swap
+    def __init__(self, read: ReadSettings, use: Callable[[Generation], None]) -> None:
+        self._read, self._use = read, use
+        self._in_force: Generation | None = None
         self._retiring: set[asyncio.Task[None]] = set()
 
-    async def at_each_hangup(self, wiring: Wiring) -> None:
-        """Follow SIGHUP for ever, where there is such a signal; those that come while one is followed are one."""
+    async def follow_sighup(self, generation: Generation) -> None:
+        """Reload at each SIGHUP, for ever, where there is such a signal; those that come during a reload are one."""
         if not hasattr(signal, "SIGHUP"):
             return
         asked = asyncio.Event()
@@ -38,29 +40,36 @@ class Reloads:
         while True:
             await asked.wait()
             asked.clear()
-            wiring = await self.reload(wiring)
+            generation = await self.reload(generation)
 
-    async def reload(self, before: Wiring) -> Wiring:
-        """Return the wiring that is in force afterwards: a new one, or with every problem in the log the one before."""
-        after = None
+    async def reload(self, before: Generation) -> Generation:
+        """Return the generation in force afterwards: a new one, or with every problem in the log the one before."""
+        after: Generation | None = None
         try:
-            settings = _with_fixed(await asyncio.to_thread(self._read), before.settings)
-            after = await asyncio.to_thread(Wiring, settings, before)
+            settings = _with_fixed(await asyncio.to_thread(self._read), before.wiring.settings)
+            after = Generation(await asyncio.to_thread(wire, settings, before.wiring.state))
             await after.start()
         except Exception as problem:  # noqa: BLE001 - whatever it is, the service goes on as it is
             if after is not None:
                 await after.stop()
             _refuse(before, problem)
             return before
-        self._swap(after)
-        _take_effect(after, before)
-        retiring = asyncio.create_task(before.retire())
+        self._use(after)
+        _report(after, before)
+        self._in_force = after
+        retiring = asyncio.create_task(self._retire(before))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
         return after
 
+    async def _retire(self, generation: Generation) -> None:
+        await generation.retire()
+        if self._in_force is not None:
+            wiring = self._in_force.wiring
+            wiring.state.keys.keep_only([one.keys for one in wiring.all_issuers])
 
-def _refuse(before: Wiring, problem: Exception) -> None:
+
+def _refuse(before: Generation, problem: Exception) -> None:
     """Say loudly that everything stays as it was, and why."""
     if isinstance(problem, ConfigError):
         problems = problem.problems
@@ -72,17 +81,17 @@ def _refuse(before: Wiring, problem: Exception) -> None:
     for one in problems:
         log.error("configuration: %s", one)
     log.error("configuration: NOT LOADED, the one before stays in force: %d problem(s)", len(problems))
-    before.telemetry.reloaded("; ".join(problems))
+    before.wiring.telemetry.reloaded("; ".join(problems))
 
 
-def _take_effect(after: Wiring, before: Wiring) -> None:
-    """Let go of what was decided by other settings, and say what has changed."""
-    after.take_effect()
-    if after.settings.log != before.settings.log:
-        configure_logging(after.settings.log.level, after.settings.log.format)
-    changed = sorted(_changed(before.settings.model_dump(), after.settings.model_dump()))
+def _report(after: Generation, before: Generation) -> None:
+    """Log as the new settings say, and say what has changed."""
+    new, old = after.wiring.settings, before.wiring.settings
+    if new.log != old.log:
+        configure_logging(new.log.level, new.log.format)
+    changed = sorted(_changed(old.model_dump(), new.model_dump()))
     log.info("configuration: loaded, and in force; changed: %s", ", ".join(changed) or "nothing")
-    after.telemetry.reloaded()
+    after.wiring.telemetry.reloaded()
 
 
 def _with_fixed(settings: Settings, before: Settings) -> Settings:

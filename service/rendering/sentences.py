@@ -177,9 +177,9 @@ SENTENCES: Final[Mapping[Problem, str]] = {
 }
 
 
-def sentence(cause: Cause) -> str:
+def sentence(cause: Cause, *, for_person: bool = False) -> str:
     """Return what a caller reads of a cause."""
-    raise NotImplementedError
+    return SENTENCES.get(cause.problem, str(cause.problem))
 
 
 def log_reason(cause: Cause) -> str:
@@ -189,5 +189,7 @@ def log_reason(cause: Cause) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Cause):
+        return f"({log_reason(value)})"
     shown = repr(sorted(value) if isinstance(value, frozenset | set) else value)
     return shown if len(shown) <= MAX_FACT else f"{shown[:MAX_FACT]}…"

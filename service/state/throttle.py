@@ -1,8 +1,6 @@
 """Wrong passwords are counted, by address and by user name at an address; too many, and the sender waits.
 
-A person who is attacked from elsewhere is not locked out: what counts is where the wrong passwords come from. Memory
-is bounded, and what does not fit is forgotten, never refused. Senders with a few failures push out each other, and
-never one who has reached a limit.
+A person who is attacked from elsewhere is not locked out: what counts is where the wrong passwords come from.
 """
 
 import hashlib
@@ -11,9 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Final, NamedTuple
 
 from cachetools import TTLCache
 
@@ -21,106 +20,129 @@ from service.adapters.store import Store, StoreUnavailable
 from service.core.errors import MalformedRequest
 from service.core.request.proxies import parse_address
 
-CAPACITY: Final = 100_000  # senders below their limits, and as many who have reached one
+MAX_SENDERS: Final = 100_000  # below their limits, and as many who have reached one
+MAX_WINDOW: Final = 86_400.0  # seconds: the longest window that can be configured
 _OTHERS: Final = ""  # stands for the names that another replica has counted and this one has not
 
-_Failure = tuple[float, str]  # when, and the mark of which user name
+
+class _Failure(NamedTuple):
+    at: float  # by the clock of FailedAttempts, in seconds
+    name: str  # what stands for the user name
 
 
-class Throttle:
-    """Lets an address send at most ``attempts`` wrong passwords within any ``window`` seconds.
+@dataclass(frozen=True, slots=True)
+class GuessLimits:
+    """How many wrong passwords an address may send within any ``window`` seconds: ``attempts`` in all.
 
-    ``per_name`` bounds those for one user name at one address, where that shall be less. An IPv6 address stands for
-    its /64, which is one subscriber's; callers whose address nobody tells are one sender together. With a store, the
-    replicas' counts are added up; while it cannot be reached, each has its own.
+    ``per_name`` bounds those for one user name at one address, where that is fewer.
     """
 
-    def __init__(
-        self,
-        *,
-        attempts: int,
-        window: float,
-        per_name: int | None = None,
-        store: Store | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        capacity: int = CAPACITY,
-    ) -> None:
-        self._attempts = attempts
-        self._per_name = min(per_name or attempts, attempts)
-        self._window = window
-        self._store = store
-        self._clock = clock
-        # sender → failures, the oldest first; forgotten a window after the last
-        self._few: TTLCache[str, Sequence[_Failure]] = TTLCache(capacity, window, clock)
-        self._many: TTLCache[str, Sequence[_Failure]] = TTLCache(capacity, window, clock)  # at a limit
+    attempts: int
+    window: float
+    per_name: int
 
-    def succeed(self, before: "Throttle") -> None:
-        """Go on with what was counted so far; another window begins anew."""
-        if self._window == before._window:
-            self._few, self._many = before._few, before._many
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "per_name", min(self.per_name, self.attempts))
+
+
+class FailedAttempts:
+    """Remembers the wrong passwords of the last ``MAX_WINDOW`` seconds, by where they came from.
+
+    Memory is bounded, and what does not fit is forgotten, never refused. Senders with a few failures push out each
+    other, and never one who has reached a limit.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, capacity: int = MAX_SENDERS) -> None:
+        self.clock = clock
+        # sender → failures, the oldest first
+        self._few: TTLCache[str, Sequence[_Failure]] = TTLCache(capacity, MAX_WINDOW, clock)
+        self._many: TTLCache[str, Sequence[_Failure]] = TTLCache(capacity, MAX_WINDOW, clock)  # at a limit
+
+    def of(self, sender: str, window: float) -> list[_Failure]:
+        """Return a sender's failures within the last ``window`` seconds, the oldest first."""
+        oldest = self.clock() - window
+        failures = self._many.get(sender) or self._few.get(sender) or ()
+        return [one for one in failures if one.at > oldest]
+
+    def replace(self, sender: str, failures: Sequence[_Failure], limits: GuessLimits) -> None:
+        """Put other failures in the place of a sender's; beyond the limit the last are all that matter."""
+        self._many.pop(sender, None)
+        self._few.pop(sender, None)
+        if failures:
+            kept = failures[-limits.attempts :]
+            most = max(Counter(one.name for one in kept).values())
+            at_limit = len(kept) >= limits.attempts or most >= limits.per_name
+            (self._many if at_limit else self._few)[sender] = kept
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """Counts wrong passwords in ``failures``, and says how long a sender has to wait under these limits.
+
+    An IPv6 address stands for its /64, which is one subscriber's; callers whose address nobody tells are one sender
+    together. With a store, the replicas' counts are added up; while it cannot be reached, each has its own.
+    """
+
+    failures: FailedAttempts
+    limits: GuessLimits
+    store: Store | None = None
 
     def retry_after(self, address: str, username: str) -> int:
         """Return for how many seconds no password is to be looked at, where 0 means go ahead; never waits."""
-        failures = self._many.get(sender_of(address))
-        if failures is None:
+        failures = self.failures.of(sender_of(address), self.limits.window)
+        if len(failures) < self.limits.per_name:
             return 0
-        oldest, name = self._clock() - self._window, _mark(username)
-        of_all = [when for when, _ in failures if when > oldest]
-        of_name = [when for when, whose in failures if when > oldest and whose == name]
+        oldest, name = self.failures.clock() - self.limits.window, _mark(username)
+        of_name = [one.at for one in failures if one.name == name]
         wait = 0.0
-        if len(of_all) >= self._attempts:
-            wait = of_all[-self._attempts] - oldest
-        if len(of_name) >= self._per_name:
-            wait = max(wait, of_name[-self._per_name] - oldest)
+        if len(failures) >= self.limits.attempts:
+            wait = failures[-self.limits.attempts].at - oldest
+        if len(of_name) >= self.limits.per_name:
+            wait = max(wait, of_name[-self.limits.per_name] - oldest)
         return math.ceil(wait)
 
     async def failed(self, address: str, username: str) -> None:
         """Count a wrong password: here before anything is awaited, on another replica when that counts its next."""
-        sender, name = sender_of(address), _mark(username)
-        self._put(sender, [*self._take(sender), (self._clock(), name)])
-        if self._store is None:
+        sender, failure = sender_of(address), _Failure(self.failures.clock(), _mark(username))
+        self._replace(sender, [*self._of(sender), failure])
+        if self.store is None:
             return
+        attempts, window = self.limits.attempts, self.limits.window
         try:
-            of_name, of_all, remaining = await self._store.tally(_tally(sender), name, self._window)
+            of_name, of_all, remaining = await self.store.tally(_tally(sender), failure.name, window)
         except StoreUnavailable:
             return  # the log hears of that from the revocations
-        known = self._take(sender)
-        began = self._clock() - max(0.0, self._window - remaining)
-        known += [(began, name)] * (min(of_name, self._attempts) - sum(whose == name for _, whose in known))
-        known += [(began, _OTHERS)] * (min(of_all, self._attempts) - len(known))
-        self._put(sender, sorted(known))
+        known = self._of(sender)
+        began = self.failures.clock() - max(0.0, window - remaining)
+        known += [_Failure(began, failure.name)] * (
+            min(of_name, attempts) - sum(one.name == failure.name for one in known)
+        )
+        known += [_Failure(began, _OTHERS)] * (min(of_all, attempts) - len(known))
+        self._replace(sender, sorted(known))
 
     async def succeeded(self, address: str, username: str) -> None:
         """Forget the wrong passwords for this user name at this address; those for other names still count."""
         sender, name = sender_of(address), _mark(username)
-        self._put(sender, [one for one in self._take(sender) if one[1] != name])
-        if self._store is not None:
+        self._replace(sender, [one for one in self._of(sender) if one.name != name])
+        if self.store is not None:
             with suppress(StoreUnavailable):
-                await self._store.strike(_tally(sender), name)
+                await self.store.remove_from_tally(_tally(sender), name)
 
     async def undecided(self, address: str, username: str) -> None:
         """Take one count back: whether that password was wrong is not known."""
         sender, name = sender_of(address), _mark(username)
-        failures = self._take(sender)
-        last = max((place for place, one in enumerate(failures) if one[1] == name), default=len(failures))
-        self._put(sender, failures[:last] + failures[last + 1 :])
-        if self._store is not None:
+        failures = self._of(sender)
+        last = max((place for place, one in enumerate(failures) if one.name == name), default=len(failures))
+        self._replace(sender, failures[:last] + failures[last + 1 :])
+        if self.store is not None:
             with suppress(StoreUnavailable):
-                await self._store.tally(_tally(sender), name, self._window, by=-1)
+                await self.store.tally(_tally(sender), name, self.limits.window, by=-1)
 
-    def _take(self, sender: str) -> list[_Failure]:
-        """Take out a sender's failures that still count."""
-        failures = self._many.pop(sender, ()) or self._few.pop(sender, ())
-        oldest = self._clock() - self._window
-        return [one for one in failures if one[0] > oldest]
+    def _of(self, sender: str) -> list[_Failure]:
+        return self.failures.of(sender, self.limits.window)
 
-    def _put(self, sender: str, failures: list[_Failure]) -> None:
-        """Put a sender's failures where they belong; beyond the limit the last are all that matter."""
-        if failures:
-            failures = failures[-self._attempts :]
-            most = max(Counter(name for _, name in failures).values())
-            at_limit = len(failures) == self._attempts or most >= self._per_name
-            (self._many if at_limit else self._few)[sender] = failures
+    def _replace(self, sender: str, failures: Sequence[_Failure]) -> None:
+        self.failures.replace(sender, failures, self.limits)
 
 
 @lru_cache(maxsize=4096)

@@ -16,20 +16,22 @@ from service.state.fingerprints import Fingerprints
 class Verdicts:
     """Remembers proofs for at most ``seconds``, and never beyond their own end or a ``forget()``.
 
-    Refusals are not remembered, so strangers cannot fill it; of more than ``capacity`` the oldest goes first.
+    Refusals are not remembered, so strangers cannot fill it; of more than ``capacity`` the oldest goes first. Nothing
+    is remembered before ``renew()`` has set both.
     """
 
-    def __init__(self, *, seconds: float, capacity: int) -> None:
+    def __init__(self) -> None:
         self.era = 0
-        self.renew(seconds=seconds, capacity=capacity)
+        self._seconds = 0.0
+        # order of use would have to be kept on each call, and all go soon
+        self._proofs: FIFOCache[bytes, Proof] = FIFOCache(1)
         self._fingerprints = {gate: Fingerprints() for gate in Gate}  # what one gate believed is nothing to another
 
     def renew(self, *, seconds: float, capacity: int) -> None:
         """Forget everything, and go on within these bounds."""
         self.era += 1
         self._seconds = seconds
-        # order of use would have to be kept on each call, and all go soon
-        self._proofs: FIFOCache[bytes, Proof] = FIFOCache(capacity)
+        self._proofs = FIFOCache(capacity)
 
     def key_of(self, gate: Gate, presented: bytes, address: str = "") -> bytes:
         """Return the key under which a proof of these bytes at this gate, from this address, is remembered."""

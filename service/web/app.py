@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from service.gate.application import ForwardAuth
 from service.gate.asgi import ASGIApp
-from service.gate.verify import ForwardAuth
 from service.gate.wiring import Wiring
 from service.settings import Settings, load
 from service.telemetry.events import configure_logging

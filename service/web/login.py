@@ -8,14 +8,16 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Form, Request
 from starlette.responses import RedirectResponse, Response
 
+from service.authn.passwords import Passwords
 from service.authn.sessions import new_session_id
-from service.core.errors import Refusal, Rejected, SignInFailed, Throttled
+from service.core.errors import Problem, Refusal, Rejected, SignInFailed, Throttled
 from service.core.identity.sign_in import SignedIn, pkce_challenge, provider_error
 from service.core.model import Basic, Principal, Session
 from service.core.request.cookies import keeps_secure
-from service.core.request.headers import MAX_PASSWORD, MAX_USERNAME
+from service.core.request.headers import MAX_USERNAME
 from service.core.request.redirects import HOME, PAGES, parse_return_to, with_fragment
 from service.gate.wiring import Wiring
+from service.rendering.sentences import sentence
 from service.web.attempts import Attempt, Attempts
 from service.web.visits import Desk, Visit, seconds_left
 
@@ -189,42 +191,29 @@ class Login:
 
     async def _local(self, visit: Visit, pair: Basic, csrf: str, return_to: str, fragment: str) -> Response:
         """Check a password; a form that this browser was not given is shown again, and checks nothing."""
-        passwords, throttle = self._wiring.passwords, self._wiring.throttle
-        if passwords is None or not self._desk.settings.local_sign_in:
-            raise SignInFailed("Sign-in with a password is not set up here.", reason="not set up")
+        if self._wiring.passwords is None or not self._desk.settings.local_sign_in:
+            raise SignInFailed(Problem.SIGN_IN_NOT_SET_UP_LOCALLY)
+        username = pair.username[:MAX_USERNAME]
         attempt = self._attempts.find(csrf, visit) if visit.browser.same_origin else None
         if attempt is None:
-            return self._form(visit, return_to, 400, username=pair.username[:MAX_USERNAME], notice=_NOT_BEGUN)
-        client = visit.request.client
-        wait = throttle.retry_after(client, pair.username)
-        if wait:
-            return self._form(visit, return_to, 429, wait, problem="There were too many wrong passwords.")
-        await throttle.failed(client, pair.username)  # until it is known to be right: guesses may come all at once
+            return self._form(visit, return_to, 400, username=username, notice=_NOT_BEGUN)
         try:
-            session = await self._prove(pair)
+            session = await self._prove(self._wiring.passwords, pair, visit.request.client)
         except Rejected as refusal:
             self._wiring.telemetry.sign_in_refused(refusal, "")
-            return self._form(visit, return_to, 403, username=pair.username[:MAX_USERNAME], problem=_WRONG)
+            return self._form(visit, return_to, 403, username=username, problem=_WRONG)
         except Throttled as refusal:
-            await throttle.undecided(client, pair.username)
-            return self._form(visit, return_to, 429, refusal.retry_after, problem=refusal.detail)
-        await throttle.succeeded(client, pair.username)
+            self._wiring.telemetry.sign_in_refused(refusal, "")
+            problem = sentence(refusal.cause, for_person=True)
+            return self._form(visit, return_to, 429, refusal.retry_after, username=username, problem=problem)
         return self._signed_in(visit, attempt, session, with_fragment(return_to, fragment))
 
-    async def _prove(self, pair: Basic) -> Session:
-        passwords = self._wiring.passwords
-        if (
-            passwords is None
-            or not pair.username
-            or len(pair.username) > MAX_USERNAME
-            or len(pair.password) > MAX_PASSWORD
-        ):
-            raise Rejected(_WRONG, reason="no user has such a name or password")
-        mark = passwords.mark_of(pair.username)
-        who = (await passwords.authenticate(pair)).principal
-        if mark != passwords.mark_of(pair.username):
-            raise Rejected(_WRONG, reason="the password was changed meanwhile")
-        return _begun(who, claims={}, check_at=float("inf"), password_mark=mark)
+    async def _prove(self, passwords: Passwords, pair: Basic, client: str) -> Session:
+        mark = passwords.password_mark(pair.username)
+        proof = await self._wiring.guard.authenticate_user(pair.username, pair.password, client)
+        if mark != passwords.password_mark(pair.username):
+            raise Rejected(Problem.PASSWORD_CHANGED)
+        return _begun(proof.principal, claims={}, check_at=float("inf"), password_mark=mark)
 
     def _signed_in(self, visit: Visit, attempt: Attempt, session: Session, return_to: str) -> Response:
         sessions = self._wiring.sessions

@@ -6,10 +6,11 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Form
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from service.core.errors import OutOfReach, Refusal, Rejected
+from service.core.errors import OutOfReach, Problem, Refusal, Rejected
 from service.core.model import Session
 from service.core.request.redirects import HOME, PAGES
 from service.gate.wiring import Wiring
+from service.state.revocations import of_provider_session, of_session, of_subject
 from service.web.attempts import Attempts
 from service.web.visits import Desk, Visit
 
@@ -79,10 +80,10 @@ class Logout:
             return response
         if not visit.browser.same_origin or self._wiring.seal.open("sign-out", csrf) != session.id.encode():
             return self._ask(visit)
-        revocations = self._wiring.revocations  # each holds here at once, and on other replicas once the store knows
-        await revocations.revoke_session(session.id)
+        ended = [of_session(session.id)]
         if everywhere:
-            await revocations.revoke_subject(session.issuer, session.subject, time.time())
+            ended.append(of_subject(session.issuer, session.subject, time.time()))
+        await self._wiring.revocation_log.revoke(*ended)  # here at once, on other replicas once the store knows
         provider = self._wiring.provider
         leads_to = await self._provider_href(visit, session)
         if provider is not None and session.refresh_token:
@@ -115,18 +116,19 @@ class Logout:
 
     async def _back_channel(self, logout_token: str) -> Response:
         """End the sessions that a provider names in a logout token (OIDC Back-Channel Logout §2.5 to §2.8)."""
-        provider, revocations = self._wiring.provider, self._wiring.revocations
+        provider, revocation_log = self._wiring.provider, self._wiring.revocation_log
         try:
             if provider is None:
-                raise Rejected("No provider is configured.")
+                raise Rejected(Problem.PROVIDER_NOT_CONFIGURED)
             notice = await provider.verify_logout_token(logout_token.encode("ascii", "replace"), time.time())
             remembered = notice.until - time.time()
-            if not await revocations.first_use(f"logout token of {provider.trust.issuer}", notice.token_id, remembered):
-                raise Rejected("This logout token was used before.")
+            issuer = provider.trust.issuer
+            if not await revocation_log.first_use(f"logout token of {issuer}", notice.token_id, remembered):
+                raise Rejected(Problem.LOGOUT_TOKEN_USED)
             if notice.sid:
-                await revocations.revoke_provider_session(provider.trust.issuer, notice.sid, time.time())
+                await revocation_log.revoke(of_provider_session(issuer, notice.sid, time.time()))
             else:
-                await revocations.revoke_subject(provider.trust.issuer, notice.subject, time.time())
+                await revocation_log.revoke(of_subject(issuer, notice.subject, time.time()))
         except OutOfReach as refusal:
             self._wiring.telemetry.sign_in_refused(refusal, "")
             return JSONResponse({"error": "temporarily_unavailable"}, 503, _NO_STORE)

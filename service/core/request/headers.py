@@ -163,6 +163,12 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
         return Bearer(password.encode("ascii"))
     if not password and _JWT_SHAPE.fullmatch(username):
         raise MalformedCredential("The token stands where the user name belongs: use 'https://jwt:<token>@host'.")
+    return parse_pair(username, password)
+
+
+def parse_pair(username: str, password: str) -> Basic:
+    """Return a user name and a password that somebody could have, or raise MalformedCredential."""
+    text = username + password
     plain = text.isprintable() or not _CONTROL.search(text)
     if not username or len(username) > MAX_USERNAME or len(password) > MAX_PASSWORD or not plain:
         raise MalformedCredential("The user name or password is empty, too long, or has control characters.")

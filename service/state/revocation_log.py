@@ -1,0 +1,156 @@
+"""Revocations, shared by the replicas.
+
+With a store, each revocation is appended to one log, which all replicas follow: it arrives at once, and a replica that
+was cut off, or has just started, reads what it missed, and writes what the others lack, at most ``HEALED_WITHIN``
+seconds after the store can be reached again. The order is the store's; the clocks of replicas may differ by
+``revocations.MARGIN``.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from typing import Any, Final
+
+from service.adapters.store import PAGE, TIMEOUT, Store, StoreUnavailable
+from service.state.revocations import KEEP, Revocation, RevocationKey, Revocations, name_of_use
+
+log = logging.getLogger(__name__)
+
+WAIT: Final = 1.0  # seconds a read stays open for news; also how soon a failed write is tried again
+RETRY: Final = 0.5  # seconds
+START: Final = 3.0  # seconds that a start waits for the store
+LOOK_AGAIN: Final = 60.0  # seconds; a store may lose the log (a flush, a fail-over) and keep the connection
+HEALED_WITHIN: Final = WAIT + RETRY + 2 * TIMEOUT
+_LOG: Final = "revocations"
+
+
+class RevocationLog:
+    """Adds to what is revoked, here and, with a ``store``, on every replica; follows what the others add."""
+
+    def __init__(self, revocations: Revocations, store: Store | None) -> None:
+        self._revocations = revocations
+        self._store = store
+        self._behind = True  # the store's log and what is remembered here may differ
+        self._position = "0"
+        self._look_at = 0.0  # monotonic
+        self._problem = "not asked yet"
+        self._follower: asyncio.Task[None] | None = None
+
+    async def revoke(self, *revocations: Revocation) -> bool:
+        """End sessions: here when this is called, before it is awaited upon.
+
+        Return False where the other replicas cannot be told now: they will be, once the store can be reached.
+        """
+        self._revocations.learn(revocations)
+        if self._store is None:
+            return True
+        try:
+            await self._store.append(_LOG, [_render(one) for one in revocations], KEEP)
+        except StoreUnavailable as problem:
+            self._fall_behind(problem)
+            return False
+        return True
+
+    async def first_use(self, kind: str, token_id: str, seconds: float) -> bool:
+        """Tell whether this token is seen for the first time within ``seconds``; the issuer belongs into ``kind``.
+
+        While the store cannot be reached, each replica knows only what it has seen itself.
+        """
+        name = name_of_use(kind, token_id)
+        if not self._revocations.first_use(name, seconds):
+            return False
+        if self._store is None:
+            return True
+        try:
+            return await self._store.claim(name, seconds)
+        except StoreUnavailable as problem:
+            self._fall_behind(problem)
+            return True
+
+    # what keeps replicas together -------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Learn what was revoked before, and follow from here on; without the store, go on without it."""
+        if self._store is None:
+            return
+        try:
+            async with asyncio.timeout(START):
+                await self._catch_up(self._store)
+        except (StoreUnavailable, TimeoutError) as problem:
+            self._fall_behind(problem)
+        self._follower = asyncio.create_task(self._follow(self._store), name="revocations")
+
+    async def stop(self) -> None:
+        """End the background work."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait([self._follower])
+
+    def state(self) -> dict[str, Any]:
+        """Return whether all that was revoked anywhere is known here, and if not, why not."""
+        if self._store is None:
+            return {"state": "none", "problem": ""}
+        return {"state": "unreachable" if self._problem else "connected", "problem": self._problem}
+
+    async def _follow(self, store: Store) -> None:
+        while True:
+            try:
+                if self._behind or time.monotonic() >= self._look_at:
+                    await self._catch_up(store)
+                self._take(await store.read(_LOG, self._position, wait=WAIT))
+            except StoreUnavailable as problem:
+                self._fall_behind(problem)
+                await asyncio.sleep(RETRY)
+            except Exception as problem:
+                log.exception("following the revocations failed; it is tried again")
+                self._fall_behind(problem)
+                await asyncio.sleep(RETRY)
+
+    async def _catch_up(self, store: Store) -> None:
+        """Read the log from its start, and append what is known here and does not stand there."""
+        self._behind = False  # a write that fails from here on is for the next time
+        self._position = "0"
+        there: dict[RevocationKey, float] = {}
+        while page := await store.read(_LOG, self._position):
+            for one in self._take(page):
+                there[one.key] = max(one.before, there.get(one.key, one.before))
+        now = time.time()
+        lacking = [one for one in self._revocations if there.get(one.key, -1.0) < one.before and one.until > now]
+        for first in range(0, len(lacking), PAGE):
+            await store.append(_LOG, [_render(one) for one in lacking[first : first + PAGE]], KEEP)
+        self._look_at = time.monotonic() + LOOK_AGAIN
+        if self._problem and not self._behind:
+            log.info(
+                "store: connected; %d revocations are known, %d of them were new there",
+                len(self._revocations),
+                len(lacking),
+            )
+            self._problem = ""
+
+    def _take(self, page: list[tuple[str, str]]) -> list[Revocation]:
+        entries = [entry for _, text in page if (entry := _parse(text, time.time() + KEEP)) is not None]
+        if page:
+            self._position = page[-1][0]
+        self._revocations.learn(entries)
+        return entries
+
+    def _fall_behind(self, problem: Exception) -> None:
+        self._behind = True
+        text = str(problem) or type(problem).__name__
+        if not self._problem or self._follower is None:
+            log.warning("store: out of reach, what is revoked elsewhere is not known here: %s", text)
+        self._problem = text
+
+
+def _render(revocation: Revocation) -> str:
+    return json.dumps([*revocation.key, revocation.before, revocation.until])
+
+
+def _parse(text: str, latest: float) -> Revocation | None:
+    """Return an entry of the log, or None for what is none: an entry of a later version stops nobody."""
+    try:
+        kind, issuer, name, before, until = json.loads(text)
+        return Revocation((str(kind), str(issuer), str(name)), float(before), min(float(until), latest))
+    except (ValueError, TypeError, RecursionError):
+        return None
