@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import httpx
+from cachetools import TTLCache
 
 from service.adapters.oauth_client_auth import ClientPolicy
 from service.adapters.oauth_endpoints import Endpoints, TokenError, out_of_reach
@@ -22,17 +23,18 @@ from service.adapters.store import Store, StoreUnavailable
 from service.authn.issuers import Issuer
 from service.authn.seal import Seal
 from service.authn.tokens import Tokens
-from service.core.errors import OutOfReach, Problem, Rejected
+from service.core.errors import Cause, OutOfReach, Problem, Rejected
 from service.core.globs import matches_any
 from service.core.identity.grants import Grant
 from service.core.model import Basic, Bearer, Proof
-from service.state.client_tokens import ClientToken, ClientTokens, GrantPolicy, Outcome, request_of
+from service.state.client_tokens import MAX_CLIENTS, ClientToken, ClientTokens, GrantPolicy, Outcome, request_of
 from service.state.concurrency import ConcurrencyLimit, RefusalDelay
 from service.state.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
 CALLS_AT_ONCE: Final = 8  # to one issuer
+REFUSED_SECONDS: Final = 15.0  # for which a refused pair is not asked about again
 CALLS_WAITING: Final = 64  # callers who may wait for those; more are answered 429
 # RFC 6749 §5.2, and what providers send in place of its first; any other error is about what this service asks for
 _ABOUT_THE_CLIENT: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_grant", "access_denied"})
@@ -68,6 +70,7 @@ class Clients:
         self._shared = shared
         self._asked = policy.asked(self.url)
         self._tokens = Tokens({self.url: issuer}, grants)  # no other issuer's token vouches for its clients
+        self._refused: TTLCache[bytes, Cause] = TTLCache(MAX_CLIENTS, REFUSED_SECONDS)  # by what is accepted here
         self._flights: SingleFlight[bytes, Proof] = SingleFlight()
         self._limit = ConcurrencyLimit(CALLS_AT_ONCE, CALLS_WAITING, delay, Problem.CLIENT_CHECKS_FULL, issuer=self.url)
 
@@ -85,7 +88,7 @@ class Clients:
         return await self._flights.run(key, lambda: self._prove(credential, key))
 
     async def _prove(self, credential: Basic, key: bytes) -> Proof:
-        refused = self._memory.refused.get(key)
+        refused = self._refused.get(key)
         if refused is not None:
             raise Rejected(refused.problem, **refused.facts)
         name = self._shared_name(credential)
@@ -99,7 +102,7 @@ class Clients:
             granted = await self._ask(credential)
             proof = await self._believe(granted, key)
         except Rejected as refusal:
-            self._memory.refused[key] = refusal.cause
+            self._refused[key] = refusal.cause
             raise
         await self._keep(name, proof.until, granted)
         return proof

@@ -54,7 +54,10 @@ class Guard:
             credential = parse_pair(username, password)
         except MalformedCredential:
             raise Rejected(Problem.PAIR_WRONG, user=None) from None  # no such pair can be right, whoever exists
-        return await self._share(self.passwords, credential, address)
+        proof = await self._share(self.passwords, credential, address)
+        # a machine's pair that is known keeps the count as it is, or its polls would give a neighbour guess after guess
+        await self.throttle.succeeded(address, username)
+        return proof
 
     async def _share(self, prover: Clients | Passwords, credential: Basic, address: str) -> Proof:
         pair = self.known_pairs.key_of(sender_of(address), credential)

@@ -176,9 +176,17 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.INTERNAL: "The auth service failed on this request: try again, and tell its operators.",
 }
 
+FOR_PERSON: Final[Mapping[Problem, str]] = {  # at a page, where the others speak of environment variables
+    _P.PAIR_WRONG: "The user name or the password is wrong.",
+    _P.PASSWORD_CHANGED: "The user name or the password is wrong.",
+    _P.TOO_MANY_GUESSES: "There were too many wrong passwords.",
+}
+
 
 def sentence(cause: Cause, *, for_person: bool = False) -> str:
     """Return what a caller reads of a cause."""
+    if for_person and cause.problem in FOR_PERSON:
+        return FOR_PERSON[cause.problem]
     return SENTENCES.get(cause.problem, str(cause.problem))
 
 

@@ -1,18 +1,16 @@
-"""What issuers granted to clients, and which clients they refused a short while ago."""
+"""What issuers granted to clients."""
 
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
-from service.core.errors import Cause
 from service.core.model import Basic
 from service.state.fingerprints import Fingerprints
 
 MAX_CLIENTS: Final = 10_000
-REFUSED_SECONDS: Final = 15.0  # for which a refused pair is not asked about again
 
 Outcome = Literal["granted", "refused", "unavailable"]
 
@@ -55,7 +53,7 @@ class ClientToken(NamedTuple):
 
 
 class ClientTokens:
-    """Remembers grants and refusals, each for the very pair and the very request that it was the answer to.
+    """Remembers grants, each for the very pair and the very request that it was the answer to.
 
     So a policy that asks for something else finds nothing, and needs no forgetting.
     """
@@ -63,7 +61,6 @@ class ClientTokens:
     def __init__(self) -> None:
         self.outcomes: Counter[tuple[str, Outcome]] = Counter()  # of the calls to issuers, by issuer
         self.granted: LRUCache[bytes, ClientToken] = LRUCache(MAX_CLIENTS)
-        self.refused: TTLCache[bytes, Cause] = TTLCache(MAX_CLIENTS, REFUSED_SECONDS)
         self._fingerprints = Fingerprints()
 
     def key_of(self, credential: Basic, asked: dict[str, Any]) -> bytes:

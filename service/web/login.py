@@ -28,7 +28,6 @@ _CIRCLES: Final = (
     "The clocks of this computer and of the server are right.",
 )
 _NOT_BEGUN: Final = "This sign-in was not begun in this browser, was used already, or took too long: sign in again."
-_WRONG: Final = "The user name or the password is wrong."
 
 
 class Login:
@@ -199,13 +198,11 @@ class Login:
             return self._form(visit, return_to, 400, username=username, notice=_NOT_BEGUN)
         try:
             session = await self._prove(self._wiring.passwords, pair, visit.request.client)
-        except Rejected as refusal:
+        except (Rejected, Throttled) as refusal:
             self._wiring.telemetry.sign_in_refused(refusal, "")
-            return self._form(visit, return_to, 403, username=username, problem=_WRONG)
-        except Throttled as refusal:
-            self._wiring.telemetry.sign_in_refused(refusal, "")
+            status, retry_after = (429, refusal.retry_after) if isinstance(refusal, Throttled) else (403, 0)
             problem = sentence(refusal.cause, for_person=True)
-            return self._form(visit, return_to, 429, refusal.retry_after, username=username, problem=problem)
+            return self._form(visit, return_to, status, retry_after, username=username, problem=problem)
         return self._signed_in(visit, attempt, session, with_fragment(return_to, fragment))
 
     async def _prove(self, passwords: Passwords, pair: Basic, client: str) -> Session:

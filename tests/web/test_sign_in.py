@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.adapters.users_file import hash_password
-from service.gate.verify import ForwardAuth
+from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.attempts import AT_ONCE, LASTS, MAX_ROUNDS
@@ -325,7 +325,7 @@ async def test_a_password_that_was_not_looked_at_is_not_a_wrong_one(
     async with running(people_settings | {"sign_in": {"attempts": 3, "window": 60}}) as app:
         person, passwords = Person(app), app.wiring.passwords
         assert passwords is not None
-        monkeypatch.setattr(passwords, "_limit", 0)  # as many wait as may
+        monkeypatch.setattr(passwords._limit, "_capacity", 0)  # as many wait as may
         for _ in range(4):
             assert "checked at once" in refused(await person.sign_in())
         monkeypatch.undo()

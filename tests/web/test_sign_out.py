@@ -8,7 +8,7 @@ import pytest
 
 from service.core.model import SessionCookie
 from service.core.request.cookies import MAX_CHUNKS
-from service.gate.verify import ForwardAuth
+from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
 from tests.web.conftest import COOKIE, PASSWORD, Person, hidden, set_cookies, shown
@@ -128,11 +128,11 @@ async def test_a_session_that_ended_ends_no_others(site: ForwardAuth) -> None:
     await owner.submit(OUT, {**hidden(await owner.open(OUT)), "everywhere": "1"})
     await owner.sign_in()
     assert await is_in(owner)
-    era = site.wiring.verdicts.era
+    era = site.state.verdicts.era
     answer = await thief.submit(OUT, form, cookie=stolen)
     assert answer.headers["location"] == "/_auth/signed-out"
     assert await is_in(owner)
-    assert site.wiring.verdicts.era == era  # and what is remembered of others stays
+    assert site.state.verdicts.era == era  # and what is remembered of others stays
 
 
 async def test_with_a_session_that_ended_one_is_signed_out_already(site: ForwardAuth) -> None:
