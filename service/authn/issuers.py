@@ -35,6 +35,7 @@ class Issuer:
         had, or those at hand are older than the token claims to be and must not be fetched yet. A caller who gave up
         on that (Prefect's worker ends at its first 401) would be lost to a key rotation.
         """
+        asked = time.monotonic()
         known = self.warm and self.keys.keys.knows(kid)
         if not known:
             await self.keys.refresh_for_request(self.policy)
@@ -48,7 +49,8 @@ class Issuer:
                 because=self.problem,
                 retry_after=self.keys.retry_after,
             )
-        if not known and _may_be_later(unverified_issued_at, self.keys.fetched_wall):
+        looked_up_since = known or self.keys.fetched_at >= asked
+        if not looked_up_since and _may_be_later(unverified_issued_at, self.keys.fetched_wall):
             raise OutOfReach(Problem.KEY_NOT_KNOWN_YET, kid=kid, retry_after=self.keys.retry_after)
         raise Rejected(Problem.SIGNING_KEY_UNKNOWN, kid=kid, algorithm=algorithm, keys=self.key_count)
 

@@ -208,14 +208,11 @@ class RelyingParty:
         return who._replace(id_token=tokens.id_token, refresh_token=tokens.refresh_token)
 
     async def _verify(self, token: bytes) -> tuple[VerifiedClaims, str]:
-        """Return verified claims and the algorithm, one of this trust: machines may be allowed more."""
+        """Return verified claims, and the algorithm that the token is signed with."""
         if len(token) > MAX_TOKEN:
             raise Rejected(Problem.TOKEN_TOO_LONG, limit=MAX_TOKEN)
         verified = await self._tokens.verify(token)
-        algorithm = parse_header(token.split(b".", 1)[0]).algorithm
-        if algorithm not in self.trust.algorithms:
-            raise Rejected(Problem.ALGORITHM_NOT_ACCEPTED, got=algorithm, expected=self.trust.algorithms)
-        return verified, algorithm
+        return verified, parse_header(token.split(b".", 1)[0]).algorithm
 
     async def _asks_userinfo(self, claims: Mapping[str, Any]) -> bool:
         if self.policy.userinfo == "auto":

@@ -26,7 +26,7 @@ from service.core.model import Proof, Session, SessionCookie
 from service.core.request.cookies import CHUNK, MAX_SEALED
 from service.state.renewals import Renewals
 from service.state.revocation_log import RevocationLog
-from service.state.revocations import Revocations, of_session
+from service.state.revocations import of_session
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,6 @@ class Sessions:
         seal: Seal,
         policy: SessionPolicy,
         authorities: Mapping[str, SessionAuthority],
-        revocations: Revocations,
         revocation_log: RevocationLog,
         renewals: Renewals,
         claim_renewal: ClaimRenewal | None = None,
@@ -84,7 +83,6 @@ class Sessions:
         self.policy = policy
         self._seal = seal
         self._authorities = authorities
-        self._revocations = revocations
         self._revocation_log = revocation_log
         self._renewals = renewals
         self._claim_renewal = claim_renewal
@@ -127,7 +125,7 @@ class Sessions:
 
     def _validate(self, session: Session, now: float) -> None:
         validate_session(session, self.policy, now)
-        if self._revocations.revoked(session):
+        if self._revocation_log.revocations.revoked(session):
             raise SessionEnded(Problem.SESSION_REVOKED)
         authority = self._authorities.get(session.issuer)
         if authority is None or not authority.is_current(session):

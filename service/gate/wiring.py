@@ -127,7 +127,6 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
             seal,
             session_policy,
             _authorities(settings, grants, passwords, provider),
-            state.revocations,
             revocation_log,
             state.renewals,
             None if store is None else partial(revocation_log.first_use, "renewal"),

@@ -29,7 +29,7 @@ class RevocationLog:
     """Adds to what is revoked, here and, with a ``store``, on every replica; follows what the others add."""
 
     def __init__(self, revocations: Revocations, store: Store | None) -> None:
-        self._revocations = revocations
+        self.revocations = revocations
         self._store = store
         self._behind = True  # the store's log and what is remembered here may differ
         self._position = "0"
@@ -42,7 +42,7 @@ class RevocationLog:
 
         Return False where the other replicas cannot be told now: they will be, once the store can be reached.
         """
-        self._revocations.learn(revocations)
+        self.revocations.learn(revocations)
         if self._store is None:
             return True
         try:
@@ -58,7 +58,7 @@ class RevocationLog:
         While the store cannot be reached, each replica knows only what it has seen itself.
         """
         name = name_of_use(kind, token_id)
-        if not self._revocations.first_use(name, seconds):
+        if not self.revocations.first_use(name, seconds):
             return False
         if self._store is None:
             return True
@@ -116,14 +116,14 @@ class RevocationLog:
             for one in self._take(page):
                 there[one.key] = max(one.before, there.get(one.key, one.before))
         now = time.time()
-        lacking = [one for one in self._revocations if there.get(one.key, -1.0) < one.before and one.until > now]
+        lacking = [one for one in self.revocations if there.get(one.key, -1.0) < one.before and one.until > now]
         for first in range(0, len(lacking), PAGE):
             await store.append(_LOG, [_render(one) for one in lacking[first : first + PAGE]], KEEP)
         self._look_at = time.monotonic() + LOOK_AGAIN
         if self._problem and not self._behind:
             log.info(
                 "store: connected; %d revocations are known, %d of them were new there",
-                len(self._revocations),
+                len(self.revocations),
                 len(lacking),
             )
             self._problem = ""
@@ -132,7 +132,7 @@ class RevocationLog:
         entries = [entry for _, text in page if (entry := _parse(text, time.time() + KEEP)) is not None]
         if page:
             self._position = page[-1][0]
-        self._revocations.learn(entries)
+        self.revocations.learn(entries)
         return entries
 
     def _fall_behind(self, problem: Exception) -> None:

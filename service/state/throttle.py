@@ -14,20 +14,28 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
-from cachetools import TTLCache
+from cachetools import TLRUCache
 
 from service.adapters.store import Store, StoreUnavailable
 from service.core.errors import MalformedRequest
 from service.core.request.proxies import parse_address
 
 MAX_SENDERS: Final = 100_000  # below their limits, and as many who have reached one
-MAX_WINDOW: Final = 86_400.0  # seconds: the longest window that can be configured
 _OTHERS: Final = ""  # stands for the names that another replica has counted and this one has not
 
 
 class _Failure(NamedTuple):
     at: float  # by the clock of FailedAttempts, in seconds
     name: str  # what stands for the user name
+
+
+class _Counted(NamedTuple):
+    failures: Sequence[_Failure]  # the oldest first
+    window: float  # seconds
+
+
+def _forgotten_at(_: str, counted: _Counted, now: float) -> float:
+    return now + counted.window
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class GuessLimits:
 
 
 class FailedAttempts:
-    """Remembers the wrong passwords of the last ``MAX_WINDOW`` seconds, by where they came from.
+    """Remembers wrong passwords by where they came from, for as long as the limits ask that they were counted under.
 
     Memory is bounded, and what does not fit is forgotten, never refused. Senders with a few failures push out each
     other, and never one who has reached a limit.
@@ -54,15 +62,14 @@ class FailedAttempts:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, capacity: int = MAX_SENDERS) -> None:
         self.clock = clock
-        # sender → failures, the oldest first
-        self._few: TTLCache[str, Sequence[_Failure]] = TTLCache(capacity, MAX_WINDOW, clock)
-        self._many: TTLCache[str, Sequence[_Failure]] = TTLCache(capacity, MAX_WINDOW, clock)  # at a limit
+        self._few: TLRUCache[str, _Counted] = TLRUCache(capacity, _forgotten_at, clock)
+        self._many: TLRUCache[str, _Counted] = TLRUCache(capacity, _forgotten_at, clock)  # at a limit
 
     def of(self, sender: str, window: float) -> list[_Failure]:
         """Return a sender's failures within the last ``window`` seconds, the oldest first."""
         oldest = self.clock() - window
-        failures = self._many.get(sender) or self._few.get(sender) or ()
-        return [one for one in failures if one.at > oldest]
+        counted = self._many.get(sender) or self._few.get(sender)
+        return [one for one in counted.failures if one.at > oldest] if counted else []
 
     def replace(self, sender: str, failures: Sequence[_Failure], limits: GuessLimits) -> None:
         """Put other failures in the place of a sender's; beyond the limit the last are all that matter."""
@@ -72,7 +79,7 @@ class FailedAttempts:
             kept = failures[-limits.attempts :]
             most = max(Counter(one.name for one in kept).values())
             at_limit = len(kept) >= limits.attempts or most >= limits.per_name
-            (self._many if at_limit else self._few)[sender] = kept
+            (self._many if at_limit else self._few)[sender] = _Counted(kept, limits.window)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from service.adapters.oauth_client_auth import ClientPolicy, load_signer
 from service.adapters.outbound import open_client
-from service.authn.issuers import Issuer, KeyPolicy
 from service.authn.oidc import RelyingParty
 from service.core.errors import NotPermitted, SessionEnded, SignInFailed
 from service.core.identity.sign_in import SignedIn, pkce_challenge, provider_error
 from service.core.model import ALGORITHMS, IssuerTrust
+from service.state.issuer_keys import KeyPolicy
+from tests.authn.conftest import issuer_of
 from tests.support.issuer import Issuer as Receiver
 from tests.support.issuer import Reply, SigningKey
 from tests.support.openid import OpenIDProvider, Visitor
@@ -88,7 +89,7 @@ def relying(provider: OpenIDProvider, client: httpx.AsyncClient) -> Callable[...
     def make(policy: ClientPolicy = BROWSER, **changes: Any) -> RelyingParty:
         trust = IssuerTrust(provider.url, frozenset({policy.client_id}), ALGORITHMS)
         trust = replace(trust, **changes)
-        return RelyingParty(trust, policy, Issuer(trust, policy=KeyPolicy(cooldown=0), client=client), client)
+        return RelyingParty(issuer_of(trust, client, policy=KeyPolicy(cooldown=0)), policy, client)
 
     return make
 

@@ -211,7 +211,7 @@ async def test_an_exception_of_our_own_is_a_refusal(
 ) -> None:
     async with keeping(provider) as (issuer, tokens):
         await authenticate(tokens, Bearer(provider.mint().encode()))
-        monkeypatch.setattr(issuer, "key_at_hand", lambda *_: 1 / 0)
+        monkeypatch.setattr(type(issuer), "key_at_hand", lambda *_: 1 / 0)
         with pytest.raises(Rejected):
             await authenticate(tokens, Bearer(provider.mint(sub="x").encode()))
 
