@@ -1,4 +1,4 @@
-"""Passwords that were verified, and where each was right: what spares bcrypt, and what tells a worker from a guesser."""
+"""Passwords that were verified, and the addresses that each was right from."""
 
 import time
 from hmac import compare_digest

@@ -21,12 +21,14 @@ from service.core.errors import MalformedRequest
 from service.core.request.proxies import parse_address
 
 MAX_SENDERS: Final = 100_000  # below their limits, and as many who have reached one
+AGGREGATES: Final = ((56, 4), (48, 16))  # larger IPv6 networks, and how many times the limits hold for each
 _OTHERS: Final = ""  # stands for the names that another replica has counted and this one has not
 
 
 class _Failure(NamedTuple):
     at: float  # by the clock of FailedAttempts, in seconds
     name: str  # what stands for the user name
+    sender: str  # the address, or the /64, that it came from
 
 
 class _Counted(NamedTuple):
@@ -51,6 +53,10 @@ class GuessLimits:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "per_name", min(self.per_name, self.attempts))
+
+    def times(self, factor: int) -> "GuessLimits":
+        """Return limits that are so many times as high."""
+        return self if factor == 1 else GuessLimits(self.attempts * factor, self.window, self.per_name * factor)
 
 
 class FailedAttempts:
@@ -82,12 +88,21 @@ class FailedAttempts:
             (self._many if at_limit else self._few)[sender] = _Counted(kept, limits.window)
 
 
+class Network(NamedTuple):
+    """Whom an address is counted for: itself or a network around it, and how many times the limits hold there."""
+
+    name: str
+    factor: int
+
+
 @dataclass(frozen=True, slots=True)
 class Throttle:
     """Counts wrong passwords in ``failures``, and says how long a sender has to wait under these limits.
 
-    An IPv6 address stands for its /64, which is one subscriber's; callers whose address nobody tells are one sender
-    together. With a store, the replicas' counts are added up; while it cannot be reached, each has its own.
+    An IPv6 address stands for its /64, which is one subscriber's, and counts for the /56 and the /48 around it as well,
+    under limits that are 4 and 16 times as high: a subscriber may have any of these. Callers without a readable address
+    are one sender together. With a store, the replicas' counts are added up; while it cannot be reached, each has its
+    own.
     """
 
     failures: FailedAttempts
@@ -96,60 +111,91 @@ class Throttle:
 
     def retry_after(self, address: str, username: str) -> int:
         """Return for how many seconds no password is to be looked at, where 0 means go ahead; never waits."""
-        failures = self.failures.of(sender_of(address), self.limits.window)
-        if len(failures) < self.limits.per_name:
-            return 0
-        oldest, name = self.failures.clock() - self.limits.window, _mark(username)
+        return math.ceil(max(self._wait(network, username) for network in networks_of(address)))
+
+    def _wait(self, network: Network, username: str) -> float:
+        limits = self.limits.times(network.factor)
+        failures = self.failures.of(network.name, limits.window)
+        if len(failures) < limits.per_name:
+            return 0.0
+        oldest, name = self.failures.clock() - limits.window, _mark(username)
         of_name = [one.at for one in failures if one.name == name]
         wait = 0.0
-        if len(failures) >= self.limits.attempts:
-            wait = failures[-self.limits.attempts].at - oldest
-        if len(of_name) >= self.limits.per_name:
-            wait = max(wait, of_name[-self.limits.per_name] - oldest)
-        return math.ceil(wait)
+        if len(failures) >= limits.attempts:
+            wait = failures[-limits.attempts].at - oldest
+        if len(of_name) >= limits.per_name:
+            wait = max(wait, of_name[-limits.per_name] - oldest)
+        return wait
 
     async def failed(self, address: str, username: str) -> None:
         """Count a wrong password: here before anything is awaited, on another replica when that counts its next."""
-        sender, failure = sender_of(address), _Failure(self.failures.clock(), _mark(username))
-        self._replace(sender, [*self._of(sender), failure])
+        failure = _Failure(self.failures.clock(), _mark(username), sender_of(address))
+        networks = networks_of(address)
+        for network in networks:
+            self._replace(network, [*self._of(network), failure])
         if self.store is None:
             return
-        attempts, window = self.limits.attempts, self.limits.window
-        try:
-            of_name, of_all, remaining = await self.store.tally(_tally(sender), failure.name, window)
-        except StoreUnavailable:
-            return  # the log hears of that from the revocations
-        known = self._of(sender)
-        began = self.failures.clock() - max(0.0, window - remaining)
-        known += [_Failure(began, failure.name)] * (
-            min(of_name, attempts) - sum(one.name == failure.name for one in known)
-        )
-        known += [_Failure(began, _OTHERS)] * (min(of_all, attempts) - len(known))
-        self._replace(sender, sorted(known))
+        for network in networks:
+            try:
+                counted = await self.store.tally(_tally(network), failure.name, self.limits.window)
+            except StoreUnavailable:
+                return  # the log hears of that from the revocations
+            self._learn(network, failure, *counted)
+
+    def _learn(self, network: Network, failure: _Failure, of_name: int, of_all: int, remaining: float) -> None:
+        """Count what the other replicas have counted, too."""
+        known, attempts = self._of(network), self.limits.attempts * network.factor
+        began = self.failures.clock() - max(0.0, self.limits.window - remaining)
+        missing = min(of_name, attempts) - sum(one.name == failure.name for one in known)
+        known += [failure._replace(at=began)] * missing
+        known += [_Failure(began, _OTHERS, failure.sender)] * (min(of_all, attempts) - len(known))
+        self._replace(network, sorted(known))
 
     async def succeeded(self, address: str, username: str) -> None:
         """Forget the wrong passwords for this user name at this address; those for other names still count."""
         sender, name = sender_of(address), _mark(username)
-        self._replace(sender, [one for one in self._of(sender) if one.name != name])
-        if self.store is not None:
+        for network in networks_of(address):
+            known = self._of(network)
+            kept = [one for one in known if (one.name, one.sender) != (name, sender)]
+            self._replace(network, kept)
+            if self.store is None:
+                continue
             with suppress(StoreUnavailable):
-                await self.store.remove_from_tally(_tally(sender), name)
+                if network.factor == 1:
+                    await self.store.remove_from_tally(_tally(network), name)
+                elif len(kept) < len(known):  # what others around sent for this name still counts
+                    await self.store.tally(_tally(network), name, self.limits.window, by=len(kept) - len(known))
 
     async def undecided(self, address: str, username: str) -> None:
         """Take one count back: whether that password was wrong is not known."""
         sender, name = sender_of(address), _mark(username)
-        failures = self._of(sender)
-        last = max((place for place, one in enumerate(failures) if one.name == name), default=len(failures))
-        self._replace(sender, failures[:last] + failures[last + 1 :])
-        if self.store is not None:
-            with suppress(StoreUnavailable):
-                await self.store.tally(_tally(sender), name, self.limits.window, by=-1)
+        for network in networks_of(address):
+            failures = self._of(network)
+            own = (place for place, one in enumerate(failures) if (one.name, one.sender) == (name, sender))
+            last = max(own, default=len(failures))
+            self._replace(network, failures[:last] + failures[last + 1 :])
+            if self.store is not None:
+                with suppress(StoreUnavailable):
+                    await self.store.tally(_tally(network), name, self.limits.window, by=-1)
 
-    def _of(self, sender: str) -> list[_Failure]:
-        return self.failures.of(sender, self.limits.window)
+    def _of(self, network: Network) -> list[_Failure]:
+        return self.failures.of(network.name, self.limits.window)
 
-    def _replace(self, sender: str, failures: Sequence[_Failure]) -> None:
-        self.failures.replace(sender, failures, self.limits)
+    def _replace(self, network: Network, failures: Sequence[_Failure]) -> None:
+        self.failures.replace(network.name, failures, self.limits.times(network.factor))
+
+
+@lru_cache(maxsize=4096)
+def networks_of(address: str) -> tuple[Network, ...]:
+    """Return whom an address is counted for, the narrowest first: ``sender_of()``, and for IPv6 what is around it."""
+    narrowest = Network(sender_of(address), 1)
+    if not narrowest.name.endswith("/64"):
+        return (narrowest,)
+    prefix = int(IPv6Address(narrowest.name.removesuffix("/64")))
+    around = (
+        Network(f"{IPv6Address(prefix >> (128 - bits) << (128 - bits))}/{bits}", factor) for bits, factor in AGGREGATES
+    )
+    return (narrowest, *around)
 
 
 @lru_cache(maxsize=4096)
@@ -169,5 +215,5 @@ def _mark(username: str) -> str:
     return hashlib.sha256(username.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _tally(sender: str) -> str:
-    return f"failures:{sender}"
+def _tally(network: Network) -> str:
+    return f"failures:{network.name}"

@@ -170,6 +170,34 @@ async def test_guesses_that_were_sent_all_at_once_take_no_more_memory_than_the_l
     assert len(throttle.failures._many["192.0.2.1"].failures) == 3
 
 
+@pytest.mark.parametrize(
+    ("around", "guesses"), [(lambda n: f"2001:db8:0:{n:x}::1", 4), (lambda n: f"2001:db8:0:{n << 8:x}::1", 16)]
+)
+async def test_who_has_many_networks_has_not_so_many_times_the_guesses(
+    throttle: Throttle, around: Callable[[int], str], guesses: int
+) -> None:
+    """A /56 has 256 times a /64, and a /48 has 256 times a /56: the limits are 4 and 16 times those of one."""
+    sent = 0
+    for number in range(256):
+        if not throttle.retry_after(around(number), "ann"):
+            await throttle.failed(around(number), "ann")
+            sent += 1
+    assert sent == 3 * guesses
+    assert throttle.retry_after("2001:db8:1::1", "ann") == 0  # the next /48
+    assert throttle.retry_after("192.0.2.1", "ann") == 0
+
+
+async def test_who_is_right_frees_its_own_network_alone_of_what_was_counted(throttle: Throttle) -> None:
+    for number in range(11):
+        await throttle.failed(f"2001:db8:0:{number:x}::1", "ann")
+    await throttle.failed("2001:db8:0:ff::1", "ann")
+    assert throttle.retry_after("2001:db8:0:fe::1", "ann") > 0
+    await throttle.succeeded("2001:db8:0:ff::1", "ann")
+    assert throttle.retry_after("2001:db8:0:fe::1", "ann") == 0
+    await throttle.failed("2001:db8:0:fe::1", "ann")
+    assert throttle.retry_after("2001:db8:0:ff::1", "ann") > 0  # those of the others still count
+
+
 async def test_memory_is_given_back_after_the_window(throttle: Throttle, clock: Clock) -> None:
     await fail(throttle, "192.0.2.1", "ann", "ann", "ann")
     await fail(throttle, "192.0.2.2", "ann")
