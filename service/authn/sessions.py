@@ -26,7 +26,6 @@ from service.core.model import Proof, Session, SessionCookie
 from service.core.request.cookies import CHUNK, MAX_SEALED
 from service.state.renewals import Renewals
 from service.state.revocation_log import RevocationLog
-from service.state.revocations import of_session
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +168,7 @@ class Sessions:
             renewed = await renew(session)
         except (SessionEnded, NotPermitted) as refusal:
             if claim is not None or isinstance(refusal, NotPermitted):  # nobody else could be told otherwise
-                await self._revocation_log.revoke(of_session(session.id))
+                await self._revocation_log.end(session)
             raise
         self._renewals.renewed[session.id, session.check_at] = renewed
         return renewed

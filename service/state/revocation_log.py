@@ -13,6 +13,7 @@ import time
 from typing import Any, Final
 
 from service.adapters.store import PAGE, TIMEOUT, Store, StoreUnavailable
+from service.core.model import Session
 from service.state.revocations import KEEP, Revocation, RevocationKey, Revocations, name_of_use
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,10 @@ class RevocationLog:
             self._fall_behind(problem)
             return False
         return True
+
+    async def end(self, session: Session) -> bool:
+        """End one session; otherwise as revoke()."""
+        return await self.revoke(self.revocations.end_of(session))
 
     async def first_use(self, kind: str, token_id: str, seconds: float) -> bool:
         """Tell whether this token is seen for the first time within ``seconds``; the issuer belongs into ``kind``.

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+from cachetools import TTLCache
+
 from service.core.identity.sessions import MAX_LIFETIME
 from service.core.model import Session
 
@@ -23,6 +25,7 @@ MARGIN: Final = 300.0  # seconds by which the replicas' clocks may differ
 KEEP: Final = MAX_LIFETIME + MARGIN  # no configuration lets a session live longer, whatever a reload changes
 MAX_ENTRIES: Final = 100_000
 MAX_USED: Final = 100_000
+MAX_SESSIONS_OF_SUBJECT: Final = 32
 _SESSION, _SUBJECT, _PROVIDER_SESSION = "session", "subject", "sid"
 
 RevocationKey = tuple[str, str, str]  # kind, issuer, and the name of the session or subject
@@ -75,6 +78,22 @@ class Revocations:
         self._on_change = on_change
         self._ended: dict[RevocationKey, _Ended] = {}  # the oldest first
         self._used: dict[str, float] = {}  # name → monotonic end, the oldest first
+        self._signed_out: TTLCache[tuple[str, str], int] = TTLCache(
+            MAX_ENTRIES, KEEP
+        )  # sessions, by issuer and subject
+
+    def end_of(self, session: Session) -> Revocation:
+        """Return what ends a session; it holds once it is learnt.
+
+        Of a person who has signed out of ``MAX_SESSIONS_OF_SUBJECT`` sessions, one entry for all that began until then
+        takes the place of further ones: whoever signs in and out all day pushes out nobody else's.
+        """
+        person = session.issuer, session.subject
+        count = self._signed_out.get(person, 0) + 1
+        self._signed_out[person] = count
+        if count > MAX_SESSIONS_OF_SUBJECT:
+            return of_subject(*person, session.began)
+        return of_session(session.id)
 
     def __len__(self) -> int:
         return len(self._ended)

@@ -10,7 +10,7 @@ from service.core.errors import OutOfReach, Problem, Refusal, Rejected
 from service.core.model import Session
 from service.core.request.redirects import HOME, PAGES
 from service.gate.wiring import Wiring
-from service.state.revocations import of_provider_session, of_session, of_subject
+from service.state.revocations import of_provider_session, of_subject
 from service.web.attempts import Attempts
 from service.web.visits import Desk, Visit
 
@@ -80,10 +80,10 @@ class Logout:
             return response
         if not visit.browser.same_origin or self._wiring.seal.open("sign-out", csrf) != session.id.encode():
             return self._ask(visit)
-        ended = [of_session(session.id)]
+        log = self._wiring.revocation_log  # it holds here at once, and on other replicas once the store knows
+        await log.end(session)
         if everywhere:
-            ended.append(of_subject(session.issuer, session.subject, time.time()))
-        await self._wiring.revocation_log.revoke(*ended)  # here at once, on other replicas once the store knows
+            await log.revoke(of_subject(session.issuer, session.subject, time.time()))
         provider = self._wiring.provider
         leads_to = await self._provider_href(visit, session)
         if provider is not None and session.refresh_token:

@@ -146,6 +146,20 @@ async def test_what_has_ended_is_dropped_when_no_session_is_left(monkeypatch: py
         assert [name for _, _, name in here.revocations._ended] == ["s2", "s3"]
 
 
+async def test_one_persons_sign_outs_push_out_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ENTRIES", 40)
+    async with replica(None) as here:
+        bob = ANN._replace(id="b1", subject="bob", provider_sid="")
+        await here.log.end(bob)
+        sessions = [ANN._replace(id=f"s{number}", began=1000.0 + number, provider_sid="") for number in range(200)]
+        for one in sessions:
+            await here.log.end(one)
+            assert here.revocations.revoked(one)
+        assert all(here.revocations.revoked(one) for one in (bob, *sessions))
+        assert len(here.revocations) <= 1 + module.MAX_SESSIONS_OF_SUBJECT + 1
+        assert not here.revocations.revoked(ANN._replace(id="s200", began=1200.0, provider_sid=""))  # signed in again
+
+
 async def test_memory_is_bounded_and_the_oldest_goes_first(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
