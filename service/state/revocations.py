@@ -80,7 +80,7 @@ class Revocations:
         self._used: dict[str, float] = {}  # name → monotonic end, the oldest first
         self._signed_out: TTLCache[tuple[str, str], int] = TTLCache(
             MAX_ENTRIES, KEEP
-        )  # sessions, by issuer and subject
+        )  # sessions
 
     def end_of(self, session: Session) -> Revocation:
         """Return what ends a session; it holds once it is learnt.
