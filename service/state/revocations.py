@@ -78,9 +78,7 @@ class Revocations:
         self._on_change = on_change
         self._ended: dict[RevocationKey, _Ended] = {}  # the oldest first
         self._used: dict[str, float] = {}  # name → monotonic end, the oldest first
-        self._signed_out: TTLCache[tuple[str, str], int] = TTLCache(
-            MAX_ENTRIES, KEEP
-        )  # sessions
+        self._signed_out: TTLCache[tuple[str, str], int] = TTLCache(MAX_ENTRIES, KEEP)  # sessions
 
     def end_of(self, session: Session) -> Revocation:
         """Return what ends a session; it holds once it is learnt.
