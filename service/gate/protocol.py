@@ -21,12 +21,14 @@ class BoundedHeadProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._received = 0  # bytes since the last request ended, of which some may be a body's
+        self._received = 0  # bytes since the last request ended, at the least
+        self._chunk = 0  # bytes that came last, in which one request may end and another begin
         self._in_head = True
 
     def data_received(self, data: bytes) -> None:
         """Take what the peer sends; of a head that does not end, no more than the bound is kept."""
-        self._received += len(data)
+        self._chunk = len(data)
+        self._received += self._chunk
         super().data_received(data)
         if self._received > MAX_HEAD and self._in_head and not self.transport.is_closing():
             self._refuse()
@@ -34,7 +36,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin to answer, unless the head that came is too large."""
         self._in_head = False
-        if self._received > MAX_HEAD and self._size_of_head() > MAX_HEAD:
+        if max(self._received, self._chunk) > MAX_HEAD and self._size_of_head() > MAX_HEAD:
             raise _HeadTooLargeError
         super().on_headers_complete()
 
