@@ -21,8 +21,9 @@ class BoundedHeadProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._received = 0  # bytes since the last request ended, at the least
-        self._chunk = 0  # bytes that came last, in which one request may end and another begin
+        self._received = 0  # bytes of the request, but for those that came together with the end of the one before
+        self._together = 0  # so many may have come together with that, at the most
+        self._chunk = 0  # bytes that came last
         self._in_head = True
 
     def data_received(self, data: bytes) -> None:
@@ -36,13 +37,13 @@ class BoundedHeadProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin to answer, unless the head that came is too large."""
         self._in_head = False
-        if max(self._received, self._chunk) > MAX_HEAD and self._size_of_head() > MAX_HEAD:
+        if self._received + self._together > MAX_HEAD and self._size_of_head() > MAX_HEAD:
             raise _HeadTooLargeError
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Count anew for the next request."""
-        self._received, self._in_head = 0, True
+        self._received, self._together, self._in_head = 0, self._chunk, True
         super().on_message_complete()
 
     def _size_of_head(self) -> int:
