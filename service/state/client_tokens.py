@@ -1,4 +1,4 @@
-"""What issuers granted to clients."""
+"""Access tokens that issuers granted to clients (RFC 6749 §4.4)."""
 
 import json
 from collections import Counter
@@ -17,10 +17,10 @@ Outcome = Literal["granted", "refused", "unavailable"]
 
 @dataclass(frozen=True, slots=True)
 class GrantPolicy:
-    """Whose ids are proved to an issuer, and what is asked for; ``remember`` and ``timeout`` are in seconds.
+    """Which client ids are verified at an issuer, and what the token request contains.
 
-    ``clients`` are patterns. An empty ``token_endpoint`` is discovered. ``audience`` and ``resource`` (RFC 8707) are
-    for issuers that need to be told whom the token is for.
+    ``clients`` are patterns. If ``token_endpoint`` is empty, discovery provides it. ``audience`` and ``resource``
+    (RFC 8707) are for issuers that need them. ``remember`` and ``timeout`` are in seconds.
     """
 
     clients: frozenset[str]
@@ -33,12 +33,12 @@ class GrantPolicy:
     timeout: float = 10.0
 
     def form(self) -> dict[str, str]:
-        """Return what is sent, but for the client itself (RFC 6749 §4.4.2)."""
+        """Return the form of the token request, without the client's credentials (RFC 6749 §4.4.2)."""
         form = {"scope": " ".join(sorted(self.scopes)), "audience": self.audience, "resource": self.resource}
         return {"grant_type": "client_credentials", **{name: value for name, value in form.items() if value}}
 
     def asked(self, issuer: str) -> dict[str, Any]:
-        """Return all that decides what an issuer grants, and for how long that is remembered."""
+        """Return everything that the issuer's answer, and how long it is remembered, depends on."""
         return {"issuer": issuer, **asdict(self), "clients": "", "scopes": sorted(self.scopes)}
 
 
@@ -53,21 +53,18 @@ class ClientToken(NamedTuple):
 
 
 class ClientTokens:
-    """Remembers grants, each for the very pair and the very request that it was the answer to.
-
-    So a policy that asks for something else finds nothing, and needs no forgetting.
-    """
+    """Remembers access tokens. An entry is only valid for the same client, secret and token request."""
 
     def __init__(self) -> None:
-        self.outcomes: Counter[tuple[str, Outcome]] = Counter()  # of the calls to issuers, by issuer
+        self.outcomes: Counter[tuple[str, Outcome]] = Counter()  # of token requests, by issuer
         self.granted: LRUCache[bytes, ClientToken] = LRUCache(MAX_CLIENTS)
         self._fingerprints = Fingerprints()
 
     def key_of(self, credential: Basic, asked: dict[str, Any]) -> bytes:
-        """Return the key of what is asked for as a client; it holds no secret."""
+        """Return the key for a client and a token request. It is an HMAC and contains no secret."""
         return self._fingerprints.of(request_of(credential, asked))
 
 
 def request_of(credential: Basic, asked: dict[str, Any]) -> bytes:
-    """Return one text for a client and what is asked for it, which no other client and question have."""
+    """Return an unambiguous text of a client's credentials and a token request."""
     return json.dumps([asked, *credential]).encode()

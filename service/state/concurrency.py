@@ -1,4 +1,4 @@
-"""Bounds on work that is dear: how many run at once, how many wait, and how soon the rest are refused."""
+"""Limits on expensive work: how many callers run at once, how many wait, and what happens to the others."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,22 +8,22 @@ from typing import Final
 from service.core.errors import Problem, Throttled
 
 REFUSAL_DELAY: Final = 0.25  # seconds
-MAX_DELAYED: Final = 1_000  # callers who are held that long at once; beyond them, holding would cost more than it saves
+MAX_DELAYED: Final = 1_000  # callers that are delayed at the same time; more are refused at once
 RETRY_AFTER: Final = 2  # seconds
 
 
 class RefusalDelay:
-    """Holds callers for a moment before they are refused.
+    """Delays callers before they are refused.
 
-    Whoever sends guess after guess would otherwise send the next one at once, and the event loop would be busy with
-    refusals. An honest caller may find room in the meantime.
+    This slows down a client that sends one guess after another, and keeps the event loop free. For an honest client, a
+    slot may become free in the meantime.
     """
 
     def __init__(self) -> None:
         self._held = 0
 
     async def wait(self) -> None:
-        """Return after ``REFUSAL_DELAY`` seconds, or at once where ``MAX_DELAYED`` callers are held already."""
+        """Return after ``REFUSAL_DELAY`` seconds, or immediately if ``MAX_DELAYED`` callers are being delayed."""
         if self._held >= MAX_DELAYED:
             return
         self._held += 1
@@ -34,9 +34,9 @@ class RefusalDelay:
 
 
 class ConcurrencyLimit:
-    """Lets ``running`` callers work at once and ``waiting`` more wait for their turn; the others are refused.
+    """Lets ``running`` callers work at the same time and ``waiting`` more queue for a slot. Others are refused.
 
-    ``problem`` and ``facts`` are what the refusal says; how many callers are inside is added as ``waiting``.
+    A refusal has ``problem`` and ``facts`` as its cause, and the number of callers inside as the fact ``waiting``.
     """
 
     def __init__(self, running: int, waiting: int, delay: RefusalDelay, problem: Problem, **facts: str) -> None:
@@ -45,16 +45,16 @@ class ConcurrencyLimit:
         self._delay = delay
         self._problem = problem
         self._facts = facts
-        self.inside = 0  # callers who work or wait
+        self.inside = 0  # callers that work or wait
 
     @property
     def full(self) -> bool:
-        """Tell whether the next caller would be refused."""
+        """Tell whether the next caller is refused, unless a slot becomes free in time."""
         return self.inside >= self._capacity
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Enter when it is the caller's turn, or raise Throttled where there is still no room after a moment."""
+        """Wait for a slot and hold it; raise Throttled if the queue is full and stays full for ``REFUSAL_DELAY``."""
         if self.full:
             await self._delay.wait()
         if self.full:

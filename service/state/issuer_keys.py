@@ -1,8 +1,8 @@
-"""The keys that issuers publish, as they were last fetched.
+"""The cache of issuers' keys.
 
-They outlive every configuration. How long they may be believed is policy, and is given with each question: so a bound
-that a reload tightens holds for the keys at hand. There is one fetch at a time for all who wait, and the cool-down that
-forbids the next one is armed *before* it starts, so a stranger's invented key ids cost one fetch a cool-down.
+The cache outlives every configuration. How long keys may be used is policy and is passed in with each call, so a limit
+that a reload tightens applies to cached keys as well. Concurrent requests share one fetch. The cool-down that delays
+the next fetch starts *before* the fetch does, so a flood of unknown key ids causes at most one fetch in each cool-down.
 """
 
 import asyncio
@@ -22,19 +22,21 @@ from service.state.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING: Final = 1_000  # requests that wait for one fetch; more are put off at once
-REFRESH_AT: Final = 0.8  # of a key set's lifetime: before it ends, with time for a second try
+MAX_WAITING: Final = 1_000  # requests that may wait for one fetch; others do not wait
+REFRESH_AT: Final = 0.8  # of a key set's lifetime, which leaves time for a retry
 FIRST_RETRY: Final = 1.0  # seconds
 LAST_RETRY: Final = 30.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
-    """How long keys are believed, in seconds.
+    """How long keys are used, in seconds.
 
-    ``refresh`` bounds how long a removed key stays accepted while the issuer answers, ``max_stale`` while it does not.
-    ``cooldown`` is the least time between two fetches that requests cause. ``min_refresh`` bounds what the issuer's
-    Cache-Control may ask for. ``timeout`` bounds one fetch, discovery included.
+    ``refresh``: a key that the issuer removed is accepted at most this long, while the issuer answers.
+    ``max_stale``: the same, while the issuer does not answer.
+    ``cooldown``: the minimum time between two fetches that requests cause.
+    ``min_refresh``: the shortest lifetime that the issuer's Cache-Control can ask for.
+    ``timeout``: the limit for one fetch, discovery included.
     """
 
     refresh: float = 300.0
@@ -44,24 +46,24 @@ class KeyPolicy:
     timeout: float = 5.0
 
     def lifetime(self, max_age: float | None) -> float:
-        """Return after how many seconds keys are fetched again that the issuer calls fresh for ``max_age``."""
+        """Return the lifetime of keys in seconds, given the response's ``max_age`` in seconds, or None if it had none."""
         return self.refresh if max_age is None else min(max(max_age, self.min_refresh), self.refresh)
 
 
 class IssuerKeys:
-    """What one issuer published last. ``on_change`` is called when its keys are others than before."""
+    """The keys and the discovery document of one issuer. ``on_change`` is called when a fetch brings different keys."""
 
     def __init__(
         self, source: KeySource, client: httpx.AsyncClient, on_change: Callable[[], None] = lambda: None
     ) -> None:
         self.source = source
         self.keys: KeySet = NO_KEYS
-        self.metadata: Mapping[str, Any] = {}  # the last good discovery document
+        self.metadata: Mapping[str, Any] = {}  # the discovery document
         self.fetches = 0
         self.failures = 0
         self.last_problem = ""
         self.fetched_at = float("-inf")  # monotonic: when the last successful fetch began
-        self.fetched_wall = float("-inf")  # the same, in seconds since the epoch
+        self.fetched_wall = float("-inf")  # the same moment in seconds since the epoch
         self._client = client
         self._on_change = on_change
         self._max_age: float | None = None
@@ -76,11 +78,11 @@ class IssuerKeys:
 
     @property
     def retry_after(self) -> int:
-        """Return the seconds until a request may cause the next fetch, at least 1."""
+        """Return the seconds until a request may cause the next fetch; at least 1."""
         return max(1, round(self._cool_until - time.monotonic() + 0.5)) if self._cool_until > 0 else 1
 
     async def keep_fresh(self, policy: KeyPolicy) -> None:
-        """Fetch now, and again before the keys get old, for ever; after a failure sooner, less and less often."""
+        """Fetch the keys now and again before they expire, until cancelled. Retry failures with increasing pauses."""
         failed_in_a_row = 0
         while True:
             if await self.refresh(policy):
@@ -92,7 +94,7 @@ class IssuerKeys:
             await asyncio.sleep(pause * random.uniform(0.9, 1.0))  # noqa: S311 - spreads replicas, no secret
 
     async def refresh_for_request(self, policy: KeyPolicy) -> None:
-        """Fetch, or wait for the fetch under way, unless the cool-down forbids it or too many wait already."""
+        """Fetch the keys or wait for a running fetch, unless the cool-down or ``MAX_WAITING`` forbids it."""
         may_fetch = self.source in self._flight or time.monotonic() >= self._cool_until
         if not may_fetch or self._waiting >= MAX_WAITING:
             return
@@ -105,15 +107,15 @@ class IssuerKeys:
             self._waiting -= 1
 
     async def refresh(self, policy: KeyPolicy) -> bool:
-        """Fetch the keys, or wait for the fetch that is under way; tell whether it succeeded."""
+        """Fetch the keys or wait for a running fetch; tell whether it succeeded."""
         try:
             await self._flight.run(self.source, lambda: self._fetch(policy))
-        except Exception:  # noqa: BLE001 - _fetch() has told the log
+        except Exception:  # noqa: BLE001 - _fetch() has logged it
             return False
         return True
 
     async def close(self) -> None:
-        """End a fetch that is under way."""
+        """Cancel a running fetch."""
         await self._flight.cancel()
 
     async def _fetch(self, policy: KeyPolicy) -> None:
@@ -143,10 +145,7 @@ class IssuerKeys:
 
 
 class KeysByIssuer:
-    """The keys of every issuer that a configuration names; people's provider has keys of its own.
-
-    Who may sign people in is not whose tokens machines may send, even where both are one server.
-    """
+    """The key caches of all issuers. The provider for sign-in has its own, even if it also issues machines' tokens."""
 
     def __init__(self, client: httpx.AsyncClient, on_change: Callable[[], None]) -> None:
         self._client = client
@@ -154,11 +153,11 @@ class KeysByIssuer:
         self._keys: dict[tuple[str, KeySource], IssuerKeys] = {}
 
     def of_tokens(self, source: KeySource) -> IssuerKeys:
-        """Return the keys that verify the tokens of machines."""
+        """Return the cache of the keys that verify access tokens."""
         return self._of("tokens", source, self._on_change)
 
     def of_sign_in(self, source: KeySource) -> IssuerKeys:
-        """Return the keys that verify the ID tokens of people."""
+        """Return the cache of the keys that verify ID tokens."""
         return self._of("sign-in", source, lambda: None)
 
     def _of(self, purpose: str, source: KeySource, on_change: Callable[[], None]) -> IssuerKeys:
@@ -168,10 +167,10 @@ class KeysByIssuer:
         return found
 
     def keep_only(self, in_use: Collection[IssuerKeys]) -> None:
-        """Forget the issuers that no configuration names any more."""
+        """Drop the caches of issuers that are no longer configured."""
         self._keys = {name: keys for name, keys in self._keys.items() if keys in in_use}
 
     async def close(self) -> None:
-        """End every fetch that is under way."""
+        """Cancel all running fetches."""
         for keys in self._keys.values():
             await keys.close()

@@ -1,4 +1,4 @@
-"""All that is learnt while the process runs."""
+"""The state of the process: everything that is learnt while it runs."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -17,9 +17,9 @@ from service.telemetry.events import Telemetry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessState:
-    """What outlives every configuration; a reload never touches it, and nothing here depends on a setting.
+    """State that outlives every configuration. No member depends on a setting, and each limits its own size.
 
-    Each member has a bound of its own. ``client`` is for every call to an issuer or a provider.
+    ``client`` makes all calls to issuers and providers.
     """
 
     client: httpx.AsyncClient
@@ -35,7 +35,7 @@ class ProcessState:
 
     @classmethod
     def empty(cls, client: httpx.AsyncClient) -> Self:
-        """Return the state of a process that has just begun."""
+        """Return the state of a process that has just started."""
         verdicts = Verdicts()
         return cls(
             client=client,
@@ -45,7 +45,7 @@ class ProcessState:
         )
 
     async def close(self) -> None:
-        """End what is under way, and every connection."""
+        """Cancel running renewals and fetches, and close all connections."""
         await self.renewals.under_way.cancel()
         await self.keys.close()
         await self.client.aclose()

@@ -1,7 +1,7 @@
-"""Renewals of sessions: under way, just made, or left to another replica.
+"""Renewals of sessions by refresh token: running, recent, or made by another replica.
 
-A page asks for many things at once, and a refresh token may be good for one use: so all of them share one renewal,
-whichever configuration they began with.
+A page sends many requests at once, but a refresh token can often be used only once. So all requests share one renewal,
+across reloads of the configuration.
 """
 
 from typing import Final
@@ -13,16 +13,16 @@ from service.core.model import Session
 from service.state.single_flight import SingleFlight
 
 MAX_SESSIONS: Final = 5_000
-RENEWED_SECONDS: Final = 600.0  # for which requests with the cookie of before may still come
+RENEWED_SECONDS: Final = 600.0  # in which requests with the previous cookie may still arrive
 
-SessionCheck = tuple[str, float]  # the id of a session, and its check_at: one renewal
+SessionCheck = tuple[str, float]  # session id and check_at: identifies one renewal
 
 
 class Renewals:
-    """Remembers renewals; times are in seconds since the epoch."""
+    """Remembers renewals. Times are in seconds since the epoch."""
 
     def __init__(self) -> None:
-        self.under_way: SingleFlight[str, Session] = SingleFlight()  # by the id of the session
+        self.under_way: SingleFlight[str, Session] = SingleFlight()  # by session id
         self.renewed: TTLCache[SessionCheck, Session] = TTLCache(MAX_SESSIONS, RENEWED_SECONDS)
         self.left_to_peer_at: TTLCache[SessionCheck, float] = TTLCache(MAX_SESSIONS, MAX_LIFETIME)
-        self.retry_at: dict[str, float] = {}  # by issuer: not asked again before
+        self.retry_at: dict[str, float] = {}  # by issuer: the time of the next attempt after a failure

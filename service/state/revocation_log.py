@@ -1,9 +1,8 @@
-"""Revocations, shared by the replicas.
+"""Revocations, shared by all replicas through the store.
 
-With a store, each revocation is appended to one log, which all replicas follow: it arrives at once, and a replica that
-was cut off, or has just started, reads what it missed, and writes what the others lack, at most ``HEALED_WITHIN``
-seconds after the store can be reached again. The order is the store's; the clocks of replicas may differ by
-``revocations.MARGIN``.
+Each revocation is appended to one log in the store, and all replicas follow this log. A replica that was disconnected
+or has just started reads what it missed and writes what the log lacks, at most ``HEALED_WITHIN`` seconds after the
+store can be reached again. The store determines the order. The replicas' clocks may differ by ``revocations.MARGIN``.
 """
 
 import asyncio
@@ -18,30 +17,30 @@ from service.state.revocations import KEEP, Revocation, RevocationKey, Revocatio
 
 log = logging.getLogger(__name__)
 
-WAIT: Final = 1.0  # seconds a read stays open for news; also how soon a failed write is tried again
-RETRY: Final = 0.5  # seconds
-START: Final = 3.0  # seconds that a start waits for the store
-LOOK_AGAIN: Final = 60.0  # seconds; a store may lose the log (a flush, a fail-over) and keep the connection
+WAIT: Final = 1.0  # seconds that a read waits for new entries; also the delay before a failed write is repeated
+RETRY: Final = 0.5  # seconds between attempts to reach the store
+START: Final = 3.0  # seconds that start() waits for the store
+LOOK_AGAIN: Final = 60.0  # seconds; a store can lose the log (flush, fail-over) without closing connections
 HEALED_WITHIN: Final = WAIT + RETRY + 2 * TIMEOUT
 _LOG: Final = "revocations"
 
 
 class RevocationLog:
-    """Adds to what is revoked, here and, with a ``store``, on every replica; follows what the others add."""
+    """Revokes sessions on this replica and, with a ``store``, on all replicas; follows what other replicas revoke."""
 
     def __init__(self, revocations: Revocations, store: Store | None) -> None:
         self.revocations = revocations
         self._store = store
-        self._behind = True  # the store's log and what is remembered here may differ
+        self._behind = True  # the log and the memory of this replica may differ
         self._position = "0"
         self._look_at = 0.0  # monotonic
         self._problem = "not asked yet"
         self._follower: asyncio.Task[None] | None = None
 
     async def revoke(self, *revocations: Revocation) -> bool:
-        """End sessions: here when this is called, before it is awaited upon.
+        """Revoke sessions. It is in force on this replica before the first suspension.
 
-        Return False where the other replicas cannot be told now: they will be, once the store can be reached.
+        Returns False if the store cannot be reached: the other replicas learn of it once it can.
         """
         self.revocations.learn(revocations)
         if self._store is None:
@@ -54,13 +53,13 @@ class RevocationLog:
         return True
 
     async def end(self, session: Session) -> bool:
-        """End one session; otherwise as revoke()."""
+        """Revoke one session; otherwise like ``revoke()``."""
         return await self.revoke(self.revocations.end_of(session))
 
     async def first_use(self, kind: str, token_id: str, seconds: float) -> bool:
-        """Tell whether this token is seen for the first time within ``seconds``; the issuer belongs into ``kind``.
+        """Tell whether this token is used for the first time within ``seconds``. ``kind`` includes the issuer.
 
-        While the store cannot be reached, each replica knows only what it has seen itself.
+        While the store cannot be reached, each replica only knows the uses that it has seen itself.
         """
         name = name_of_use(kind, token_id)
         if not self.revocations.first_use(name, seconds):
@@ -76,7 +75,7 @@ class RevocationLog:
     # what keeps replicas together -------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Learn what was revoked before, and follow from here on; without the store, go on without it."""
+        """Read the log and follow it from then on. If the store cannot be reached, go on without it and keep trying."""
         if self._store is None:
             return
         try:
@@ -87,13 +86,13 @@ class RevocationLog:
         self._follower = asyncio.create_task(self._follow(self._store), name="revocations")
 
     async def stop(self) -> None:
-        """End the background work."""
+        """Stop following the log."""
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.wait([self._follower])
 
     def state(self) -> dict[str, Any]:
-        """Return whether all that was revoked anywhere is known here, and if not, why not."""
+        """Return whether the store is connected, and the problem if it is not, for the readiness document."""
         if self._store is None:
             return {"state": "none", "problem": ""}
         return {"state": "unreachable" if self._problem else "connected", "problem": self._problem}
@@ -113,8 +112,8 @@ class RevocationLog:
                 await asyncio.sleep(RETRY)
 
     async def _catch_up(self, store: Store) -> None:
-        """Read the log from its start, and append what is known here and does not stand there."""
-        self._behind = False  # a write that fails from here on is for the next time
+        """Read the whole log, and append the revocations that it lacks."""
+        self._behind = False  # a write that fails from here on is repeated next time
         self._position = "0"
         there: dict[RevocationKey, float] = {}
         while page := await store.read(_LOG, self._position):
@@ -153,7 +152,7 @@ def _render(revocation: Revocation) -> str:
 
 
 def _parse(text: str, latest: float) -> Revocation | None:
-    """Return an entry of the log, or None for what is none: an entry of a later version stops nobody."""
+    """Return an entry of the log, or None if it cannot be read: it may be from a later version."""
     try:
         kind, issuer, name, before, until = json.loads(text)
         return Revocation((str(kind), str(issuer), str(name)), float(before), min(float(until), latest))

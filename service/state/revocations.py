@@ -1,10 +1,10 @@
-"""Sessions that ended before their time.
+"""Revoked sessions.
 
-A session lives in its cookie alone, so what ends early has to be remembered until it would have ended anyway. Looking
-that up is local and never waits.
+A session exists only in its cookie, so a session that ends early has to be remembered until it would have expired. The
+lookup is local and never waits.
 
-WITHOUT A STORE a restart forgets it all: a cookie that was copied and then signed out is good again until its own end,
-unless the key that seals sessions is changed too.
+WITHOUT A STORE a restart forgets all revocations: a copied cookie of a session that was signed out is valid again until
+it expires, unless the session key is changed as well.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from service.core.model import Session
 
 log = logging.getLogger(__name__)
 
-MARGIN: Final = 300.0  # seconds by which the replicas' clocks may differ
-KEEP: Final = MAX_LIFETIME + MARGIN  # no configuration lets a session live longer, whatever a reload changes
+MARGIN: Final = 300.0  # seconds: the maximum difference between the replicas' clocks
+KEEP: Final = MAX_LIFETIME + MARGIN  # seconds: the longest lifetime that any configuration can give a session
 MAX_ENTRIES: Final = 100_000
 MAX_USED: Final = 100_000
 MAX_SESSIONS_OF_SUBJECT: Final = 32
@@ -32,7 +32,7 @@ RevocationKey = tuple[str, str, str]  # kind, issuer, and the name of the sessio
 
 
 class Revocation(NamedTuple):
-    """Sessions under ``key`` that began at or before ``before`` have ended; at ``until`` none of them would be left.
+    """Revokes the sessions under ``key`` that began at or before ``before``. At ``until`` all of them have expired.
 
     Times are in seconds since the epoch.
     """
@@ -51,40 +51,40 @@ _NEVER: Final = _Ended(-1.0, -1.0)
 
 
 def of_session(session_id: str) -> Revocation:
-    """Return the end of one session."""
+    """Return the revocation of one session."""
     now = time.time()
     return Revocation((_SESSION, "", session_id), now, now + KEEP)
 
 
 def of_subject(issuer: str, subject: str, before: float) -> Revocation:
-    """Return the end of every session of a person that began at or before a time, in seconds since the epoch."""
+    """Return the revocation of all sessions of a person that began at or before ``before`` (seconds since the epoch)."""
     return Revocation((_SUBJECT, issuer, subject), before, time.time() + KEEP)
 
 
 def of_provider_session(issuer: str, sid: str, before: float) -> Revocation:
-    """Return the end of every session of one of the provider's own (OIDC Back-Channel Logout §2.1) begun by then."""
+    """Return the revocation of all sessions of one provider session (OIDC Back-Channel Logout §2.1) begun by then."""
     return Revocation((_PROVIDER_SESSION, issuer, sid), before, time.time() + KEEP)
 
 
 class Revocations:
-    """Remembers what ended, and which single-use tokens were used, for all configurations.
+    """Remembers revocations and used single-use tokens.
 
-    Of more than ``MAX_ENTRIES`` the oldest goes first, with a warning. Only sign-outs of sessions that were proved, and
-    logout tokens that were verified, add to them. ``on_change`` is called when something is newly revoked, here or
-    elsewhere: what was proved before may no longer be believed.
+    Only sign-outs of valid sessions and verified logout tokens add entries. If there are more than ``MAX_ENTRIES``, the
+    oldest is dropped and a warning is logged. ``on_change`` is called when a new revocation is learnt, from this
+    replica or another: cached proofs may no longer be valid.
     """
 
     def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
         self._on_change = on_change
-        self._ended: dict[RevocationKey, _Ended] = {}  # the oldest first
-        self._used: dict[str, float] = {}  # name → monotonic end, the oldest first
+        self._ended: dict[RevocationKey, _Ended] = {}  # oldest first
+        self._used: dict[str, float] = {}  # name → monotonic end, oldest first
         self._signed_out: TTLCache[tuple[str, str], int] = TTLCache(MAX_ENTRIES, KEEP)  # sessions
 
     def end_of(self, session: Session) -> Revocation:
-        """Return what ends a session; it holds once it is learnt.
+        """Return the revocation of a session, to be passed to ``learn()``.
 
-        Of a person who has signed out of ``MAX_SESSIONS_OF_SUBJECT`` sessions, one entry for all that began until then
-        takes the place of further ones: whoever signs in and out all day pushes out nobody else's.
+        After ``MAX_SESSIONS_OF_SUBJECT`` sign-outs of one person, further ones share one entry for all of the person's
+        sessions that began until then. So one account cannot fill the memory and push out other people's revocations.
         """
         person = session.issuer, session.subject
         count = self._signed_out.get(person, 0) + 1
@@ -100,7 +100,7 @@ class Revocations:
         return (Revocation(key, *ended) for key, ended in list(self._ended.items()))
 
     def revoked(self, session: Session) -> bool:
-        """Tell whether this session has ended before its time; looks at memory alone."""
+        """Tell whether this session is revoked. Only looks at memory."""
         ended = self._ended
         if not ended:
             return False
@@ -111,7 +111,7 @@ class Revocations:
         return bool(sid) and began <= ended.get((_PROVIDER_SESSION, issuer, sid), _NEVER).before
 
     def learn(self, revocations: Iterable[Revocation]) -> None:
-        """Remember what is news; it holds at once."""
+        """Remember revocations. They are in force when this returns."""
         now, news = time.time(), False
         for key, before, until in revocations:
             if until > now and before > self._ended.get(key, _NEVER).before:
@@ -124,7 +124,7 @@ class Revocations:
             self._on_change()
 
     def first_use(self, name: str, seconds: float) -> bool:
-        """Tell whether this name is used for the first time within ``seconds``, and remember that it was."""
+        """Tell whether this name is used for the first time within ``seconds``, and remember the use."""
         now = time.monotonic()
         if self._used.get(name, now) > now:
             return False
@@ -135,12 +135,12 @@ class Revocations:
 
 
 def name_of_use(kind: str, token_id: str) -> str:
-    """Return the name under which the use of a token is remembered; the issuer belongs into ``kind``."""
+    """Return the name under which the use of a token is remembered. ``kind`` includes the issuer."""
     return "used:" + hashlib.sha256(json.dumps([kind, token_id]).encode()).hexdigest()
 
 
 def _drop_oldest(entries: dict[Any, Any], over: Callable[[Any], bool], capacity: int) -> int:
-    """Drop from the front what is over, then what is too many; return how many of the latter."""
+    """Drop expired entries from the front, then the oldest beyond ``capacity``; return how many of the latter."""
     while entries and over(entries[first := next(iter(entries))]):
         del entries[first]
     surplus = max(0, len(entries) - capacity)

@@ -1,4 +1,4 @@
-"""One piece of work for all who ask for it at the same time."""
+"""Single flight: concurrent callers with the same key share one piece of work."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
@@ -10,19 +10,19 @@ Result = TypeVar("Result")
 
 
 class SingleFlight(Generic[Key, Result]):
-    """Runs one task for each key at a time; callers who ask for a key that is under way share its outcome."""
+    """Runs at most one task for each key. Callers that arrive while it runs get its result or its exception."""
 
     def __init__(self) -> None:
         self._tasks: dict[Key, asyncio.Task[Result]] = {}
 
     def __contains__(self, key: Key) -> bool:
-        """Tell whether the work for a key is under way."""
+        """Tell whether a task for this key is running."""
         return key in self._tasks
 
     async def run(self, key: Key, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """Return what the work returns, or raise what it raises.
+        """Return the result of ``work``, or raise its exception.
 
-        A caller that is cancelled does not end the work: others may wait for it.
+        ``work`` is called only if no task for the key is running. Cancelling a caller does not cancel the task.
         """
         task = self._tasks.get(key)
         if task is None:
@@ -34,10 +34,10 @@ class SingleFlight(Generic[Key, Result]):
     def _forget(self, key: Key, task: asyncio.Task[Result]) -> None:
         del self._tasks[key]
         if not task.cancelled():
-            task.exception()  # every waiter gets it; this only tells asyncio that somebody has
+            task.exception()  # marks it as retrieved: each caller has received it
 
     async def cancel(self) -> None:
-        """End all work that is under way; its waiters are cancelled, too."""
+        """Cancel all running tasks, and with them their callers."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

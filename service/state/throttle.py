@@ -1,6 +1,6 @@
-"""Wrong passwords are counted, by address and by user name at an address; too many, and the sender waits.
+"""The throttle: wrong passwords are counted by address, and by user name at an address.
 
-A person who is attacked from elsewhere is not locked out: what counts is where the wrong passwords come from.
+What counts is where wrong passwords come from. So an attack from elsewhere does not lock a user out.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from service.core.request.proxies import parse_address
 
 MAX_SENDERS: Final = 100_000  # below their limits, and as many who have reached one
 AGGREGATES: Final = ((56, 4), (48, 16))  # larger IPv6 networks, and how many times the limits hold for each
-_OTHERS: Final = ""  # stands for the names that another replica has counted and this one has not
+_OTHERS: Final = ""  # the user names that only another replica has counted
 
 
 class _Failure(NamedTuple):
@@ -42,9 +42,9 @@ def _forgotten_at(_: str, counted: _Counted, now: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class GuessLimits:
-    """How many wrong passwords an address may send within any ``window`` seconds: ``attempts`` in all.
+    """How many wrong passwords an address may send within any ``window`` seconds.
 
-    ``per_name`` bounds those for one user name at one address, where that is fewer.
+    ``attempts``: for all user names together. ``per_name``: for one user name; at most ``attempts``.
     """
 
     attempts: int
@@ -55,15 +55,16 @@ class GuessLimits:
         object.__setattr__(self, "per_name", min(self.per_name, self.attempts))
 
     def times(self, factor: int) -> "GuessLimits":
-        """Return limits that are so many times as high."""
+        """Return limits that are ``factor`` times as high, over the same window."""
         return self if factor == 1 else GuessLimits(self.attempts * factor, self.window, self.per_name * factor)
 
 
 class FailedAttempts:
-    """Remembers wrong passwords by where they came from, for as long as the limits ask that they were counted under.
+    """Remembers wrong passwords by sender, for the window of the limits under which they were counted.
 
-    Memory is bounded, and what does not fit is forgotten, never refused. Senders with a few failures push out each
-    other, and never one who has reached a limit.
+    Memory is limited to ``capacity`` senders below their limits, and as many that have reached one. The least recently
+    used is dropped; nobody is refused because memory is full. Senders with few failures cannot push out a sender that
+    has reached a limit.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, capacity: int = MAX_SENDERS) -> None:
@@ -72,13 +73,13 @@ class FailedAttempts:
         self._many: TLRUCache[str, _Counted] = TLRUCache(capacity, _forgotten_at, clock)  # at a limit
 
     def of(self, sender: str, window: float) -> list[_Failure]:
-        """Return a sender's failures within the last ``window`` seconds, the oldest first."""
+        """Return a sender's failures within the last ``window`` seconds, oldest first."""
         oldest = self.clock() - window
         counted = self._many.get(sender) or self._few.get(sender)
         return [one for one in counted.failures if one.at > oldest] if counted else []
 
     def replace(self, sender: str, failures: Sequence[_Failure], limits: GuessLimits) -> None:
-        """Put other failures in the place of a sender's; beyond the limit the last are all that matter."""
+        """Replace a sender's failures. Only the newest are kept, as many as the limits allow."""
         self._many.pop(sender, None)
         self._few.pop(sender, None)
         if failures:
@@ -89,7 +90,7 @@ class FailedAttempts:
 
 
 class Network(NamedTuple):
-    """Whom an address is counted for: itself or a network around it, and how many times the limits hold there."""
+    """What an address is counted for: itself or a network around it. Limits are multiplied by ``factor``."""
 
     name: str
     factor: int
@@ -97,7 +98,7 @@ class Network(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """Counts wrong passwords in ``failures``, and says how long a sender has to wait under these limits.
+    """Counts wrong passwords, and tells how long a sender has to wait under these limits.
 
     An IPv6 address stands for its /64, which is one subscriber's, and counts for the /56 and the /48 around it as well,
     under limits that are 4 and 16 times as high: a subscriber may have any of these. Callers without a readable address
@@ -110,7 +111,7 @@ class Throttle:
     store: Store | None = None
 
     def retry_after(self, address: str, username: str) -> int:
-        """Return for how many seconds no password is to be looked at, where 0 means go ahead; never waits."""
+        """Return the seconds for which no password of this sender is checked; 0 if it may be checked now."""
         return math.ceil(max(self._wait(network, username) for network in networks_of(address)))
 
     def _wait(self, network: Network, username: str) -> float:
@@ -128,7 +129,7 @@ class Throttle:
         return wait
 
     async def failed(self, address: str, username: str) -> None:
-        """Count a wrong password: here before anything is awaited, on another replica when that counts its next."""
+        """Count a wrong password. On this replica it counts before the first suspension."""
         failure = _Failure(self.failures.clock(), _mark(username), sender_of(address))
         networks = networks_of(address)
         for network in networks:
@@ -143,7 +144,7 @@ class Throttle:
             self._learn(network, failure, *counted)
 
     def _learn(self, network: Network, failure: _Failure, of_name: int, of_all: int, remaining: float) -> None:
-        """Count what the other replicas have counted, too."""
+        """Add what the other replicas have counted."""
         known, attempts = self._of(network), self.limits.attempts * network.factor
         began = self.failures.clock() - max(0.0, self.limits.window - remaining)
         missing = min(of_name, attempts) - sum(one.name == failure.name for one in known)
@@ -152,7 +153,7 @@ class Throttle:
         self._replace(network, sorted(known))
 
     async def succeeded(self, address: str, username: str) -> None:
-        """Forget the wrong passwords for this user name at this address; those for other names still count."""
+        """Forget the wrong passwords for this user name from this address. Those for other names still count."""
         sender, name = sender_of(address), _mark(username)
         for network in networks_of(address):
             known = self._of(network)
@@ -167,7 +168,7 @@ class Throttle:
                     await self.store.tally(_tally(network), name, self.limits.window, by=len(kept) - len(known))
 
     async def undecided(self, address: str, username: str) -> None:
-        """Take one count back: whether that password was wrong is not known."""
+        """Take one count back, because the password was not checked."""
         sender, name = sender_of(address), _mark(username)
         for network in networks_of(address):
             failures = self._of(network)
@@ -187,7 +188,7 @@ class Throttle:
 
 @lru_cache(maxsize=4096)
 def networks_of(address: str) -> tuple[Network, ...]:
-    """Return whom an address is counted for, the narrowest first: ``sender_of()``, and for IPv6 what is around it."""
+    """Return what an address is counted for, narrowest first: its ``sender_of()``, and for IPv6 the networks around."""
     narrowest = Network(sender_of(address), 1)
     if not narrowest.name.endswith("/64"):
         return (narrowest,)
@@ -200,7 +201,7 @@ def networks_of(address: str) -> tuple[Network, ...]:
 
 @lru_cache(maxsize=4096)
 def sender_of(address: str) -> str:
-    """Return whom an address stands for: itself, an IPv6 one its /64, one that cannot be read nobody in particular."""
+    """Return the sender that an address belongs to: the address, for IPv6 its /64, or "" if it cannot be read."""
     try:
         parsed = parse_address(address)
     except MalformedRequest:
@@ -211,7 +212,7 @@ def sender_of(address: str) -> str:
 
 
 def _mark(username: str) -> str:
-    """Return what stands for a user name, in little memory however long it is."""
+    """Return a short digest of a user name."""
     return hashlib.sha256(username.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
