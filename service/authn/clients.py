@@ -1,8 +1,8 @@
-"""Client ids and secrets: proved to their issuer by a client-credentials grant (RFC 6749 §4.4), and remembered.
+"""Verifies client ids and secrets at their issuer, by a client-credentials grant (RFC 6749 §4.4).
 
-What is remembered is the access token that the issuer gave, and it is verified like a token that a caller sends, each
-time that it is asked about: a key that was removed, another role, another audience take effect at once. Replicas share
-it under a name that is an HMAC of id, secret and what was asked for, sealed for this very name.
+The access token that the issuer grants is remembered. It is verified on each look-up like a token that a caller sends,
+so a removed key, another role or another audience takes effect at once. Replicas share it through the store: sealed,
+under a name that is an HMAC of the id, the secret and the token request.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from service.state.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
-CALLS_AT_ONCE: Final = 8  # to one issuer
-REFUSED_SECONDS: Final = 15.0  # for which a refused pair is not asked about again
-CALLS_WAITING: Final = 64  # callers who may wait for those; more are answered 429
-# RFC 6749 §5.2, and what providers send in place of its first; any other error is about what this service asks for
+CALLS_AT_ONCE: Final = 8  # running token requests to one issuer
+REFUSED_SECONDS: Final = 15.0  # for which a refused client is not verified again
+CALLS_WAITING: Final = 64  # callers that may wait for one; others are answered 429
+# RFC 6749 §5.2, and what some providers send instead of invalid_client; other errors are about the request
 _ABOUT_THE_CLIENT: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_grant", "access_denied"})
 _ABOUT_US: Final = frozenset({"invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_target"})
 
 
 class Shared(NamedTuple):
-    """Where replicas share what they were granted, and the seal whose keys they have in common."""
+    """The store in which replicas share tokens, and the seal whose key they share."""
 
     store: Store
     seal: Seal
@@ -69,20 +69,20 @@ class Clients:
         self._memory = memory
         self._shared = shared
         self._asked = policy.asked(self.url)
-        self._tokens = Tokens({self.url: issuer}, grants)  # no other issuer's token vouches for its clients
-        self._refused: TTLCache[bytes, Cause] = TTLCache(MAX_CLIENTS, REFUSED_SECONDS)  # by what is accepted here
+        self._tokens = Tokens({self.url: issuer}, grants)  # tokens of other issuers are not accepted
+        self._refused: TTLCache[bytes, Cause] = TTLCache(MAX_CLIENTS, REFUSED_SECONDS)
         self._flights: SingleFlight[bytes, Proof] = SingleFlight()
         self._limit = ConcurrencyLimit(CALLS_AT_ONCE, CALLS_WAITING, delay, Problem.CLIENT_CHECKS_FULL, issuer=self.url)
 
     def takes(self, username: str) -> bool:
-        """Tell, by configuration alone, whether this name is one of a client of this issuer."""
+        """Tell whether this name is configured as a client of this issuer."""
         return matches_any(self._policy.clients, username)
 
     async def authenticate(self, credential: Basic) -> Proof:
-        """Return whom the issuer says the client is; callers with the same pair share one call.
+        """Return the principal of the client's access token. Callers with the same pair share one token request.
 
-        Raises Rejected where the issuer refuses the pair, or its token is not accepted here; OutOfReach where it does
-        not decide; Throttled where too many wait for it.
+        Raises Rejected if the issuer refuses the client or its token is not accepted here, OutOfReach if the issuer
+        does not answer, and Throttled if too many callers wait for it.
         """
         key = self._memory.key_of(credential, self._asked)
         return await self._flights.run(key, lambda: self._prove(credential, key))
@@ -96,7 +96,7 @@ class Clients:
         if granted is None or time.time() >= granted.until:
             granted = await self._fetch(name)
         if granted is not None:
-            with suppress(Rejected):  # it is by keys, or for an audience, of before
+            with suppress(Rejected):  # the keys or the accepted audiences have changed
                 return await self._believe(granted, key)
         try:
             granted = await self._ask(credential)
@@ -108,7 +108,7 @@ class Clients:
         return proof
 
     async def _believe(self, granted: ClientToken, key: bytes) -> Proof:
-        """Return what a token proves here and now, and remember it for as long as it may be."""
+        """Return the proof of an access token, and remember the token while it may be used."""
         try:
             proof = await self._tokens.authenticate(Bearer(granted.token.encode()))
         except Rejected as refusal:
@@ -118,7 +118,7 @@ class Clients:
         return proof._replace(until=min(until, proof.until))
 
     async def _ask(self, credential: Basic) -> ClientToken:
-        """Return what the issuer grants to the client, or why it does not."""
+        """Request an access token for the client."""
         who = ClientPolicy(
             credential.username, credential.password, auth_method=self._policy.client_auth, timeout=self._policy.timeout
         )
@@ -140,7 +140,7 @@ class Clients:
         return ClientToken(answer.access_token, began + self._policy.remember)
 
     def _refusal(self, error: str) -> Rejected | OutOfReach:
-        """Return what an error of the token endpoint means; its own words are a stranger's, and are not repeated."""
+        """Return the refusal for an error of the token endpoint. Unknown error codes are not repeated."""
         if error in _ABOUT_THE_CLIENT:
             self._count("refused")
             return Rejected(Problem.PAIR_WRONG_AT_ISSUER, issuer=self.url, error=error)
@@ -157,13 +157,13 @@ class Clients:
     # what replicas share ----------------------------------------------------------------------------------
 
     def _shared_name(self, credential: Basic) -> str:
-        """Return what stands for the pair, and for what is asked, where replicas share it."""
+        """Return the name of the shared token in the store, or an empty string without a store."""
         if self._shared is None:
             return ""
         return "grant:" + self._shared.seal.name_of(request_of(credential, self._asked))
 
     async def _fetch(self, name: str) -> ClientToken | None:
-        """Return what another replica was granted, if it may still be remembered."""
+        """Return the token that another replica has stored, if it may still be used."""
         if self._shared is None:
             return None
         with suppress(StoreUnavailable):
@@ -174,7 +174,7 @@ class Clients:
         return None
 
     async def _keep(self, name: str, until: float, granted: ClientToken) -> None:
-        """Let the other replicas have it; a value that was put under another name opens for nobody."""
+        """Store the token for the other replicas. A value that is moved to another name cannot be opened."""
         left = until - time.time()
         if self._shared is not None and left > 0:
             sealed = self._shared.seal.seal(name, json.dumps([granted.token, until]).encode())

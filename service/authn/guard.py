@@ -1,9 +1,8 @@
-"""The one way to prove a name and a password, for the machine gates and the sign-in page alike.
+"""The one way to verify a name and a password, for the machine gates and for the sign-in page.
 
-A pair that cannot be one is refused by its characters. Wrong pairs are counted, by address and by name at an address,
-before bcrypt or an issuer is paid for; too many, and the sender waits. A pair that was right from an address is not
-held up there by the wrong ones of others, until it is wrong itself; so a worker outlives a neighbour with an old
-password.
+The order is: check the characters, check the throttle, verify (bcrypt or the issuer), count the outcome. A pair that
+was correct from an address is not throttled by wrong pairs that others send from there, until it is wrong itself. So a
+worker keeps running next to a neighbour with an outdated password.
 """
 
 from collections.abc import Collection
@@ -25,7 +24,7 @@ _Attempt = tuple[tuple[str, bytes], int]  # a pair from a sender, and whose chec
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Proves names and passwords, of the users file and of issuers' clients."""
+    """Verifies names and passwords of the users file, and ids and secrets of issuers' clients."""
 
     passwords: Passwords | None
     clients: Collection[Clients]
@@ -36,26 +35,27 @@ class Guard:
     _attempts: SingleFlight[_Attempt, Proof] = field(default_factory=SingleFlight)
 
     async def authenticate(self, credential: Basic, address: str) -> Proof:
-        """Return whom a machine's pair proves, or raise Rejected, OutOfReach, or Throttled where it is not looked at.
+        """Return the principal of a pair that a machine sent from ``address``.
 
-        Callers with the same pair at the same address are one try.
+        Concurrent callers with the same pair and address count as one attempt. Raises Rejected for a wrong pair,
+        OutOfReach if the issuer does not answer, and Throttled if the pair is not checked.
         """
-        # whose check a name is for is told by configuration alone, so that time tells nothing about the users
+        # decided by configuration alone, so the response time does not tell which users exist
         prover = next((one for one in self.clients if one.takes(credential.username)), self.passwords)
         if prover is None:
             raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
         return await self._share(prover, credential, address)
 
     async def authenticate_user(self, username: str, password: str, address: str) -> Proof:
-        """Return whom the pair of a user of the users file proves, as a person typed it; raises as above."""
+        """Return the principal of a pair that a person typed at the sign-in page; raises as authenticate() does."""
         if self.passwords is None:
             raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
         try:
             credential = parse_pair(username, password)
         except MalformedCredential:
-            raise Rejected(Problem.PAIR_WRONG, user=None) from None  # no such pair can be right, whoever exists
+            raise Rejected(Problem.PAIR_WRONG, user=None) from None  # no user can have it
         proof = await self._share(self.passwords, credential, address)
-        # a machine's pair that is known keeps the count as it is, or its polls would give a neighbour guess after guess
+        # only here: a worker's regular calls must not reset the count of a neighbour that guesses its password
         await self.throttle.succeeded(address, username)
         return proof
 
@@ -69,7 +69,7 @@ class Guard:
         username, known = credential.username, pair in self.known_pairs
         if not known:
             await self._refuse_if_throttled(address, username)
-            await self.throttle.failed(address, username)  # until it is known to be right: guesses come all at once
+            await self.throttle.failed(address, username)  # counted first, because guesses may arrive all at once
         try:
             proof = await prover.authenticate(credential)
         except Rejected:
@@ -87,7 +87,7 @@ class Guard:
         return proof
 
     async def _refuse_if_throttled(self, address: str, username: str) -> None:
-        """Return at once where a password may be looked at, or raise Throttled a moment later."""
+        """Return if a password of this sender may be checked; otherwise raise Throttled after a delay."""
         wait = self.throttle.retry_after(address, username)
         if wait:
             self.telemetry.guess_refused(sender_of(address))

@@ -1,4 +1,4 @@
-"""Whose tokens are believed: an issuer as it is configured, over the keys that it publishes."""
+"""Issuers: what is accepted of an issuer's tokens, and the keys that verify them."""
 
 import time
 from collections.abc import Mapping
@@ -15,25 +15,25 @@ from service.state.issuer_keys import IssuerKeys, KeyPolicy
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """One issuer: what is believed of its tokens, its keys, and for how long those are believed."""
+    """One configured issuer: the trust in its tokens, its cached keys, and how long those are used."""
 
     trust: IssuerTrust
     keys: IssuerKeys
     policy: KeyPolicy = field(default_factory=KeyPolicy)
 
     def key_at_hand(self, kid: str | None, algorithm: str) -> Key | None:
-        """Return the key if it is at hand and may still be believed."""
+        """Return the cached key if there is one and it may still be used, or None."""
         keys = self.keys
         if time.monotonic() < keys.fetched_at + self.policy.max_stale:
             return keys.keys.find(kid, algorithm)
         return None
 
     async def find_key(self, kid: str | None, algorithm: str, unverified_issued_at: Any) -> Key:
-        """Return a key that is not at hand, fetching at most once a cool-down, or say why there is none.
+        """Return a key that is not in the cache, after fetching the keys if the cool-down allows it.
 
-        Raises Rejected where the issuer has no such key, and OutOfReach where that cannot be told: the keys cannot be
-        had, or those at hand are older than the token claims to be and must not be fetched yet. A caller who gave up
-        on that (Prefect's worker ends at its first 401) would be lost to a key rotation.
+        Raises Rejected if the issuer has no such key. Raises OutOfReach if that is not known: the keys cannot be
+        fetched, or the cached keys are older than the token's ``iat`` and the cool-down forbids a fetch. A Prefect
+        worker stops at its first 401, so a 401 here would end workers when the issuer rotates its keys.
         """
         asked = time.monotonic()
         known = self.warm and self.keys.keys.knows(kid)
@@ -55,9 +55,9 @@ class Issuer:
         raise Rejected(Problem.SIGNING_KEY_UNKNOWN, kid=kid, algorithm=algorithm, keys=self.key_count)
 
     async def discover(self) -> Mapping[str, Any]:
-        """Return the discovery document as it was last fetched with the keys, or raise OutOfReach before the first.
+        """Return the discovery document that was fetched with the keys, or raise OutOfReach if there is none yet.
 
-        An issuer that was given its ``jwks_url`` discovers nothing.
+        An issuer with a configured ``jwks_url`` never has one.
         """
         if not self.keys.metadata:
             await self.keys.refresh_for_request(self.policy)
@@ -66,36 +66,36 @@ class Issuer:
         return self.keys.metadata
 
     def as_provider(self, **configured: str) -> Provider:
-        """Return the issuer as one whose endpoints are called; ``configured`` are those that need no discovery."""
+        """Return the issuer as a provider whose endpoints are called. ``configured`` endpoints need no discovery."""
         return Provider(self.trust.issuer, self.discover, self.keys.source.allow_http, configured)
 
     @property
     def warm(self) -> bool:
-        """Tell whether there are keys that may be believed now."""
+        """Tell whether there are keys that may be used now."""
         return self.key_count > 0 and time.monotonic() < self.keys.fetched_at + self.policy.max_stale
 
     @property
     def key_count(self) -> int:
-        """Return how many keys are at hand that may verify with an accepted algorithm."""
+        """Return how many cached keys fit an accepted algorithm."""
         return self.keys.keys.usable(self.trust.algorithms)
 
     @property
     def problem(self) -> str:
-        """Return why there are no usable keys, or why the last fetch failed; an empty text if all is well."""
+        """Return why there are no usable keys, or why the last fetch failed; an empty string if neither is so."""
         if self.keys.last_problem or self.key_count:
             return self.keys.last_problem
         return "not fetched yet" if self.keys.age is None else "the issuer publishes no usable key"
 
     @property
     def believed_until(self) -> float:
-        """Return until when, in seconds since the epoch, a verdict on these keys may be remembered."""
+        """Return until when a verdict that rests on these keys is valid, in seconds since the epoch."""
         return time.time() + self.keys.fetched_at + self.policy.max_stale - time.monotonic()
 
 
 def _may_be_later(unverified_issued_at: object, fetched: float) -> bool:
-    """Tell whether a token may have been issued after the keys were fetched; both in seconds since the epoch.
+    """Tell whether a token may have been issued after the keys were fetched. Both are in seconds since the epoch.
 
-    A whole number stands for all of its second.
+    A token's ``iat`` of 100 says that it was issued between 100 and 101.
     """
     if isinstance(unverified_issued_at, bool) or not isinstance(unverified_issued_at, int | float):
         return False

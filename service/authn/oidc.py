@@ -1,9 +1,10 @@
-"""The relying party: a browser's code → whom the provider vouches for, and whether it still does.
+"""The relying party: signs people in at an OpenID provider, and renews their sessions.
 
-Authorization code with PKCE, by OpenID Connect Core 1.0. The provider is asked lazily, so that the service starts and
-recovers without it. What it answers is believed no more than a stranger's: bounded, typed, and signed by its keys.
+Authorization code flow with PKCE (OpenID Connect Core 1.0). The provider is only contacted when needed, so the service
+starts and recovers without it. Its answers are limited in size and time, their types are checked, and ID tokens must be
+signed by its keys.
 
-OutOfReach means that nothing was decided: the same call may be made again, except redeem(), for a code is good once.
+OutOfReach means that nothing was decided and the call may be repeated. The exception is redeem(): a code is valid once.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""The users file's names and passwords: bcrypt off the event loop, and not paid on each request.
+"""Verifies user names and passwords of the users file, with bcrypt in threads.
 
-A success is remembered; the next request with the same password costs an HMAC. Whatever the outcome of a wrong pair, it
-costs what the most expensive hash of the file costs, so that time tells nothing about who exists.
+A correct password is remembered, so the next request with it costs an HMAC instead of bcrypt. A wrong pair always costs
+as much as the most expensive hash of the file, so the response time does not tell which users exist.
 """
 
 import asyncio
@@ -28,10 +28,9 @@ _NICENESS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class HashingPolicy:
-    """How much bcrypt may cost at once: ``concurrency`` threads, and ``queue`` callers who wait for one.
+    """Limits of bcrypt: ``concurrency`` threads, and ``queue`` callers that wait for one.
 
-    ``remember`` is for how many seconds a verified password is not hashed again, and for longer while there is no room
-    for that.
+    ``remember``: a verified password is not verified again for so many seconds, or longer while the queue is full.
     """
 
     concurrency: int = 1
@@ -62,13 +61,14 @@ class Passwords:
 
     @property
     def waiting(self) -> int:
-        """Return how many hashings are queued or under way."""
+        """Return how many verifications are running or queued."""
         return self._limit.inside
 
     def recall(self, credential: Basic) -> Proof | None:
-        """Return what this pair proves, if that was verified a short time ago, or if there is no room to do it now.
+        """Return the proof for this pair if it is remembered, or None.
 
-        Else a flood of wrong pairs would shut out, one by one, those whose time has come to be hashed again.
+        An entry that has expired is still used while the queue is full. Otherwise a flood of wrong pairs would lock out
+        correct callers, one by one, as their entries expire.
         """
         password_hash = self._file.users.hashes.get(credential.username)
         if password_hash is None or not self._policy.remember:
@@ -83,23 +83,23 @@ class Passwords:
         return self._proof(credential, at)
 
     async def authenticate(self, credential: Basic) -> Proof:
-        """Return whom the pair proves, and remember it, or raise Rejected, or Throttled where too many wait.
+        """Return the principal of the pair and remember it. Callers with the same pair share one verification.
 
-        Callers with the same pair share one hashing.
+        Raises Rejected for a wrong pair, and Throttled if the queue is full.
         """
         return self.recall(credential) or await self._flights.run(credential, lambda: self._verify(credential))
 
     def password_mark(self, username: str) -> str:
-        """Return what tells a user's password of now from any other, or nothing for nobody; it proves nothing."""
+        """Return a mark of the user's current password hash, or an empty string if there is no such user."""
         password_hash = self._file.users.hashes.get(username)
         return hashlib.sha256(password_hash.encode()).hexdigest()[:32] if password_hash else ""
 
     def is_current(self, session: Session) -> bool:
-        """Tell whether a session was begun with a password that is still the user's."""
+        """Tell whether the user still has the password with which the session began."""
         return bool(session.password_mark) and session.password_mark == self.password_mark(session.subject)
 
     def close(self) -> None:
-        """End the hashing threads; what waits is given up."""
+        """Stop the threads; queued verifications are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _verify(self, credential: Basic) -> Proof:
@@ -112,9 +112,9 @@ class Passwords:
                     self._threads, verify_password, users, credential.username, credential.password
                 )
                 if self._file.users is users or self._file.users.hashes.get(credential.username) == password_hash:
-                    break  # else the file was replaced meanwhile, and what was proven is no longer asked
+                    break  # otherwise the file was replaced meanwhile, with another hash for this user
         if not proven or password_hash is None:
-            # an unknown name is not logged: it may be a password that was typed one field too early
+            # an unknown name is not logged: it may be a password that was typed into the wrong field
             raise Rejected(Problem.PAIR_WRONG, user=credential.username if password_hash else None)
         return self._proof(credential, self._verified.remember(credential, password_hash))
 
@@ -124,6 +124,6 @@ class Passwords:
 
 
 def _yield_to_others() -> None:
-    """Let the event loop go first: on Linux a thread has a nice value of its own."""
+    """Give the thread a lower priority than the event loop. On Linux each thread has its own nice value."""
     with suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,7 +1,6 @@
-"""Browser sessions: sealed into a cookie, opened, and confirmed by whoever began them while they last.
+"""Browser sessions: sealed into a cookie, opened, and renewed at the provider while they last.
 
-Nothing is stored here, so replicas share the key alone. What is remembered for a short while is a renewal that has
-just been made: see ``state.renewals``.
+Sessions are not stored, so replicas only share the session key. Recent renewals are remembered in ``state.renewals``.
 """
 
 import logging
@@ -29,9 +28,9 @@ from service.state.revocation_log import RevocationLog
 
 log = logging.getLogger(__name__)
 
-OUTAGE_GRACE: Final = 3_600.0  # seconds for which a session lasts while its provider cannot be asked
-RETRY_PAUSE: Final = 15.0  # seconds before a provider that was out of reach is asked again
-PEER_RENEWAL: Final = 60.0  # seconds in which another replica may have used the same refresh token
+OUTAGE_GRACE: Final = 3_600.0  # seconds that a session may be overdue for renewal while the provider is down
+RETRY_PAUSE: Final = 15.0  # seconds between attempts to reach a provider that is down
+PEER_RENEWAL: Final = 60.0  # seconds in which another replica may be renewing the same session
 _PURPOSE: Final = "session"
 
 Renew = Callable[[Session], Awaitable[Session]]
@@ -44,9 +43,9 @@ def _always(_: Session) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SessionAuthority:
-    """Who answers for the sessions of one issuer.
+    """How sessions of one issuer are confirmed, and which roles its people get.
 
-    ``roles`` are those that its people get. ``is_current`` is asked on each look, ``renew`` when ``check_at`` has come.
+    ``is_current`` is called each time a session is opened. ``renew`` is called once ``check_at`` has passed.
     """
 
     roles: RoleAssignment
@@ -55,11 +54,11 @@ class SessionAuthority:
 
 
 class _PeerRenewsError(Exception):
-    """Another replica is asking the provider about this very session."""
+    """Another replica is renewing this session."""
 
 
 class Opened(NamedTuple):
-    """A session that is good, and the cookie to replace it with, if there is a new one."""
+    """A valid session. ``sealed`` is the new value of its cookie, or None if the cookie stays as it is."""
 
     session: Session
     proof: Proof
@@ -78,7 +77,7 @@ class Sessions:
         renewals: Renewals,
         claim_renewal: ClaimRenewal | None = None,
     ) -> None:
-        """Take ``claim_renewal`` where replicas share a store: it tells one of them that a renewal is its to make."""
+        """``claim_renewal`` lets one of several replicas with a shared store renew a session."""
         self.policy = policy
         self._seal = seal
         self._authorities = authorities
@@ -87,9 +86,10 @@ class Sessions:
         self._claim_renewal = claim_renewal
 
     def seal(self, session: Session) -> str:
-        """Return the cookie's value, without the ID token where that would take a second cookie.
+        """Return the value of the session's cookie.
 
-        The ID token is but a hint when signing out at the provider. Raises SignInFailed for what no cookies hold.
+        The ID token is left out if the session needs a second cookie with it: it is only a hint for signing out at the
+        provider. Raises SignInFailed if the session does not fit into the cookies.
         """
         sealed = self._seal.seal(_PURPOSE, dump_session(session))
         if len(sealed) > CHUNK - 2 and session.id_token:
@@ -99,25 +99,25 @@ class Sessions:
         return sealed
 
     def read(self, cookie: SessionCookie) -> Session:
-        """Return the session that a cookie holds, as it was sealed, or raise SessionEnded."""
+        """Return the session in a cookie; raises SessionEnded if the cookie cannot be opened."""
         document = self._seal.open(_PURPOSE, cookie.sealed)
         if document is None:
             raise SessionEnded(Problem.SESSION_UNREADABLE)
         return load_session(document)
 
     def look_at(self, cookie: SessionCookie) -> Session:
-        """Return the session that a cookie holds if it has not ended, or raise SessionEnded; nobody is asked."""
+        """Return the session in a cookie, without renewing it; raises SessionEnded if it has ended."""
         session = self.read(cookie)
         self._validate(session, time.time())
         return session
 
     async def open(self, cookie: SessionCookie) -> Opened:
-        """Return the session behind a cookie, confirmed; or raise SessionEnded, or OutOfReach where none can say."""
+        """Return the session in a cookie, renewed if it is due. Raises SessionEnded, NotPermitted or OutOfReach."""
         session, now = self.look_at(cookie), time.time()
         fresh = session
         if now >= session.check_at:
             fresh = await self._checked(session, now)
-            self._validate(fresh, time.time())  # it may have been revoked meanwhile
+            self._validate(fresh, time.time())  # it may have been revoked during the renewal
         if fresh is not session or now - session.seen >= self.policy.touch:
             fresh = fresh._replace(seen=now)
         return Opened(fresh, self._proof(fresh, now), self.seal(fresh) if fresh is not session else None)
@@ -137,7 +137,7 @@ class Sessions:
         return Proof(roles.assign(principal_of(session, self.policy), session.claims), min(until, check_at))
 
     async def _checked(self, session: Session, now: float) -> Session:
-        """Return the session as its issuer renews it; all who ask at once, or just afterwards, share one renewal."""
+        """Return the renewed session. Requests at the same time, or shortly after, share one renewal."""
         renew, renewals, check = self._authorities[session.issuer].renew, self._renewals, (session.id, session.check_at)
         if renew is None or not session.refresh_token:
             return session._replace(check_at=float("inf"))
@@ -152,11 +152,11 @@ class Sessions:
         except OutOfReach:
             renewals.retry_at[session.issuer] = now + RETRY_PAUSE
             return _kept(session, overdue)
-        except _PeerRenewsError:  # its cookie is on the way to the browser, if all is well there
+        except _PeerRenewsError:  # the new cookie is on its way to the browser
             since = renewals.left_to_peer_at.setdefault(check, now)
             return session if now - since < PEER_RENEWAL else _kept(session, overdue)
         except SessionEnded:
-            if self._claim_renewal is None and overdue < PEER_RENEWAL:  # likewise: nobody could say whose it was
+            if self._claim_renewal is None and overdue < PEER_RENEWAL:  # perhaps renewed by another replica
                 return session
             raise
 
@@ -167,7 +167,7 @@ class Sessions:
         try:
             renewed = await renew(session)
         except (SessionEnded, NotPermitted) as refusal:
-            if claim is not None or isinstance(refusal, NotPermitted):  # nobody else could be told otherwise
+            if claim is not None or isinstance(refusal, NotPermitted):  # the other replicas have to know
                 await self._revocation_log.end(session)
             raise
         self._renewals.renewed[session.id, session.check_at] = renewed
@@ -175,12 +175,12 @@ class Sessions:
 
 
 def _kept(session: Session, overdue: float) -> Session:
-    """Return a session as it was while its issuer is out of reach, for a bounded time."""
+    """Return the session unchanged while its provider is down, for at most ``OUTAGE_GRACE``."""
     if overdue < OUTAGE_GRACE:
         return session
     raise OutOfReach(Problem.SESSION_NOT_RENEWABLE, seconds=round(overdue))
 
 
 def new_session_id() -> str:
-    """Return a name for a session that nobody can guess."""
+    """Return a random session id."""
     return secrets.token_urlsafe(16)

@@ -1,9 +1,9 @@
-"""A token's bytes → VerifiedClaims: the only place where a signature is believed.
+"""Verifies access tokens: the only module that accepts a signature and makes VerifiedClaims.
 
-The checks stand in this order, and nothing is read before the one above it has passed: size; three canonical
-base64url segments; a small JSON header without repeated names; no extension that is not understood; an
-algorithm that the issuer may use and that fits the key; our own key, found by id; the signature. What the
-claims are worth is for ``core.identity.claims`` to say. Every exception on the way is a refusal.
+The checks are in this order, and each must pass before the next one reads anything: size; three canonical base64url
+segments; a small JSON header without repeated names; no unknown extension; an algorithm that the issuer may use and
+that fits the key; the key, taken from the issuer's own key set by its id; the signature. ``core.identity.claims`` then
+checks the claims. Every exception is a refusal.
 """
 
 import time
@@ -21,17 +21,17 @@ _SEGMENTS: Final = 3
 
 
 class Tokens:
-    """Verifies access tokens of the given issuers."""
+    """Verifies access tokens of the given issuers, and assigns roles to their subjects."""
 
     def __init__(self, issuers: Mapping[str, Issuer], grants: Sequence[Grant] = ()) -> None:
         self._issuers = issuers
         self._grants = grants
 
     async def authenticate(self, credential: Bearer) -> Proof:
-        """Return whom a token proves, until it ends or its keys are no longer believed; or a Rejected, or OutOfReach.
+        """Return the principal of a token. The proof is valid until the token or the issuer's keys expire.
 
-        Awaits only where the key is not at hand; with a known key there is no suspension between its look-up
-        and the return, so the keys cannot change in between.
+        Raises Rejected if the token is not valid, and OutOfReach if the issuer's keys cannot be had. Suspends only if
+        the key is not in the cache; otherwise the keys cannot change between the look-up and the return.
         """
         try:
             verified = await self.verify(credential.token)
@@ -45,7 +45,7 @@ class Tokens:
         return Proof(principal, min(principal.expires, issuer.believed_until))
 
     async def verify(self, token: bytes) -> VerifiedClaims:
-        """Return the claims of a token that one of the issuers signed."""
+        """Return the claims of a token signed by one of the issuers; raises as authenticate() does."""
         segments = token.split(b".")
         if len(segments) != _SEGMENTS:
             raise Rejected(Problem.TOKEN_NOT_A_JWT, segments=len(segments))

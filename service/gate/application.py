@@ -1,4 +1,4 @@
-"""The service: verify calls first, then probes, then the web application, from start to stop."""
+"""The ASGI application of the service: verify calls, probes and the web application."""
 
 import asyncio
 import gc
@@ -22,13 +22,13 @@ LoadWeb = Callable[[Callable[[], Wiring]], ASGIApp]
 
 
 class ForwardAuth(VerifyEndpoints):
-    """The ASGI application that a server runs.
+    """The ASGI application that the server runs.
 
-    The web application is loaded while the first verify calls are already being answered.
+    The web application is loaded in the background while the first verify calls are answered.
     """
 
     def __init__(self, settings: Settings, load_web: LoadWeb, read_settings: ReadSettings | None = None) -> None:
-        """Take ``read_settings`` where the settings are to be read again on SIGHUP; raises ConfigError."""
+        """``read_settings`` reads the settings again on SIGHUP. Raises ConfigError."""
         self.state = new_state()
         super().__init__(Generation(wire(settings, self.state)))
         self._load_web = load_web
@@ -38,7 +38,7 @@ class ForwardAuth(VerifyEndpoints):
         self._reloads: asyncio.Task[None] | None = None
 
     async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the probes, which must not wait for the web application, and hand the rest on to it."""
+        """Answer the probes here, so that they do not wait for the web application, which answers all other calls."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
@@ -59,7 +59,7 @@ class ForwardAuth(VerifyEndpoints):
 
     @staticmethod
     async def _answer_by_web(web: asyncio.Task[ASGIApp], scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the web application answer; if it fails, or never loaded, that is 503 like every fault of ours."""
+        """Let the web application answer. If it fails or could not be loaded, answer 503."""
         begun = False
 
         async def watched(message: Message) -> None:
@@ -88,7 +88,7 @@ class ForwardAuth(VerifyEndpoints):
             if message["type"] == "lifespan.startup":
                 try:
                     await self.start()
-                except Exception as problem:  # noqa: BLE001 - whatever it is, the start is refused
+                except Exception as problem:  # noqa: BLE001 - whatever fails, the server must not start
                     await send({"type": "lifespan.startup.failed", "message": str(problem)})
                     return
                 await send({"type": "lifespan.startup.complete"})
@@ -98,7 +98,7 @@ class ForwardAuth(VerifyEndpoints):
                 return
 
     async def start(self) -> None:
-        """Start the background work, and begin to load the web application, without waiting for it."""
+        """Start the background tasks, and begin to load the web application."""
         await self.generation.start()
         self._web = asyncio.create_task(self._loaded_web())
         if self._read_settings is not None:
@@ -109,12 +109,12 @@ class ForwardAuth(VerifyEndpoints):
         self._wiring_of_call.set(self.wiring)
         web = await asyncio.to_thread(self._load_web, self._wiring_of_call.get)
         gc.collect()
-        gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
-        gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
+        gc.freeze()  # what is loaded by now stays loaded, so the garbage collector need not look at it again
+        gc.set_threshold(5_000, 10, 10)  # calls leave no reference cycles behind
         return web
 
     async def stop(self) -> None:
-        """Stop what start() began, for good."""
+        """Stop everything that start() began, and close all connections."""
         for work in (self._reloads, self._web):
             if work is not None:
                 work.cancel()

@@ -1,4 +1,4 @@
-"""One configuration's life: its background work, and the calls that began with it."""
+"""A generation: one configuration at work, from its start to its last call."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,13 +7,13 @@ from typing import Any, Final, Self
 
 from service.gate.wiring import Wiring
 
-RETIREMENT: Final = 60.0  # seconds that a replaced configuration waits for its last calls
+RETIREMENT: Final = 60.0  # seconds that a replaced generation waits for its last calls
 
 
 class Generation:
-    """A configuration at work, from its start until the last call that began with it has ended.
+    """The background tasks of one wiring, and the calls that use it.
 
-    ``with generation:`` keeps what a call uses from being stopped under it.
+    Calls run inside ``with generation:``, so that nothing they use is stopped before they end.
     """
 
     def __init__(self, wiring: Wiring) -> None:
@@ -25,9 +25,9 @@ class Generation:
         self._idle.set()
 
     async def start(self) -> None:
-        """Read the users; begin to fetch keys, and do not wait for them.
+        """Read the users file, start the background tasks, and connect to the store. Does not wait for issuers' keys.
 
-        Raises UsersFileError where the users file cannot be used.
+        Raises UsersFileError if the users file cannot be used.
         """
         wiring = self.wiring
         if wiring.users is not None and wiring.settings.users is not None:
@@ -42,7 +42,7 @@ class Generation:
         self._tasks.append(asyncio.create_task(work, name=name))
 
     def take_effect(self) -> None:
-        """Decide by this configuration from now on: nothing that was decided by another is remembered."""
+        """Apply the settings to the shared state: what is logged, and the limits of the cache of verdicts, emptied."""
         settings, state = self.wiring.settings, self.wiring.state
         state.telemetry.log(settings.log.decisions)
         state.verdicts.renew(seconds=settings.verdict_seconds, capacity=settings.verdict_count)
@@ -58,13 +58,13 @@ class Generation:
             self._idle.set()
 
     async def retire(self) -> None:
-        """Stop once the calls that began with it have been answered, or ``RETIREMENT`` seconds later."""
+        """Stop when the last call has ended, or after ``RETIREMENT`` seconds."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), RETIREMENT)
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop what start() began; what was learnt stays in the state."""
+        """Stop the background tasks and close connections to the store. The state of the process stays."""
         self.ready = False
         for task in self._tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with a bound on a request's head: httptools has none, and keeps whatever a peer sends."""
+"""uvicorn's HTTP protocol with a limit on the size of a request's head. httptools itself has none."""
 
 import json
 import secrets
@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.core.errors import Code
 
-MAX_HEAD: Final = 128 * 1024  # bytes of request line and headers; what the service reads of them is far below that
+MAX_HEAD: Final = 128 * 1024  # bytes of the request line and the headers together
 _TOO_LARGE: Final = 431  # RFC 6585 §5
 
 
@@ -17,17 +17,17 @@ class _HeadTooLargeError(Exception):
 
 
 class BoundedHeadProtocol(HttpToolsProtocol):
-    """Answers 431 to a request whose head is larger than ``MAX_HEAD``, and closes the connection."""
+    """Answers 431 to requests whose head is larger than ``MAX_HEAD``, and closes the connection."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._received = 0  # bytes of the request, but for those that came together with the end of the one before
-        self._together = 0  # so many may have come together with that, at the most
-        self._chunk = 0  # bytes that came last
+        self._received = 0  # bytes of the request, without those that came with the end of the previous one
+        self._together = 0  # the most that may have come with it
+        self._chunk = 0  # size of the last chunk
         self._in_head = True
 
     def data_received(self, data: bytes) -> None:
-        """Take what the peer sends; of a head that does not end, no more than the bound is kept."""
+        """Parse a chunk. Refuse a head that is not complete and is already too large."""
         self._chunk = len(data)
         self._received += self._chunk
         super().data_received(data)
@@ -35,14 +35,14 @@ class BoundedHeadProtocol(HttpToolsProtocol):
             self._refuse()
 
     def on_headers_complete(self) -> None:
-        """Begin to answer, unless the head that came is too large."""
+        """Start the request, or refuse a complete head that is too large."""
         self._in_head = False
         if self._received + self._together > MAX_HEAD and self._size_of_head() > MAX_HEAD:
             raise _HeadTooLargeError
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Count anew for the next request."""
+        """Reset the counters for the next request."""
         self._received, self._together, self._in_head = 0, self._chunk, True
         super().on_message_complete()
 
@@ -50,7 +50,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed, or is too large."""
+        """Answer 431 to a head that is too large, and 400 to what cannot be parsed."""
         if not self._in_head and self._size_of_head() > MAX_HEAD:
             self._refuse()
         else:

@@ -1,4 +1,4 @@
-"""The readiness document: what can be relied on now, and why the rest cannot."""
+"""The readiness document."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from service.gate.generation import Generation
 
 
 def readiness(generation: Generation) -> dict[str, Any]:
-    """Return what `/readyz` says; an issuer without keys makes the whole ``degraded``, not unready."""
+    """Return the answer of `/readyz`. A cold issuer, or a problem, makes the status ``degraded``, not ``not ready``."""
     wiring = generation.wiring
     issuers = {url: _of_issuer(one) for url, one in wiring.issuers.items()}
     provider = _of_issuer(wiring.provider_issuer) if wiring.provider_issuer is not None else None

@@ -1,4 +1,4 @@
-"""SIGHUP: the configuration is read again as a whole, and takes effect as a whole, or not at all."""
+"""Reloads on SIGHUP: the whole configuration is read again, and takes effect as a whole or not at all."""
 
 import asyncio
 import logging
@@ -14,16 +14,22 @@ from service.telemetry.events import configure_logging
 
 log = logging.getLogger(__name__)
 
-FIXED: Final = ("host", "port", "uds", "workers", "shutdown_grace")  # what the server was started with
+FIXED: Final = (
+    "host",
+    "port",
+    "uds",
+    "workers",
+    "shutdown_grace",
+)  # a reload cannot change these
 
 ReadSettings = Callable[[], Settings]
 
 
 class Reloads:
-    """Puts one configuration in the place of another, without a call noticing.
+    """Replaces the configuration under running calls.
 
-    ``read`` returns the settings as they stand now, ``use`` lets a generation decide from the next call on; calls that
-    have begun end with the one they began with. The state of the process is the same for all of them.
+    ``read`` returns the current settings. ``use`` lets a generation answer from the next call on. Calls that have begun
+    end with the generation they began with. All generations share the state of the process.
     """
 
     def __init__(self, read: ReadSettings, use: Callable[[Generation], None]) -> None:
@@ -32,7 +38,7 @@ class Reloads:
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def follow_sighup(self, generation: Generation) -> None:
-        """Reload at each SIGHUP, for ever, where there is such a signal; those that come during a reload are one."""
+        """Reload on each SIGHUP until cancelled. Signals that arrive during a reload cause one more reload."""
         if not hasattr(signal, "SIGHUP"):
             return
         asked = asyncio.Event()
@@ -43,13 +49,13 @@ class Reloads:
             generation = await self.reload(generation)
 
     async def reload(self, before: Generation) -> Generation:
-        """Return the generation in force afterwards: a new one, or with every problem in the log the one before."""
+        """Return the generation in force afterwards: a new one or, if there are problems, the one before."""
         after: Generation | None = None
         try:
             settings = _with_fixed(await asyncio.to_thread(self._read), before.wiring.settings)
             after = Generation(await asyncio.to_thread(wire, settings, before.wiring.state))
             await after.start()
-        except Exception as problem:  # noqa: BLE001 - whatever it is, the service goes on as it is
+        except Exception as problem:  # noqa: BLE001 - whatever fails, the service goes on with the configuration that it has
             if after is not None:
                 await after.stop()
             _refuse(before, problem)
@@ -70,7 +76,7 @@ class Reloads:
 
 
 def _refuse(before: Generation, problem: Exception) -> None:
-    """Say loudly that everything stays as it was, and why."""
+    """Log every problem, and that the configuration before stays in force."""
     if isinstance(problem, ConfigError):
         problems = problem.problems
     elif isinstance(problem, UsersFileError):
@@ -85,7 +91,7 @@ def _refuse(before: Generation, problem: Exception) -> None:
 
 
 def _report(after: Generation, before: Generation) -> None:
-    """Log as the new settings say, and say what has changed."""
+    """Set up logging by the new settings, and log which keys have changed."""
     new, old = after.wiring.settings, before.wiring.settings
     if new.log != old.log:
         configure_logging(new.log.level, new.log.format)
@@ -95,7 +101,7 @@ def _report(after: Generation, before: Generation) -> None:
 
 
 def _with_fixed(settings: Settings, before: Settings) -> Settings:
-    """Return the settings without what cannot change while the service runs, and say what that is."""
+    """Return the settings with the ``FIXED`` ones of before, and log which of them have changed."""
     kept = {name: getattr(before, name) for name in FIXED if getattr(settings, name) != getattr(before, name)}
     for name in kept:
         log.warning("configuration: %s has changed, which takes a restart", name)
@@ -103,7 +109,7 @@ def _with_fixed(settings: Settings, before: Settings) -> Settings:
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """Yield the keys whose values differ, and no value."""
+    """Yield the keys whose values differ."""
     for name in before.keys() | after.keys():
         old, new = before.get(name), after.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -1,4 +1,4 @@
-"""One configuration, ready to decide: what the settings say, as a frozen value over the state of the process."""
+"""The wiring: one configuration as a frozen value over the state of the process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,14 +36,14 @@ from service.state.revocation_log import RevocationLog
 from service.state.throttle import GuessLimits, Throttle
 from service.telemetry.events import Telemetry
 
-ATTEMPTS_PER_ADDRESS: Final = 10  # times those for one name: an office shares an address, and people forget passwords
+ATTEMPTS_PER_ADDRESS: Final = 10  # times the attempts per name: many people can share an address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
-    """Everything outside the core that a decision needs, by one configuration.
+    """Everything that a decision needs under one configuration.
 
-    It owns no memory: what is learnt is in ``state``, which a reload hands to the next one unchanged.
+    It has no memory of its own. What is learnt is in ``state``, which the wirings before and after a reload share.
     """
 
     settings: Settings
@@ -66,28 +66,28 @@ class Wiring:
 
     @property
     def telemetry(self) -> Telemetry:
-        """Return what counts and logs."""
+        """Return the counters and the log of decisions."""
         return self.state.telemetry
 
     @property
     def all_issuers(self) -> tuple[Issuer, ...]:
-        """Return the issuers of machines' tokens, and the provider of people's, if there is one."""
+        """Return the issuers of access tokens, and the provider for sign-in if there is one."""
         return (*self.issuers.values(), *((self.provider_issuer,) if self.provider_issuer else ()))
 
     def secure_cookies(self, request: ForwardedRequest) -> bool:
-        """Tell whether cookies for this request's host are Secure: all are, unless plain http was permitted."""
+        """Tell whether cookies for this request's host are Secure. They are, unless ``session.allow_http`` is set."""
         return not self.settings.session.allow_http or keeps_secure(request)
 
 
 def new_state() -> ProcessState:
-    """Return the state of a process that has just begun; close() it in the end."""
+    """Return the state of a process that has just started; call close() at the end."""
     return ProcessState.empty(open_client(f"prefect-forward-auth/{__version__}"))
 
 
 def wire(settings: Settings, state: ProcessState) -> Wiring:
-    """Return what decides by these settings; nothing is started, read or fetched.
+    """Return the wiring for these settings. Nothing is started, read or fetched.
 
-    Raises ConfigError for what the settings alone do not show: a key that is none, a package that is missing.
+    Raises ConfigError for problems that the settings alone do not show: an unusable private key, a missing package.
     """
     grants, delay = settings.all_grants, RefusalDelay()
     seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
@@ -192,7 +192,7 @@ def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: tuple[Grant, ...]
 def _authorities(
     settings: Settings, grants: tuple[Grant, ...], passwords: Passwords | None, provider: RelyingParty | None
 ) -> dict[str, SessionAuthority]:
-    """Return who answers for the sessions of each issuer of people."""
+    """Return how sessions are confirmed, by issuer."""
     authorities = {}
     if passwords is not None and settings.users is not None and settings.local_sign_in:
         roles = RoleAssignment(settings.users.role, grants)

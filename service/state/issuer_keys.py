@@ -46,7 +46,7 @@ class KeyPolicy:
     timeout: float = 5.0
 
     def lifetime(self, max_age: float | None) -> float:
-        """Return the lifetime of keys in seconds, given the response's ``max_age`` in seconds, or None if it had none."""
+        """Return the lifetime of keys in seconds. ``max_age`` is that of the response in seconds, or None."""
         return self.refresh if max_age is None else min(max(max_age, self.min_refresh), self.refresh)
 
 

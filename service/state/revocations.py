@@ -57,7 +57,7 @@ def of_session(session_id: str) -> Revocation:
 
 
 def of_subject(issuer: str, subject: str, before: float) -> Revocation:
-    """Return the revocation of all sessions of a person that began at or before ``before`` (seconds since the epoch)."""
+    """Return the revocation of all sessions of a person begun at or before ``before`` (seconds since the epoch)."""
     return Revocation((_SUBJECT, issuer, subject), before, time.time() + KEEP)
 
 
