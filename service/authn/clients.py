@@ -26,9 +26,11 @@ from service.authn.issuers import Issuer
 from service.authn.seal import Seal
 from service.authn.tokens import Tokens
 from service.core.errors import OutOfReach, Rejected, Throttled
-from service.core.globs import met
+from service.core.globs import matches_any
 from service.core.identity.grants import Grant
 from service.core.model import Basic, Bearer, Proof
+from service.core.problems import Problem
+from service.rendering.sentences import log_reason
 from service.state.fingerprints import Fingerprints
 
 log = logging.getLogger(__name__)
@@ -37,12 +39,6 @@ AT_ONCE: Final = 8  # calls to one issuer
 WAITING: Final = 64  # callers who may wait for those; more are answered 429
 CAPACITY: Final = 10_000
 REFUSED_SECONDS: Final = 15.0  # for which a refused pair is not asked about again
-_WRONG: Final = (
-    "The client id or the client secret is wrong: check PREFECT_API_AUTH_STRING ('client_id:client_secret')."
-)
-_NOT_ACCEPTED: Final = (
-    "The identity provider knows this client, but gave it no token that is accepted here: tell whoever runs this."
-)
 # RFC 6749 §5.2, and what providers send in place of its first; any other error is about what this service asks for
 _ABOUT_THE_CLIENT: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_grant", "access_denied"})
 _ABOUT_US: Final = frozenset({"invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_target"})
@@ -121,7 +117,7 @@ class Clients:
 
     def takes(self, username: str) -> bool:
         """Tell, by configuration alone, whether this name is one of a client of this issuer."""
-        return met(self._policy.clients, username)
+        return matches_any(self._policy.clients, username)
 
     async def authenticate(self, credential: Basic) -> Proof:
         """Return whom the issuer says the client is; callers with the same pair share one call.
@@ -145,7 +141,7 @@ class Clients:
     async def _prove(self, credential: Basic, fingerprint: bytes) -> Proof:
         refused = self._refused.get(fingerprint)
         if refused is not None:
-            raise Rejected(refused.detail, reason=f"{refused.reason}; remembered")
+            raise Rejected(refused.problem, **{**refused.cause.facts, "remembered": True})
         name = self._name_of(credential)
         granted = self._granted.get(fingerprint)
         if granted is None or time.time() >= granted.until:
@@ -157,7 +153,7 @@ class Clients:
             granted = await self._ask(credential)
             proof = await self._believe(granted, fingerprint)
         except Rejected as refusal:
-            self._refused[fingerprint] = Rejected(refusal.detail, reason=refusal.reason)
+            self._refused[fingerprint] = Rejected(refusal.problem, **refusal.cause.facts)
             raise
         await self._keep(name, proof.until, granted)
         return proof
@@ -167,7 +163,7 @@ class Clients:
         try:
             proof = await self._tokens.authenticate(Bearer(granted.token.encode()))
         except Rejected as refusal:
-            raise Rejected(_NOT_ACCEPTED, reason=f"the access token of a client: {refusal.reason}") from None
+            raise Rejected(Problem.CLIENT_TOKEN_NOT_ACCEPTED, because=log_reason(refusal.cause)) from None
         until = min(granted.until, proof.principal.expires)
         self._granted[fingerprint] = granted._replace(until=until)
         return proof._replace(until=min(until, proof.until))
@@ -175,10 +171,7 @@ class Clients:
     async def _ask(self, credential: Basic) -> _Granted:
         """Return what the issuer grants to the client, or why it does not."""
         if self._waiting >= AT_ONCE + WAITING:
-            raise Throttled(
-                "Too many clients are being proved at once: try again shortly.",
-                reason=f"{self._waiting} calls to {self.url} wait",
-            )
+            raise Throttled(Problem.CLIENT_CHECKS_FULL, waiting=self._waiting, issuer=self.url)
         who = ClientPolicy(
             credential.username, credential.password, auth_method=self._policy.client_auth, timeout=self._policy.timeout
         )
@@ -207,14 +200,13 @@ class Clients:
         """Return what an error of the token endpoint means; its own words are a stranger's, and are not repeated."""
         if error in _ABOUT_THE_CLIENT:
             self.outcomes["refused"] += 1
-            return Rejected(_WRONG, reason=f"the token endpoint of {self.url} answered {error}")
+            return Rejected(Problem.PAIR_WRONG_AT_ISSUER, issuer=self.url, error=error)
         self.outcomes["unavailable"] += 1
         named = error if error in _ABOUT_US else "with an error of its own"
-        reason = f"the token endpoint of {self.url} answered {named}: check client_credentials, and the client there"
-        log.warning("%s", reason)
-        return OutOfReach(
-            "The identity provider does not grant what this service asks it for: tell whoever runs this.", reason=reason
+        log.warning(
+            "the token endpoint of %s answered %s: check client_credentials, and the client there", self.url, named
         )
+        return OutOfReach(Problem.GRANT_REFUSED, issuer=self.url, error=named)
 
     # what replicas share ----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from service.authn.clients import Clients
 from service.authn.passwords import Passwords
 from service.core.errors import Rejected, Throttled
 from service.core.model import Basic, Proof
+from service.core.problems import Problem
 from service.state.fingerprints import Fingerprints
 from service.state.throttle import Throttle, sender_of
 from service.telemetry.events import Telemetry
@@ -69,7 +70,7 @@ class Guard:
         """Return whose check a name is for: by configuration alone, so that time tells nothing about the users."""
         prover = next((one for one in self._clients if one.takes(username)), self._passwords)
         if prover is None:
-            raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
+            raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
         return prover
 
     async def _try(self, prover: Clients | Passwords, credential: Basic, address: str, mark: _Mark) -> Proof:
@@ -105,8 +106,4 @@ class Guard:
                 await asyncio.sleep(PATIENCE)
             finally:
                 self._at_the_door -= 1
-        raise Throttled(
-            "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",
-            reason=f"over sign_in.attempts, for {wait} s",
-            retry_after=wait,
-        )
+        raise Throttled(Problem.TOO_MANY_GUESSES, retry_after=wait, seconds=wait)

@@ -22,6 +22,7 @@ from service.adapters.jwks import NO_KEYS, KeySet, parse_jwks
 from service.adapters.outbound import FetchError, call, plain_http_from
 from service.core.errors import OutOfReach, Rejected
 from service.core.model import IssuerTrust
+from service.core.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -115,20 +116,14 @@ class Issuer:
             return key
         if not self.warm:
             raise OutOfReach(
-                "The identity provider's keys cannot be reached just now: try again shortly.",
-                reason=f"issuer {self.trust.issuer}: {self.last_problem or 'no usable key'}",
+                Problem.KEYS_OUT_OF_REACH,
                 retry_after=self._retry_after(),
+                issuer=self.trust.issuer,
+                because=self.last_problem or "no usable key",
             )
         if not known and _is_number(unverified_issued_at) and unverified_issued_at > self._fetched_wall:
-            raise OutOfReach(
-                "This token's key is not known yet: try again shortly.",
-                reason=f"kid {kid!r:.100} is unknown and the cool-down has not passed",
-                retry_after=self._retry_after(),
-            )
-        raise Rejected(
-            "This token's signing key is not one of its issuer's: obtain a new token.",
-            reason=f"kid {kid!r:.100} for {algorithm} is not among {len(self._keys)} keys",
-        )
+            raise OutOfReach(Problem.KEY_NOT_KNOWN_YET, retry_after=self._retry_after(), kid=str(kid)[:100])
+        raise Rejected(Problem.SIGNING_KEY_UNKNOWN, kid=str(kid)[:100], algorithm=algorithm, keys=len(self._keys))
 
     async def discover(self) -> Mapping[str, Any]:
         """Return the discovery document as it was last fetched with the keys, or raise OutOfReach before the first.
@@ -139,9 +134,10 @@ class Issuer:
             await self._refresh_for_a_request()
         if not self.metadata:
             raise OutOfReach(
-                "The identity provider cannot be reached just now: try again shortly.",
-                reason=f"issuer {self.trust.issuer}: {self.last_problem or 'nothing discovered'}",
+                Problem.ISSUER_OUT_OF_REACH,
                 retry_after=self._retry_after(),
+                issuer=self.trust.issuer,
+                because=self.last_problem or "nothing discovered",
             )
         return self.metadata
 

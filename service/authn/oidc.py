@@ -25,8 +25,8 @@ from service.core.identity.sign_in import (
     LogoutNotice,
     SignedIn,
     check_response_issuer,
-    lacks,
     merge_userinfo,
+    needs_userinfo,
     provider_error,
     signed_in_from,
     validate_at_hash,
@@ -34,6 +34,8 @@ from service.core.identity.sign_in import (
     validate_logout_token,
 )
 from service.core.model import IssuerTrust, VerifiedClaims
+from service.core.problems import Problem
+from service.rendering.sentences import log_reason
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,6 @@ DEFAULT_SCOPES: Final = ("openid", "profile", "email", "groups", "offline_access
 MAX_HINT: Final = 4096  # characters of an ID token that a URL may carry past every proxy
 REVOKE_SECONDS: Final = 3.0  # somebody waits to be signed out
 
-_UNPROVEN: Final = "The identity provider's answer could not be verified: sign in again, or tell whoever runs this."
-_ENDED: Final = "The identity provider has ended your session: reload the page to sign in."
 _NOT_THE_PERSONS: Final = frozenset({"invalid_client", "server_error", "temporarily_unavailable"})
 
 
@@ -110,7 +110,7 @@ class RelyingParty:
         except (NotPermitted, OutOfReach):
             raise
         except Exception as problem:  # noqa: BLE001 - whatever a provider's answer raises, nobody is signed in
-            raise SignInFailed(_UNPROVEN, reason=_reason(problem)) from None
+            raise SignInFailed(Problem.SIGN_IN_UNPROVEN, because=_reason(problem)) from None
 
     # while the session lasts ------------------------------------------------------------------------------
 
@@ -125,16 +125,16 @@ class RelyingParty:
         try:
             person = await self._signed_in(await self._provider.ask_for_tokens(form), subject=subject)
         except TokenError as problem:
-            reason = provider_error(problem.error, problem.description).reason
+            reason = log_reason(provider_error(problem.error, problem.description).cause)
             if problem.error in _NOT_THE_PERSONS:
                 raise out_of_reach(reason) from None
-            raise SessionEnded(_ENDED, reason=reason) from None
+            raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because=reason) from None
         except FetchError as problem:
             raise out_of_reach(str(problem)) from None
         except (NotPermitted, OutOfReach):
             raise
         except Exception as problem:  # noqa: BLE001 - as in redeem()
-            raise SessionEnded(_ENDED, reason=_reason(problem)) from None
+            raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because=_reason(problem)) from None
         return person if person.refresh_token else person._replace(refresh_token=refresh_token)
 
     # the end of it ----------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class RelyingParty:
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
-            raise Rejected("This logout token cannot be read.", reason=_reason(problem)) from None
+            raise Rejected(Problem.LOGOUT_TOKEN_UNREADABLE, because=_reason(problem)) from None
 
     async def revoke(self, refresh_token: str) -> None:
         """Ask the provider to forget a refresh token, if it can; wait a moment at most, and never fail."""
@@ -182,29 +182,29 @@ class RelyingParty:
             claims = validate_id_token(verified, self.trust, self.policy.client_id, time.time(), nonce=nonce)
             validate_at_hash(claims, tokens.access_token, algorithm)
             if subject and claims["sub"] != subject:
-                raise Rejected("The refresh token is somebody else's.", reason="sub")
+                raise Rejected(Problem.SUBJECT_OTHER)
         elif not subject:
-            raise Rejected("Nothing vouches for this person.", reason="token_endpoint sent no ID token")
+            raise Rejected(Problem.ID_TOKEN_MISSING)
         if await self._asks_userinfo(claims):
             claims = merge_userinfo(claims, await self._provider.userinfo(tokens.access_token))
         elif not tokens.id_token:
-            raise Rejected("Nothing vouches for this person.", reason="no ID token, and userinfo is not to be asked")
+            raise Rejected(Problem.ID_TOKEN_MISSING)
         who = signed_in_from(claims, self.trust, self.policy.kept_claims)
         return who._replace(id_token=tokens.id_token, refresh_token=tokens.refresh_token)
 
     async def _verify(self, token: bytes) -> tuple[VerifiedClaims, str]:
         """Return verified claims and the algorithm, one of this trust: machines may be allowed more."""
         if len(token) > MAX_TOKEN:
-            raise Rejected("This token is too long.")
+            raise Rejected(Problem.TOKEN_TOO_LONG, limit=MAX_TOKEN)
         verified = await self._tokens.verify(token)
         algorithm = parse_header(token.split(b".", 1)[0]).algorithm
         if algorithm not in self.trust.algorithms:
-            raise Rejected("This token's algorithm is not accepted here.", reason=f"alg {algorithm}")
+            raise Rejected(Problem.ALGORITHM_NOT_ACCEPTED, got=algorithm, expected=sorted(self.trust.algorithms))
         return verified, algorithm
 
     async def _asks_userinfo(self, claims: Mapping[str, Any]) -> bool:
         if self.policy.userinfo == "auto":
-            return "userinfo_endpoint" in await self._provider.discover() and lacks(claims, self.trust)
+            return "userinfo_endpoint" in await self._provider.discover() and needs_userinfo(claims, self.trust)
         return self.policy.userinfo == "always"
 
     def _scopes(self, metadata: Mapping[str, Any]) -> list[str]:
@@ -215,4 +215,4 @@ class RelyingParty:
 
 
 def _reason(problem: Exception) -> str:
-    return problem.reason if isinstance(problem, Refusal) else f"{type(problem).__name__}: {problem!s:.200}"
+    return log_reason(problem.cause) if isinstance(problem, Refusal) else f"{type(problem).__name__}: {problem!s:.200}"

@@ -22,11 +22,11 @@ from service.adapters.users_file import UsersFile, verify_password
 from service.core.errors import Rejected, Throttled
 from service.core.identity.grants import Grant, with_roles
 from service.core.model import Basic, Principal, Proof, Session
+from service.core.problems import Problem
 from service.state.fingerprints import Fingerprints
 
 log = logging.getLogger(__name__)
 
-_WRONG: Final = "The user name or the password is wrong: check PREFECT_API_AUTH_STRING ('user:password')."
 _RETRY_AFTER: Final = 2
 _PATIENCE: Final = 0.25  # seconds
 _AT_THE_DOOR: Final = 1000
@@ -140,11 +140,7 @@ class Passwords:
             finally:
                 self._at_the_door -= 1
         if self._waiting >= self._limit:
-            raise Throttled(
-                "Too many passwords are being checked at once: try again shortly.",
-                reason=f"{self._waiting} bcrypt checks wait (users.queue)",
-                retry_after=_RETRY_AFTER,
-            )
+            raise Throttled(Problem.PASSWORD_CHECKS_FULL, retry_after=_RETRY_AFTER, waiting=self._waiting)
 
     def forget(self) -> None:
         """Forget every verified password: the users have changed."""
@@ -172,8 +168,7 @@ class Passwords:
                 break  # else the file was replaced meanwhile, and what was proven is no longer asked
         if not proven:
             # an unknown name is not logged: it may be a password that was typed one field too early
-            who = f"user {credential.username!r}" if password_hash else "an unknown user"
-            raise Rejected(_WRONG, reason=f"wrong pair of {who}")
+            raise Rejected(Problem.PAIR_WRONG, user=credential.username if password_hash else None)
         principal = Principal(
             issuer=LOCAL_ISSUER,
             subject=credential.username,

@@ -26,6 +26,7 @@ from service.core.identity.sessions import (
     validate_session,
 )
 from service.core.model import Principal, Proof, Session, SessionCookie
+from service.core.problems import Problem
 from service.core.request.cookies import CHUNK, MAX_SEALED
 
 log = logging.getLogger(__name__)
@@ -112,19 +113,14 @@ class Sessions:
         if len(sealed) > CHUNK - 2 and session.id_token:
             return self.seal(session._replace(id_token=""))
         if len(sealed) > MAX_SEALED:
-            raise SignInFailed(
-                "Your groups do not fit into a session: ask for a claim with fewer of them.",
-                reason=f"{len(session.groups)} groups, {len(sealed)} bytes",
-            )
+            raise SignInFailed(Problem.SESSION_TOO_LARGE, groups=len(session.groups), size=len(sealed))
         return sealed
 
     def read(self, cookie: SessionCookie) -> Session:
         """Return the session that a cookie holds, as it was sealed, or raise SessionEnded."""
         document = self._seal.open(_PURPOSE, cookie.sealed)
         if document is None:
-            raise SessionEnded(
-                "Your session cannot be read: reload the page to sign in again.", reason="seal of no key at hand"
-            )
+            raise SessionEnded(Problem.SESSION_UNREADABLE)
         return load_session(document)
 
     def look_at(self, cookie: SessionCookie) -> Session:
@@ -147,10 +143,10 @@ class Sessions:
     def _validate(self, session: Session, now: float) -> None:
         validate_session(session, self.policy, now)
         if self._revocations.revoked(session):
-            raise SessionEnded("You were signed out: reload the page to sign in again.", reason="revoked")
+            raise SessionEnded(Problem.SESSION_REVOKED)
         voucher = self._vouchers.get(session.issuer)
         if voucher is None or not voucher.stands(session):
-            raise SessionEnded("Your session has ended: reload the page to sign in.", reason="nobody vouches for it")
+            raise SessionEnded(Problem.SESSION_WITHOUT_AUTHORITY)
 
     def _proof(self, session: Session, now: float) -> Proof:
         until = min(ends_at(session, self.policy), session.seen + self.policy.touch)
@@ -208,10 +204,7 @@ def _kept(session: Session, overdue: float) -> Session:
     """Return a session as it was while its issuer is out of reach, for a bounded time."""
     if overdue < GRACE:
         return session
-    raise OutOfReach(
-        "The identity provider cannot be reached, so your session cannot be renewed: try again shortly.",
-        reason=f"check overdue by {overdue:.0f} s",
-    )
+    raise OutOfReach(Problem.SESSION_NOT_RENEWABLE, seconds=round(overdue))
 
 
 def new_session_id() -> str:

@@ -16,11 +16,9 @@ from service.core.identity.claims import principal_from, with_verified_email
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
 from service.core.identity.grants import Grant, with_roles
 from service.core.model import Bearer, Proof, VerifiedClaims
+from service.core.problems import Problem
 
 _SEGMENTS: Final = 3
-_NOT_A_JWT: Final = "This is not a JWT: set PREFECT_API_KEY to an access token of your identity provider."
-_UNREADABLE: Final = "This token cannot be read: copy it again, whole."
-_UNVERIFIED: Final = "This token's signature could not be verified: obtain a new one."
 
 
 class Tokens:
@@ -44,14 +42,14 @@ class Tokens:
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
-            raise Rejected(_UNREADABLE, reason=f"{type(problem).__name__}: {problem!s:.200}") from None
+            raise Rejected(Problem.TOKEN_UNREADABLE, error=f"{type(problem).__name__}: {problem!s:.200}") from None
         return Proof(principal, min(principal.expires, issuer.believed_until))
 
     async def verify(self, token: bytes) -> VerifiedClaims:
         """Return the claims of a token that one of the issuers signed."""
         segments = token.split(b".")
         if len(segments) != _SEGMENTS:
-            raise Rejected(_NOT_A_JWT, reason="expected three segments (RFC 7515 §7.1)")
+            raise Rejected(Problem.TOKEN_NOT_A_JWT)
         header_segment, payload_segment, signature_segment = segments
         header = parse_header(header_segment)
         signature = decode_segment(signature_segment)
@@ -59,18 +57,14 @@ class Tokens:
         unverified_issuer = unverified_claims.get("iss")
         issuer = self._issuers.get(unverified_issuer) if isinstance(unverified_issuer, str) else None
         if issuer is None:
-            raise Rejected(
-                "This token's issuer is not trusted here: obtain one from an accepted identity provider.",
-                reason=f"iss {unverified_issuer!r:.200}, expected one of {sorted(self._issuers)}",
-            )
+            raise Rejected(Problem.ISSUER_NOT_TRUSTED, got=str(unverified_issuer)[:200], expected=sorted(self._issuers))
         if header.algorithm not in issuer.trust.algorithms:
             raise Rejected(
-                "This token is signed with an algorithm that is not accepted here.",
-                reason=f"alg {header.algorithm!r:.40}, expected one of {sorted(issuer.trust.algorithms)}",
+                Problem.ALGORITHM_NOT_ACCEPTED, got=header.algorithm[:40], expected=sorted(issuer.trust.algorithms)
             )
         key = issuer.key_at_hand(header.kid, header.algorithm)
         if key is None:
             key = await issuer.find_key(header.kid, header.algorithm, unverified_claims.get("iat"))
         if key.verify(token[: -len(signature_segment) - 1], signature) is not True:
-            raise Rejected(_UNVERIFIED, reason=f"alg {header.algorithm}, kid {header.kid!r:.100}")
+            raise Rejected(Problem.SIGNATURE_INVALID, algorithm=header.algorithm, kid=str(header.kid)[:100])
         return VerifiedClaims(issuer.trust.issuer, header.token_type, unverified_claims)

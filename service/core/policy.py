@@ -21,7 +21,7 @@ from service.core.prefect.roles import Access, Lacking
 from service.core.prefect.routes import websocket_endpoint
 from service.core.problems import Cause, Problem
 from service.core.request.faces import READS
-from service.core.request.redirects import PAGES, sign_in_location
+from service.core.request.redirects import PAGES, sign_in_href
 
 UI_SETTINGS = "/ui-settings"
 WEBSOCKETS = frozenset({"ws", "wss"})
@@ -109,7 +109,7 @@ def _asked_to_sign_in(
     if request is None or browser is None:
         return challenge
     if browser.navigates:
-        return Login(302, challenge.code, challenge.cause, sign_in_location(request.target))
+        return Login(302, challenge.code, challenge.cause, sign_in_href(request.target))
     route = access.routes.find(request.method, request.path)
     if request.method == "GET" and route is not None and route.path.endswith(UI_SETTINGS):  # below the UI's base
         return Login(302, challenge.code, challenge.cause, f"{PAGES}ui-settings")

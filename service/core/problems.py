@@ -1,8 +1,8 @@
 """What can be wrong, as a closed set, and what is known about it. ``rendering`` turns both into a sentence.
 
-The caller reads the sentence; the log has the problem and its facts. No fact ever holds a secret: no token, no password,
-no query, no claim's value that the caller did not prove. What a caller sent is cut to a bounded length where it becomes
-a fact.
+The caller reads the sentence; the log has the problem and its facts. No fact ever holds a secret: no token, no
+password, no query, no claim's value that the caller did not prove. What a caller sent is cut to a bounded length where
+it becomes a fact.
 """
 
 from collections.abc import Mapping

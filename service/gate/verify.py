@@ -32,13 +32,16 @@ from service.core.model import (
 )
 from service.core.policy import decide
 from service.core.prefect.secret_flags import MAX_BODY
-from service.core.request.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
+from service.core.problems import Cause, Problem
+from service.core.request.cookies import HOST_PREFIX, own_cookies, session_cookie, set_session, strip_own_cookies
 from service.core.request.faces import browser_of, parse_browser, parse_call
 from service.core.request.headers import parse_credential
 from service.gate.asgi import ASGIApp, Message, Receive, Scope, Send, body_of, send_json
+from service.gate.refusals import RefusalPages
 from service.gate.reload import Read, Reloads
 from service.gate.wiring import Wiring
-from service.rendering.answers import WireHeaders, allow_headers, render
+from service.rendering.answers import allow_headers, reaches_a_person, refusal_content, render
+from service.rendering.wire import WireHeaders
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class ForwardAuth:
         self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry  # the same for every wiring
         self._trusts, self._access = self.wiring.proxies.trusts, self.wiring.access
         self._load_web = load_web
+        self._refusal_pages = RefusalPages()
         self._read_settings = read_settings
         self._web: asyncio.Task[ASGIApp] | None = None
         self._in_force: ContextVar[Wiring] = ContextVar("in_force")  # for the web application, by call
@@ -105,7 +109,7 @@ class ForwardAuth:
             who.__context__ = None
         except Exception:
             log.exception("a verify call failed; it is refused")
-            who = Broken("The auth service failed on this request: try again, and tell its operators.")
+            who = Broken(Problem.INTERNAL)
         if decision is None:
             decision = decide(request, who, gate, self._access, browser=browser)
         if isinstance(decision, Allow):
@@ -113,13 +117,12 @@ class ForwardAuth:
             if not decision.known:
                 self._telemetry.unknown_route(request)
             if self._telemetry.log_allowed:
-                self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
+                self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", peer=peer)
             headers = allow_headers(decision.principal.identity) + headers
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
-        reason = who.reason if isinstance(who, Refusal) else decision.code
-        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, reason=reason, peer=peer)
+        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, peer=peer)
 
     async def _refuse(
         self,
@@ -130,17 +133,16 @@ class ForwardAuth:
         face: Face,
         gate: Gate,
         browser: Browser | None,
-        reason: str,
         peer: str,
     ) -> None:
         """Log and send what is not an Allow."""
         if isinstance(decision, Deny) and not decision.known:
             self._telemetry.unknown_route(request)
         request_id = secrets.token_hex(8)
-        self._telemetry.decided(
-            decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
-        )
-        answer = render(decision, face, gate, request_id, browser)
+        self._telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, peer=peer)
+        to_a_person = reaches_a_person(decision, gate, browser)
+        page = await self._refusal_pages.page(self.wiring.settings) if to_a_person else None
+        answer = render(decision, face, gate, request_id, browser, page)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
@@ -158,11 +160,11 @@ class ForwardAuth:
         key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
         proof = self._verdicts.recall(key)
         if proof is not None:
-            return proof.principal, [(b"cookie", without_ours(header))]
-        cookie = session_of(ours(header, HOST_PREFIX if secure else b""))
+            return proof.principal, [(b"cookie", strip_own_cookies(header))]
+        cookie = session_cookie(own_cookies(header, HOST_PREFIX if secure else b""))
         if isinstance(cookie, NoCredential):
             return cookie, _NOTHING_MORE
-        passed_on: WireHeaders = [(b"cookie", without_ours(header))]
+        passed_on: WireHeaders = [(b"cookie", strip_own_cookies(header))]
         era = self._verdicts.era
         with self.wiring:
             opened = await sessions.open(cookie)
@@ -176,9 +178,7 @@ class ForwardAuth:
     @staticmethod
     def _refuse_peer(peer: str) -> NoReturn:
         """Let our proxies ask, and nobody else; whoever may open the Unix socket has no address."""
-        raise UntrustedPeer(
-            "This address may not call the verify endpoints.", reason=f"{peer!r} is not in trusted_proxies"
-        )
+        raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=peer)
 
     async def _prove(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Proof:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
@@ -192,10 +192,10 @@ class ForwardAuth:
     async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic, client: str) -> Proof:
         if isinstance(credential, Bearer):
             if gate is Gate.BASIC or not wiring.issuers:
-                raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
+                raise Rejected(Problem.JWT_NOT_ACCEPTED)
             return await wiring.tokens.authenticate(credential)
         if gate is Gate.JWT:
-            raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
+            raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
         return await wiring.guard.authenticate(credential, client)
 
     # everything else --------------------------------------------------------------------------------------
@@ -235,13 +235,12 @@ class ForwardAuth:
         except Exception:
             log.exception("the web application failed")
             if not begun:
-                fault = {"detail": "The service failed: tell its operators.", "code": Code.INTERNAL_ERROR}
-                await send_json(send, 503, {**fault, "request_id": secrets.token_hex(8)})
+                cause = Cause(Problem.INTERNAL)
+                await send_json(send, 503, refusal_content(Code.INTERNAL_ERROR, cause, secrets.token_hex(8)))
 
     @staticmethod
     async def _not_found(send: Send) -> None:
-        body = {"detail": "There is nothing here.", "code": Code.NOT_FOUND, "request_id": secrets.token_hex(8)}
-        await send_json(send, 404, body)
+        await send_json(send, 404, refusal_content(Code.NOT_FOUND, Cause(Problem.NOT_FOUND), secrets.token_hex(8)))
 
     # from start to stop -----------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ _P: Final = Problem
 _WHO: Final = "You are {name!r} of {issuer}, {roles:held}."
 _PERSON: Final = "You are signed in as {name!r}, {roles:held}."
 _UNREADABLE: Final = "This token cannot be read: copy it again, whole."
-_NOT_ACCESS_TOKEN: Final = "This is not an access token: send the access token instead."
 _SIGN_IN_AGAIN: Final = "Your session has ended: reload the page to sign in."
 _SESSION_UNREADABLE: Final = "Your session cannot be read: reload the page to sign in again."
 _OUT_OF_REACH: Final = "The identity provider cannot be reached just now: try again shortly."
@@ -39,8 +38,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.CLIENT_ADDRESS_INVALID: "The client's address is not an IP address.",
     _P.FORWARDED_FOR_TOO_LONG: "X-Forwarded-For is too long.",
     _P.VERIFY_METHOD_NOT_GET: "The verify endpoint is asked with GET.",
-    _P.COOKIES_TOO_LARGE: "Your browser sends more cookies than can be read: delete this site's cookies, then reload the "
-    "page.",
+    _P.COOKIES_TOO_LARGE: "Your browser sends more cookies than can be read: delete this site's cookies, then reload "
+    "the page.",
     _P.FORM_UNREADABLE: "This form cannot be read: go back and try again.",
     _P.FORM_TYPE_WRONG: "This is not a form of this site: go back and try again.",
     _P.FORM_TOO_LONG: "This form is too long.",
@@ -48,15 +47,16 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.NOT_FOUND: "There is nothing here.",
     _P.METHOD_NOT_ALLOWED: "This path does not take this method.",
     _P.PEER_NOT_TRUSTED: "Only a trusted proxy may send this (trusted_proxies).",
-    _P.CROSS_SITE_REQUEST: "Another site made your browser send this request, so it was refused: open Prefect itself and "
-    "try there.",
+    _P.CROSS_SITE_REQUEST: "Another site made your browser send this request, so it was refused: open Prefect itself "
+    "and try there.",
     # nothing was presented
     _P.NO_CREDENTIAL: "Send a credential: set PREFECT_API_KEY to a JWT, or PREFECT_API_AUTH_STRING to 'user:password'.",
     _P.NO_JWT: "Send a JWT: set PREFECT_API_KEY.",
     _P.NO_PASSWORD: "Send a user name and password: set PREFECT_API_AUTH_STRING to 'user:password'.",
     _P.NOT_SIGNED_IN: "You are not signed in: reload the page to sign in.",
-    _P.NO_CREDENTIAL_ON_WEBSOCKET: "This WebSocket carried no credential, so events and task-run states are lost: Prefect "
-    'does not send PREFECT_API_KEY there. Set PREFECT_CLIENT_CUSTOM_HEADERS=\'{{"Authorization": "Bearer <token>"}}\' '
+    _P.NO_CREDENTIAL_ON_WEBSOCKET: "This WebSocket carried no credential, so events and task-run states are lost: "
+    "Prefect does not send PREFECT_API_KEY there. Set "
+    'PREFECT_CLIENT_CUSTOM_HEADERS=\'{{"Authorization": "Bearer <token>"}}\' '
     "(Prefect 3.4.8 and newer), or put the token into the URL, PREFECT_API_URL=https://jwt:<token>@<host>/api "
     "(every version).",
     # the Authorization header
@@ -94,7 +94,7 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     # the claims of a JWT
     _P.ISSUER_NOT_TRUSTED: "This token's issuer is not trusted here: obtain one from an accepted identity provider.",
     _P.TOKEN_TYPE_NOT_ACCEPTED: "This token is not of a type that is accepted here: send an access token.",
-    _P.NOT_AN_ACCESS_TOKEN: _NOT_ACCESS_TOKEN,
+    _P.NOT_AN_ACCESS_TOKEN: "This is not an access token: send the access token instead.",
     _P.AUDIENCE_MISSING: "This token names no audience: obtain it for Prefect's API.",
     _P.AUDIENCE_OTHER: "This token is for another audience: obtain it for Prefect's API.",
     _P.PARTY_NOT_ACCEPTED: "This token was issued to a client that is not accepted here.",
@@ -112,8 +112,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     **dict.fromkeys((_P.PAIR_WRONG, _P.PASSWORD_CHANGED), _PAIR_WRONG),
     _P.PAIR_WRONG_AT_ISSUER: "The client id or the client secret is wrong: check PREFECT_API_AUTH_STRING "
     "('client_id:client_secret').",
-    _P.CLIENT_TOKEN_NOT_ACCEPTED: "The identity provider knows this client, but gave it no token that is accepted here: "
-    "tell whoever runs this.",
+    _P.CLIENT_TOKEN_NOT_ACCEPTED: "The identity provider knows this client, but gave it no token that is accepted "
+    "here: tell whoever runs this.",
     _P.TOO_MANY_GUESSES: "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",
     _P.PASSWORD_CHECKS_FULL: "Too many passwords are being checked at once: try again shortly.",
     _P.CLIENT_CHECKS_FULL: "Too many clients are being proved at once: try again shortly.",
@@ -139,9 +139,9 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     # signing in
     _P.SIGN_IN_NOT_SET_UP: "Sign-in is not set up here. Use the API host with a credential.",
     _P.SIGN_IN_NOT_SET_UP_LOCALLY: "Sign-in with a password is not set up here.",
-    _P.SIGN_IN_OVER_HTTP: "This address is plain http, over which a session would not be safe: open it with https://, or "
-    "permit it with session.allow_http.",
-    _P.SIGN_IN_NOT_BEGUN: _NOT_BEGUN,
+    _P.SIGN_IN_OVER_HTTP: "This address is plain http, over which a session would not be safe: open it with https://, "
+    "or permit it with session.allow_http.",
+    **dict.fromkeys((_P.SIGN_IN_NOT_BEGUN, _P.PROVIDER_NOT_CONFIGURED), _NOT_BEGUN),
     _P.SIGN_IN_LOOPS: "You signed in twice, but this browser did not keep the session. Check these, then try again.",
     _P.SIGN_IN_UNPROVEN: _UNPROVEN,
     _P.PROVIDER_DENIED: "The identity provider did not let you in: sign in with another account, or ask for access.",
@@ -152,8 +152,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.PROVIDER_BUSY: "The identity provider has a problem just now: try again in a moment.",
     _P.PROVIDER_ERROR: "The identity provider ended the sign-in: try again.",
     _P.PERSON_NOT_PERMITTED: "You are known to the identity provider, but not permitted to enter here: ask for access.",
-    _P.EMAIL_NOT_VERIFIED: "Your e-mail address is not confirmed at the identity provider: confirm it there, then sign in "
-    "again.",
+    _P.EMAIL_NOT_VERIFIED: "Your e-mail address is not confirmed at the identity provider: confirm it there, then sign "
+    "in again.",
     # what a provider signed, or sent, is not what was asked for: the log alone tells them apart
     **dict.fromkeys(
         (
@@ -175,7 +175,6 @@ SENTENCES: Final[Mapping[Problem, str]] = {
             _P.LOGOUT_TOKEN_WITHOUT_ID,
             _P.LOGOUT_TOKEN_USED,
             _P.LOGOUT_TOKEN_UNREADABLE,
-            _P.PROVIDER_NOT_CONFIGURED,
         ),
         _UNPROVEN,
     ),
@@ -184,8 +183,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.ROUTE_UNKNOWN: f"{_WHO} {{route}} needs {{needed:either}}, as no known route of Prefect's. {{holders:ask}}",
     _P.OUTSIDE_LIMITS: f"{_WHO} {{route}} is open to you for other names than the one in this path. {{holders:ask}}",
     _P.SECRETS_NOT_PERMITTED: f"{_WHO} {{route}} with include_secrets needs {{needed:either}}. {{holders:ask}}",
-    _P.SECRETS_BODY_NOT_SENT: f"{_WHO} {{route}} may ask for secrets in its body, which the proxy does not send here, so "
-    "it needs {needed:either}. {holders:ask}",
+    _P.SECRETS_BODY_NOT_SENT: f"{_WHO} {{route}} may ask for secrets in its body, which the proxy does not send here, "
+    "so it needs {needed:either}. {holders:ask}",
     _P.NO_ROLE: "You are signed in, and have no role here: without one, nothing of Prefect is shown.",
     _P.ROLES_NOT_ENOUGH: "You are signed in, and what you asked for takes more than your roles.",
     # values of the configuration, and documents

@@ -101,7 +101,7 @@ class Pages:
         return self._page("redirecting.html", 200, links={"href": href}, provider=provider)
 
     def signed_out(self, *, sign_in_href: str, everywhere: bool = False, provider_still: str | None = None) -> Answer:
-        """Return the page after sign-out; ``provider_still`` names a provider where the person may be signed in still."""
+        """Return the page after sign-out; ``provider_still`` names a provider that may still have a session."""
         return self._page(
             "signed_out.html",
             200,
@@ -136,7 +136,7 @@ class Pages:
 
     # signed in ----------------------------------------------------------------------------------------------
 
-    def me(  # noqa: PLR0913 - all that is known about a session
+    def me(
         self,
         session: Session,
         roles: Sequence[str],
@@ -210,17 +210,16 @@ class Pages:
         """
         cause = refusal.cause
         hrefs = {"retry_href": again_href, "sign_in_href": again_href, "switch_href": switch_href}
-        return self._refused(
-            refusal.status,
-            cure_of(refusal.code, cause),
-            hrefs,
-            heading=heading_of(refusal.code, cause),
-            detail=sentence_for_person(cause),
-            checks=checks_of(cause),
-            code=refusal.code,
-            request_id=request_id,
-            retry_after=refusal.retry_after if isinstance(refusal, Later) else 0,
-        )
+        retry_after = refusal.retry_after if isinstance(refusal, Later) else 0
+        content = {
+            "heading": heading_of(refusal.code, cause),
+            "detail": sentence_for_person(cause),
+            "wait": wait_sentence(retry_after),
+            "request_id": request_id,
+            "code": refusal.code,
+        }
+        cure, checks = cure_of(refusal.code, cause), checks_of(cause)
+        return self._refused(refusal.status, cure, hrefs, content, checks=checks, retry_after=retry_after)
 
     def refusal_page(self, *, switch_href: str) -> RefusalPage:
         """Return the page for refusals at the gate, rendered once for each cure; what differs is filled in later."""
@@ -228,8 +227,7 @@ class Pages:
         gaps = {gap: f"{mark}{gap}{mark}" for gap in GAPS}
         hrefs = {"retry_href": "", "sign_in_href": f"{PAGES}login", "switch_href": switch_href}
         pages = {
-            cure: self._refused(403, cure, hrefs, **{**gaps, "wait": gaps["wait"] if cure is Cure.RETRY else ""})
-            for cure in Cure
+            cure: self._refused(403, cure, hrefs, gaps if cure is Cure.RETRY else {**gaps, "wait": ""}) for cure in Cure
         }
         headers = [one for one in pages[Cure.RETRY].headers if one[0] != b"content-length"]
         return RefusalPage({cure: page.body.decode().split(mark) for cure, page in pages.items()}, headers)
@@ -238,19 +236,21 @@ class Pages:
         self,
         status: int,
         cure: Cure,
-        hrefs: Mapping[str, str],
+        hrefs: dict[str, str],
+        content: Mapping[str, str],
         *,
         checks: Sequence[str] = (),
         retry_after: int = 0,
-        **content: str,
     ) -> Answer:
-        ways = ways_of(cure, title=self._title, **hrefs)
         return self._page(
             "error.html",
             status,
-            links=dict(hrefs),
+            links=hrefs,
             retry_after=retry_after,
-            **{"ways": ways, "checks": checks, "asks": cure in _ASK, "wait": wait_sentence(retry_after), **content},
+            ways=ways_of(cure, title=self._title, **hrefs),
+            asks=cure in _ASK,
+            checks=checks,
+            **content,
         )
 
 

@@ -20,7 +20,7 @@ class SessionPolicy:
 
     @property
     def touch(self) -> float:
-        """Return after how many seconds of use the cookie is sealed anew, so that idle time counts from the last use."""
+        """Return after how many seconds the cookie of a used session is sealed anew, so that idle time is measured."""
         return min(self.idle / 10, 300.0)
 
 

@@ -174,7 +174,7 @@ class _Node:
 
 
 class Routes:
-    """The table, compiled once. Of two routes of one shape the later wins, and keeps ``secrets_in_body`` of the earlier.
+    """The table, compiled once. Of two routes of one shape the later wins, but ``secrets_in_body`` stays set.
 
     Below ``api_base`` the server has no pages, so the wildcards of the UI's pages do not match there.
     """

@@ -35,7 +35,7 @@ def split_cookies(header: bytes) -> Iterator[tuple[bytes, bytes]]:
             yield name, value
 
 
-def parse_own_cookies(header: bytes, prefix: bytes) -> dict[bytes, bytes]:
+def own_cookies(header: bytes, prefix: bytes) -> dict[bytes, bytes]:
     """Return the cookies of this service by name, without the prefix.
 
     Raises SessionEnded for one that is repeated, and MalformedRequest for a header that is too large.
@@ -51,7 +51,7 @@ def parse_own_cookies(header: bytes, prefix: bytes) -> dict[bytes, bytes]:
     return {name.removeprefix(prefix): value for name, value in found.items()}
 
 
-def parse_session_cookie(cookies: Mapping[bytes, bytes]) -> SessionCookie | NoCredential:
+def session_cookie(cookies: Mapping[bytes, bytes]) -> SessionCookie | NoCredential:
     """Return the sealed session, joined from its cookies: ``<number of parts>.<first part>``, then the other parts.
 
     Raises SessionEnded if a part is missing.

@@ -5,7 +5,7 @@ is replaced by the home page.
 """
 
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlencode
 
 from service.core.errors import MalformedRequest
 from service.core.request.headers import parse_target
@@ -28,11 +28,19 @@ def parse_return_to(raw: str) -> str:
 
 
 def with_fragment(return_to: str, fragment: str) -> str:
-    """Return the address with the fragment, which browsers do not send by themselves; one that is too long is dropped."""
+    """Return the address with a fragment, which browsers do not send by themselves; a long one is dropped."""
     encoded = quote(fragment.removeprefix("#"), safe=_FRAGMENT)
     return f"{return_to}#{encoded}" if encoded and len(return_to) + len(encoded) < MAX_RETURN_TO else return_to
 
 
-def sign_in_location(target: str) -> str:
-    """Return the address at which a browser signs in and then comes back to the target."""
-    return f"{PAGES}login?return_to={quote(parse_return_to(target), safe='')}"
+def sign_in_href(return_to: str) -> str:
+    """Return where a browser signs in, to come back to a path, query and fragment of this host."""
+    address, mark, fragment = return_to.partition("#")
+    return f"{PAGES}login?return_to={quote(parse_return_to(address), safe='')}{mark}{fragment}"
+
+
+def switch_account_href(return_to: str) -> str:
+    """Return where a browser signs in at the provider with another account, to come back as after ``sign_in_href``."""
+    address, _, fragment = return_to.partition("#")
+    query = {"switch": "1", "return_to": parse_return_to(address), "fragment": unquote(fragment)}
+    return f"{PAGES}start?{urlencode({name: value for name, value in query.items() if value})}"
