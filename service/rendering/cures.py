@@ -121,12 +121,12 @@ def ways_of(cure: Cure, *, title: str, retry_href: str, sign_in_href: str, switc
     ``title`` is what the pages call the place that one signs in to. The addresses are those at which to try again, to
     sign in, and to sign in with another account.
     """
-    other_account = Link("Use another account", switch_href)
+    other_account, again = Link("Use another account", switch_href), Link("Try again", retry_href)
     return {
-        Cure.RETRY: Ways(Link("Try again", retry_href)),
+        Cure.RETRY: Ways(again),
         Cure.SIGN_IN: Ways(Link("Sign in again", sign_in_href)),
-        Cure.OTHER_ACCOUNT: Ways(other_account, _WHO),
+        Cure.OTHER_ACCOUNT: Ways(other_account, again),
         Cure.ASK_FOR_ROLE: Ways(other_account, _WHOM_TO_ASK),
         Cure.GO_HOME: Ways(Link(f"Open {title}", HOME), _WHO),
-        Cure.NOTHING: Ways(None),
+        Cure.NOTHING: Ways(None, again),  # once somebody else has put it right
     }[cure]

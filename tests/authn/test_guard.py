@@ -14,6 +14,7 @@ from service.authn.guard import Guard
 from service.authn.passwords import HashingPolicy, Passwords
 from service.core.errors import OutOfReach, Refusal, Rejected, Throttled
 from service.core.model import Basic, Proof
+from service.core.problems import Problem
 from service.state.throttle import Throttle
 from service.telemetry.events import Telemetry
 from tests.support.redis import RedisServer
@@ -183,7 +184,7 @@ async def test_what_was_not_decided_does_not_count(
     guard: Guard, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(_: Basic) -> Proof:
-        raise OutOfReach("away")
+        raise OutOfReach(Problem.ISSUER_OUT_OF_REACH)
 
     with monkeypatch.context() as patched:
         patched.setattr(passwords, "authenticate", away)
@@ -229,7 +230,7 @@ async def test_replicas_forget_what_was_not_wrong(
     make: Make, store: Store, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(_: Basic) -> Proof:
-        raise OutOfReach("away")
+        raise OutOfReach(Problem.ISSUER_OUT_OF_REACH)
 
     first, second = make(store), make(store)
     with monkeypatch.context() as patched:

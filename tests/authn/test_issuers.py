@@ -12,6 +12,7 @@ import pytest
 
 from service.adapters.oauth_client_auth import ClientPolicy
 from service.adapters.oauth_endpoints import Endpoints
+from service.adapters.oauth_endpoints import Provider as Asked
 from service.adapters.outbound import FetchError, PlainHTTP, check_url, open_client, plain_http_from
 from service.authn.issuers import Issuer, KeyPolicy, parse_max_age
 from service.core.errors import OutOfReach, Rejected
@@ -252,7 +253,8 @@ async def test_row27_a_document_from_elsewhere_does_not_send_us_to_our_own_machi
             issuer = Issuer(IssuerTrust(issuer_url, frozenset({"prefect"}), ALGORITHMS), client=client)
             issuer.metadata = {"token_endpoint": url}
             with pytest.raises(FetchError) if refused else nullcontext():
-                await Endpoints(issuer, ClientPolicy("gate", "secret"), client).url("token_endpoint")
+                asked = Asked(issuer_url, issuer.discover, issuer.allow_http)
+                await Endpoints(asked, ClientPolicy("gate", "secret"), client).url("token_endpoint")
         keys_beside_us = Issuer(issuer.trust, jwks_url="http://127.0.0.1:9/jwks", client=client)
         assert keys_beside_us.allow_http is PlainHTTP.LOOPBACK  # the operator's own word
 

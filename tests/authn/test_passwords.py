@@ -16,6 +16,7 @@ from service.core.errors import Rejected, Throttled
 from service.core.model import Basic
 from service.state.fingerprints import Fingerprints
 from tests.authn.conftest import authenticate, recall
+from tests.support.refusals import logged, told
 
 pytestmark = pytest.mark.anyio
 ALICE = Basic("alice", "secret")
@@ -83,9 +84,11 @@ async def test_a_wrong_pair_is_rejected_and_says_not_which_half_is_wrong(pair: B
     assert recall(passwords, pair) is None
     with pytest.raises(Rejected) as refusal:
         await authenticate(passwords, pair)
-    assert refusal.value.detail == module._WRONG
+    assert told(refusal.value) == (
+        "The user name or the password is wrong: check PREFECT_API_AUTH_STRING ('user:password')."
+    )
     known = pair.username in {"alice", "bob"}
-    assert refusal.value.reason == f"wrong pair of {f'user {pair.username!r}' if known else 'an unknown user'}"
+    assert logged(refusal.value) == f"pair_wrong user={pair.username if known else None}"
     assert recall(passwords, pair) is None
 
 

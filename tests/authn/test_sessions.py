@@ -12,8 +12,10 @@ from service.authn.sessions import GRACE, RETRY, SIBLING, Claim, Opened, Session
 from service.core.errors import NotPermitted, OutOfReach, Refusal, SessionEnded, SignInFailed
 from service.core.identity.sessions import SessionPolicy
 from service.core.model import Session, SessionCookie
-from service.core.request.cookies import CHUNK, HOST_PREFIX, MAX_SEALED, ours, session_of, set_session
+from service.core.problems import Problem
+from service.core.request.cookies import CHUNK, HOST_PREFIX, MAX_SEALED, own_cookies, session_cookie, set_session
 from service.state.revocations import Revocations
+from tests.support.refusals import refused
 
 pytestmark = pytest.mark.anyio
 KEY = "a secret of more than thirty-two characters"
@@ -52,7 +54,7 @@ class Provider:
         if refusal is not None:
             raise refusal
         if old.refresh_token != self._good:
-            raise SessionEnded("The identity provider has ended your session.", reason="invalid_grant")
+            raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because="invalid_grant")
         self._good = "token-2" if self._good == "token-1" else "token-3"
         return old._replace(groups=self.groups, refresh_token=self._good, check_at=time.time() + 900)
 
@@ -101,13 +103,13 @@ async def test_many_groups_take_many_cookies_and_come_back_whole(groups: int) ->
     one = session(groups=tuple(f"department-{number:04}-of-the-company" for number in range(groups)))
     cookies = set_session(sessions.seal(one), 60, secure=True)
     header = "; ".join(cookie.partition(";")[0] for cookie in cookies).encode()
-    found = session_of(ours(header, HOST_PREFIX))
+    found = session_cookie(own_cookies(header, HOST_PREFIX))
     assert isinstance(found, SessionCookie)
     assert (await sessions.open(found)).session.groups == one.groups
 
 
 async def test_more_groups_than_cookies_can_hold_are_refused_with_a_sentence() -> None:
-    with pytest.raises(SignInFailed, match="groups"):
+    with refused(SignInFailed, "groups"):
         replica().seal(session(groups=tuple(f"department-{number:04}-of-the-company" for number in range(500))))
 
 
@@ -244,7 +246,7 @@ async def test_without_a_refresh_token_it_lasts_until_its_own_end() -> None:
 
 async def test_it_ends_when_the_provider_says_so() -> None:
     provider = Provider()
-    provider.answers = [SessionEnded("no")]
+    provider.answers = [SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER)]
     assert await fate(replica(provider), due(SIBLING + 1)) == "session_ended"
 
 
@@ -265,7 +267,7 @@ async def test_it_ends_when_it_is_revoked_while_it_is_being_renewed() -> None:
 async def test_who_may_not_enter_any_more_does_not_get_in_by_asking_again(*, shared: bool) -> None:
     revocations = Revocations(None, keep=60_000)
     provider = Provider()
-    provider.answers = [NotPermitted("You are not permitted."), SessionEnded("That refresh token was used.")]
+    provider.answers = [NotPermitted(Problem.PERSON_NOT_PERMITTED), SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER)]
     claim = partial(revocations.first_use, "renewal") if shared else None
     sessions = replica(provider, claim=claim, revocations=revocations)
     cookie = sessions.seal(due())
@@ -286,7 +288,7 @@ async def test_who_has_too_many_groups_by_now_is_told(caplog: pytest.LogCaptureF
 async def test_while_the_provider_is_out_of_reach_a_session_lasts_for_a_bounded_time() -> None:
     for overdue, expected in ((1.0, "good"), (GRACE - 5, "good"), (GRACE + 5, "issuer_unavailable")):
         provider = Provider()
-        provider.answers = [OutOfReach("down")]
+        provider.answers = [OutOfReach(Problem.ISSUER_OUT_OF_REACH)]
         sessions = replica(provider)
         assert [await fate(sessions, due(overdue)) for _ in range(3)] == [expected] * 3, overdue
         assert provider.asked == 1  # it is left alone for a while
@@ -297,7 +299,7 @@ async def test_a_provider_that_is_back_is_asked_again_and_nobody_was_signed_out(
 ) -> None:
     monkeypatch.setattr("service.authn.sessions.RETRY", 0.0)
     provider = Provider()
-    provider.answers = [OutOfReach("down"), None]
+    provider.answers = [OutOfReach(Problem.ISSUER_OUT_OF_REACH), None]
     sessions = replica(provider)
     cookie = sessions.seal(due(GRACE + 5))
     assert await fate(sessions, cookie) == "issuer_unavailable"
@@ -306,7 +308,7 @@ async def test_a_provider_that_is_back_is_asked_again_and_nobody_was_signed_out(
 
 async def test_what_was_not_vouched_for_is_not_remembered_for_long() -> None:
     provider = Provider()
-    provider.answers = [OutOfReach("down")]
+    provider.answers = [OutOfReach(Problem.ISSUER_OUT_OF_REACH)]
     proof = (await opened(replica(provider), due())).proof
     assert proof.until <= time.time() + RETRY
 
@@ -332,7 +334,7 @@ async def test_with_a_store_one_replica_renews_and_the_others_carry_on() -> None
 
 async def test_with_a_store_an_end_is_one_for_all() -> None:
     shared, provider = Revocations(None, keep=60_000), Provider()
-    provider.answers = [SessionEnded("no")]
+    provider.answers = [SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER)]
     one, other = (replica(provider, claim=partial(shared.first_use, "renewal"), revocations=shared) for _ in range(2))
     cookie = one.seal(due())
     assert await fate(one, cookie) == "session_ended"
@@ -348,7 +350,7 @@ async def test_with_a_store_an_outage_is_not_outlasted_by_leaving_it_to_each_oth
 ) -> None:
     monkeypatch.setattr("service.authn.sessions.RETRY", 0.0)
     shared, provider = Revocations(None, keep=60_000), Provider()
-    provider.answers = [OutOfReach("down")]
+    provider.answers = [OutOfReach(Problem.ISSUER_OUT_OF_REACH)]
     claim = partial(shared.first_use, "renewal")
     one, other = (replica(provider, claim=claim, revocations=shared) for _ in range(2))
     cookie = one.seal(due(GRACE + 5))

@@ -35,8 +35,9 @@ def with_fragment(return_to: str, fragment: str) -> str:
 
 def sign_in_href(return_to: str) -> str:
     """Return where a browser signs in, to come back to a path, query and fragment of this host."""
-    address, mark, fragment = return_to.partition("#")
-    return f"{PAGES}login?return_to={quote(parse_return_to(address), safe='')}{mark}{fragment}"
+    address, _, fragment = return_to.partition("#")
+    location = f"{PAGES}login?return_to={quote(parse_return_to(address), safe='')}"
+    return f"{location}#{quote(fragment, safe=_FRAGMENT)}" if fragment else location
 
 
 def switch_account_href(return_to: str) -> str:
