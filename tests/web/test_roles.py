@@ -148,7 +148,7 @@ async def test_who_has_no_role_reads_who_they_are_and_whom_to_ask(people_file: P
     settings: dict[str, Any] = {
         "users": {"file": people_file},
         "session": {"keys": SESSION_KEY},
-        "sign_in": {"help": "Ask the data team."},
+        "sign_in": {"title": "Data platform", "help": "Ask the data team."},
     }
     async with gate(**settings) as call:
         person = Person(call.app)
@@ -157,6 +157,9 @@ async def test_who_has_no_role_reads_who_they_are_and_whom_to_ask(people_file: P
         await person.sign_in()
         refused = await person.ask("/v2/dashboard")
         assert (refused.status_code, 'href="/_auth/denied"' in refused.text) == (403, True)
+        for told in ("Data platform", "without a role here", "Ask the data team.", "Use another account"):
+            assert told in shown(refused), told
+        assert "script-src 'self'" in refused.headers["content-security-policy"]
         page = await person.open("/_auth/denied")
         assert page.status_code == 403
         for told in ("alice", "local", "no role here", "Ask the data team.", "Use another account"):
