@@ -3,18 +3,18 @@
 ::
 
     Refusal
-    ├── Malformed                  400 invalid_request     nothing could be understood
+    ├── Malformed                  400 invalid_request     could not be parsed
     │   ├── MalformedRequest         … of the forwarded request: denied
     │   └── MalformedCredential      … of the credential: challenged
-    ├── Rejected                   401 invalid_token       understood, and not proven
-    ├── SessionEnded               401 session_ended       was signed in, and is no more
+    ├── Rejected                   401 invalid_token       a credential that is not valid
+    ├── SessionEnded               401 session_ended       was signed in, and has to sign in again
     ├── SignInFailed               400 sign_in_failed      tried to sign in, and may try again
-    ├── NotPermitted               403 insufficient_scope  proven, and not one of those who may enter
-    ├── UntrustedPeer              403 untrusted_proxy     the caller is no proxy of ours
-    └── Later                                              not decided: ask again
-        ├── OutOfReach             503 issuer_unavailable    … when the issuer's keys can be had
-        ├── Throttled              429 throttled             … when there is less to do
-        └── Broken                 503 internal_error        … our own fault, still a refusal
+    ├── NotPermitted               403 insufficient_scope  known to the provider, and not permitted here
+    ├── UntrustedPeer              403 untrusted_proxy     the caller is no trusted proxy
+    └── Later                                              not decided: try again
+        ├── OutOfReach             503 issuer_unavailable    … when the issuer can be reached
+        ├── Throttled              429 throttled             … when there is less load
+        └── Broken                 503 internal_error        … after a fault of this service
 
 The class decides the status and the code. The ``Cause`` that a refusal carries says what exactly is wrong.
 """
@@ -59,43 +59,43 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error
 
 
 class Malformed(Refusal):
-    """Bytes that no type could be parsed from."""
+    """Bytes that could not be parsed."""
 
     code = Code.INVALID_REQUEST
     status = 400
 
 
 class MalformedRequest(Malformed):
-    """A forwarded request that is incomplete, repeated, or means different things to different readers."""
+    """A forwarded request that is incomplete or ambiguous."""
 
 
 class MalformedCredential(Malformed):
-    """An Authorization header that is none of the known forms."""
+    """An Authorization header in none of the known forms."""
 
 
 class Rejected(Refusal):
-    """A credential that was understood and proves nothing."""
+    """A credential that could be parsed and is not valid."""
 
     code = Code.INVALID_TOKEN
     status = 401
 
 
 class SessionEnded(Refusal):
-    """A session that was one and is no more, or that cannot be read: whoever sent it signs in again."""
+    """A session that has ended or cannot be read: the person has to sign in again."""
 
     code = Code.SESSION_ENDED
     status = 401
 
 
 class SignInFailed(Refusal):
-    """An attempt to sign in that came to nothing; the person is told, and may try again."""
+    """An attempt to sign in that failed. The person may try again."""
 
     code = Code.SIGN_IN_FAILED
     status = 400
 
 
 class NotPermitted(Refusal):
-    """A person whom the provider vouched for, and who may not enter; ``subject`` and ``name`` say who it is."""
+    """A person whom the provider authenticated, and who may not enter. ``subject`` and ``name`` say who it is."""
 
     code = Code.INSUFFICIENT_SCOPE
     status = 403
@@ -114,7 +114,7 @@ class UntrustedPeer(Refusal):
 
 
 class Later(Refusal):
-    """Nothing was decided: the caller may ask again after ``retry_after`` seconds."""
+    """Nothing was decided: the caller may try again after ``retry_after`` seconds."""
 
     def __init__(self, problem: Problem, *, retry_after: int = 5, **facts: Any) -> None:
         super().__init__(problem, **facts)
@@ -122,28 +122,28 @@ class Later(Refusal):
 
 
 class OutOfReach(Later):
-    """An issuer, or its keys, cannot be reached and no fresh enough copy is at hand."""
+    """An issuer or its keys cannot be reached, and no recent copy of the keys is available."""
 
     code = Code.ISSUER_UNAVAILABLE
     status = 503
 
 
 class Throttled(Later):
-    """More is being asked at once than may be."""
+    """Too many requests at once, or too many wrong passwords."""
 
     code = Code.THROTTLED
     status = 429
 
 
 class Broken(Later):
-    """A fault of this service, answered as one: refused, never a traceback."""
+    """A fault of this service. The answer is a refusal, and never contains a traceback."""
 
     code = Code.INTERNAL_ERROR
     status = 503
 
 
 class UnusableError(ValueError):
-    """A value of the configuration, or a document, that the core cannot use; nobody is refused by it."""
+    """A value of the configuration, or a document, that the core cannot use."""
 
     def __init__(self, problem: Problem, **facts: Any) -> None:
         super().__init__(problem)

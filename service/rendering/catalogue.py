@@ -11,7 +11,7 @@ from service.core.problems import Problem
 
 _P: Final = Problem
 _WHO: Final = "You are {name!r} of {issuer}, {roles:held}."
-_PERSON: Final = "You are signed in as {name!r}, {roles:held}."
+_PERSON: Final = "You are signed in as {name}, {roles:held}."
 _UNREADABLE: Final = "This token cannot be read: copy it again, whole."
 _SIGN_IN_AGAIN: Final = "Your session has ended: reload the page to sign in."
 _SESSION_UNREADABLE: Final = "Your session cannot be read: reload the page to sign in again."

@@ -77,9 +77,8 @@ class Logout:
         session = self._context.session(page_request)
         if session is None:
             response = self._signed_out(still=self._wiring.provider is not None)
-            if (
-                page_request.browser.same_origin
-            ):  # a form of another site comes without the cookie, and must not delete it
+            # a form of another site comes without the cookie, and must not delete it
+            if page_request.browser.same_origin:
                 page_request.clear_session(response)
             return response
         if not page_request.browser.same_origin or self._wiring.seal.open("sign-out", csrf) != session.id.encode():

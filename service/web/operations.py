@@ -1,4 +1,4 @@
-"""The FastAPI application behind the gate: metrics and OpenAPI, for operators and never for the outside."""
+"""The FastAPI application behind the gate: the pages, and metrics and OpenAPI for operators."""
 
 import re
 import secrets
@@ -93,7 +93,7 @@ def _refused_caller(request: Request, wiring: Wiring) -> Response | None:
     peer = request.client.host if request.client else ""
     if peer and not wiring.proxies.trusts(peer):
         return _refusal(403, Code.UNTRUSTED_PROXY, Cause(Problem.PEER_NOT_TRUSTED))
-    # a multipart form names the codec to read it with, and there are codecs that take minutes
+    # a multipart form chooses its own codec, and some codecs take minutes
     if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):
         return _refusal(415, Code.INVALID_REQUEST, Cause(Problem.FORM_TYPE_WRONG))
     return None
@@ -104,7 +104,7 @@ def _refusal(status: int, code: Code, cause: Cause) -> Response:
 
 
 class BoundedBodies:
-    """Reads no more than ``MAX_BODY`` bytes of a request: a form is read whole before anybody is asked for anything."""
+    """Refuses a body of more than ``MAX_BODY`` bytes: FastAPI reads a form before any check of this service runs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -125,7 +125,7 @@ class BoundedBodies:
 
 
 class ServiceCollector(Collector):
-    """Reads the service's counts when they are asked for, so that counting costs the hot path an addition."""
+    """Collects the metrics on request, so that counting costs the hot path no more than an addition."""
 
     def __init__(self, in_force: Callable[[], Wiring]) -> None:
         self._in_force = in_force

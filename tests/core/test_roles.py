@@ -237,11 +237,11 @@ def test_a_person_reads_what_they_wanted_and_the_least_role_that_has_it(access: 
 
     nobody = WHO._replace(roles=())
     assert told("GET", "/v2/runs", nobody) == (
-        "You are signed in as 'svc', without a role here. This takes the right to open the UI, and see health and "
+        "You are signed in as svc, without a role here. This takes the right to open the UI, and see health and "
         "versions. Ask for the role viewer."
     )
     assert told("POST", filled_in("/api/deployments/{id}/create_flow_run")) == (
-        "You are signed in as 'svc', with the role viewer. This takes the right to start, cancel, retry, pause and "
+        "You are signed in as svc, with the role viewer. This takes the right to start, cancel, retry, pause and "
         "resume runs, and answer runs that wait for input. Ask for the role runner."
     )
     assert "Ask for the role deployer." in told("POST", "/api/deployments/")

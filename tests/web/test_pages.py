@@ -305,7 +305,7 @@ def test_what_is_not_known_of_a_person_is_left_out(pages: Pages) -> None:
     response = pages.denied(who, Cause(Problem.NO_ROLE), request_id="1", switch_href="/a")
     assert response.status == 403
     labels = re.findall("<dt>(.*?)</dt>", response.body.decode())
-    assert labels == ["You came as", "Request"]
+    assert labels == ["Signed in as", "Request"]
 
 
 def test_many_groups_are_all_there(pages: Pages) -> None:

@@ -90,7 +90,7 @@ class Lacking(NamedTuple):
         return Cause(self.problem, facts)
 
 
-class _Weighed(NamedTuple):
+class _Evaluation(NamedTuple):
     verdict: Granted | Lacking
     limited: tuple[tuple[Role, Granted], ...]  # roles that open it for some names only
     secrets: bool
@@ -106,7 +106,7 @@ class Access:
         self._named_routes = {name: self._routes_named_by(role) for name, role in self.roles.items()}
         self._by_power = sorted(self.roles.values(), key=self._power)
         self._see_secrets = tuple(one.name for one in self._by_power if _sees_secrets(one))
-        self._weighed = lru_cache(maxsize=8192)(self._weigh)
+        self._evaluated = lru_cache(maxsize=8192)(self._evaluate)
 
     def judge(self, request: ForwardedRequest, roles: tuple[str, ...], body: bytes | None = None) -> Granted | Lacking:
         """Return whether these roles open the request, and which does, or what is missing.
@@ -114,11 +114,11 @@ class Access:
         ``body`` is the request's own, if the proxy sends it along. A role that is not configured opens nothing.
         """
         route = self.routes.find(request.method, request.path)
-        weighed = self._weighed(roles, route)
-        if weighed.final and not request.query:
-            return weighed.verdict
-        verdict = self._within_limits(weighed, request.path) if weighed.limited else weighed.verdict
-        if isinstance(verdict, Granted) and not weighed.secrets:
+        evaluation = self._evaluated(roles, route)
+        if evaluation.final and not request.query:
+            return evaluation.verdict
+        verdict = self._within_limits(evaluation, request.path) if evaluation.limited else evaluation.verdict
+        if isinstance(verdict, Granted) and not evaluation.secrets:
             problem = _problem_with_secrets(request, route, body)
             if problem is not None:
                 return Lacking(route, problem, frozenset({Capability.READ_SECRET}), self._see_secrets)
@@ -154,8 +154,8 @@ class Access:
             return Granted(route, role.name, min(common))
         return Granted(route, role.name, route.rule) if route in self._named_routes[role.name] else None
 
-    def _weigh(self, names: tuple[str, ...], route: Route | None) -> _Weighed:
-        free: Granted | None = None
+    def _evaluate(self, names: tuple[str, ...], route: Route | None) -> _Evaluation:
+        unlimited: Granted | None = None
         limited: list[tuple[Role, Granted]] = []
         roles = [self.roles[name] for name in names if name in self.roles]
         for role in roles:
@@ -163,19 +163,19 @@ class Access:
             if granted is not None and _limited(role, route):
                 limited.append((role, granted))
             else:
-                free = free or granted
-        verdict = free or self._lacking(route, outside_limits=bool(limited))
+                unlimited = unlimited or granted
+        verdict = unlimited or self._lacking(route, outside_limits=bool(limited))
         secrets = any(_sees_secrets(role) for role in roles)
-        final = (free is not None or not limited) and (secrets or route is None or not route.secrets_in_body)
-        return _Weighed(verdict, () if free else tuple(limited), secrets, final)
+        final = (unlimited is not None or not limited) and (secrets or route is None or not route.secrets_in_body)
+        return _Evaluation(verdict, () if unlimited else tuple(limited), secrets, final)
 
     @staticmethod
-    def _within_limits(weighed: _Weighed, path: str) -> Granted | Lacking:
-        for role, granted in weighed.limited:
+    def _within_limits(evaluation: _Evaluation, path: str) -> Granted | Lacking:
+        for role, granted in evaluation.limited:
             names = granted.route.names_in(path) if granted.route is not None else {}
             if all(matches_any(patterns, names[name]) for name, patterns in role.limits.items() if name in names):
                 return granted
-        return weighed.verdict
+        return evaluation.verdict
 
     def _lacking(self, route: Route | None, *, outside_limits: bool) -> Lacking:
         holders = [
