@@ -23,10 +23,11 @@ from service.adapters.store import Store, StoreUnavailable
 from service.authn.issuers import Issuer
 from service.authn.seal import Seal
 from service.authn.tokens import Tokens
-from service.core.errors import Cause, OutOfReach, Problem, Rejected
+from service.core.errors import OutOfReach, Rejected
 from service.core.globs import matches_any
 from service.core.identity.grants import Grant
 from service.core.model import Basic, Bearer, Proof
+from service.core.problems import Cause, Problem
 from service.state.client_tokens import MAX_CLIENTS, ClientToken, ClientTokens, GrantPolicy, Outcome, request_of
 from service.state.concurrency import ConcurrencyLimit, RefusalDelay
 from service.state.single_flight import SingleFlight

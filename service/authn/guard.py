@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from service.authn.clients import Clients
 from service.authn.passwords import Passwords
-from service.core.errors import MalformedCredential, Problem, Rejected, Throttled
+from service.core.errors import MalformedCredential, Rejected, Throttled
 from service.core.model import Basic, Proof
+from service.core.problems import Problem
 from service.core.request.headers import parse_pair
 from service.state.concurrency import RefusalDelay
 from service.state.passwords import KnownPairs

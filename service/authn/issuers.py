@@ -8,8 +8,9 @@ from typing import Any
 from jose.backends.base import Key
 
 from service.adapters.oauth_endpoints import Provider
-from service.core.errors import OutOfReach, Problem, Rejected
+from service.core.errors import OutOfReach, Rejected
 from service.core.model import IssuerTrust
+from service.core.problems import Problem
 from service.state.issuer_keys import IssuerKeys, KeyPolicy
 
 

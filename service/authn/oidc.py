@@ -20,14 +20,14 @@ from service.adapters.oauth_endpoints import MAX_TOKEN, Endpoints, TokenError, T
 from service.adapters.outbound import FetchError
 from service.authn.issuers import Issuer
 from service.authn.tokens import Tokens
-from service.core.errors import Cause, NotPermitted, OutOfReach, Problem, Refusal, Rejected, SessionEnded, SignInFailed
+from service.core.errors import NotPermitted, OutOfReach, Refusal, Rejected, SessionEnded, SignInFailed
 from service.core.identity.compact import parse_header
 from service.core.identity.sign_in import (
     LogoutNotice,
     SignedIn,
     check_response_issuer,
-    lacks,
     merge_userinfo,
+    needs_userinfo,
     provider_error,
     signed_in_from,
     validate_at_hash,
@@ -35,6 +35,7 @@ from service.core.identity.sign_in import (
     validate_logout_token,
 )
 from service.core.model import IssuerTrust, Session, VerifiedClaims
+from service.core.problems import Cause, Problem
 from service.rendering.sentences import log_reason
 
 log = logging.getLogger(__name__)
@@ -217,7 +218,7 @@ class RelyingParty:
 
     async def _asks_userinfo(self, claims: Mapping[str, Any]) -> bool:
         if self.policy.userinfo == "auto":
-            return "userinfo_endpoint" in await self._provider.discover() and lacks(claims, self.trust)
+            return "userinfo_endpoint" in await self._provider.discover() and needs_userinfo(claims, self.trust)
         return self.policy.userinfo == "always"
 
     def _scopes(self, metadata: Mapping[str, Any]) -> list[str]:

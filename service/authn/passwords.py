@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.adapters.users_file import UsersFile, verify_password
-from service.core.errors import Problem, Rejected
+from service.core.errors import Rejected
 from service.core.identity.grants import RoleAssignment
 from service.core.model import Basic, Principal, Proof, Session
+from service.core.problems import Problem
 from service.state.concurrency import ConcurrencyLimit, RefusalDelay
 from service.state.passwords import VerifiedPasswords
 from service.state.single_flight import SingleFlight

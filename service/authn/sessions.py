@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from service.authn.seal import Seal
-from service.core.errors import NotPermitted, OutOfReach, Problem, SessionEnded, SignInFailed
+from service.core.errors import NotPermitted, OutOfReach, SessionEnded, SignInFailed
 from service.core.identity.grants import RoleAssignment
 from service.core.identity.sessions import (
     SessionPolicy,
@@ -22,6 +22,7 @@ from service.core.identity.sessions import (
     validate_session,
 )
 from service.core.model import Proof, Session, SessionCookie
+from service.core.problems import Problem
 from service.core.request.cookies import CHUNK, MAX_SEALED
 from service.state.renewals import Renewals
 from service.state.revocation_log import RevocationLog

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from service.authn.issuers import Issuer
-from service.core.errors import Problem, Refusal, Rejected
+from service.core.errors import Refusal, Rejected
 from service.core.identity.claims import principal_from, with_verified_email
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
 from service.core.identity.grants import Grant, with_roles
 from service.core.model import Bearer, Proof, VerifiedClaims
+from service.core.problems import Problem
 
 _SEGMENTS: Final = 3
 

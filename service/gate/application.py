@@ -8,12 +8,14 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 from service.core.errors import Code
+from service.core.problems import Cause, Problem
 from service.gate.asgi import ASGIApp, Message, Receive, Scope, Send, send_json
 from service.gate.generation import Generation
 from service.gate.readiness import readiness
 from service.gate.reload import ReadSettings, Reloads
 from service.gate.verify import EXT_AUTHZ_PREFIX, VerifyEndpoints
 from service.gate.wiring import Wiring, new_state, wire
+from service.rendering.answers import refusal_content
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -72,13 +74,12 @@ class ForwardAuth(VerifyEndpoints):
         except Exception:
             log.exception("the web application failed")
             if not begun:
-                fault = {"detail": "The service failed: tell its operators.", "code": Code.INTERNAL_ERROR}
-                await send_json(send, 503, {**fault, "request_id": secrets.token_hex(8)})
+                cause = Cause(Problem.INTERNAL)
+                await send_json(send, 503, refusal_content(Code.INTERNAL_ERROR, cause, secrets.token_hex(8)))
 
     @staticmethod
     async def _not_found(send: Send) -> None:
-        body = {"detail": "There is nothing here.", "code": Code.NOT_FOUND, "request_id": secrets.token_hex(8)}
-        await send_json(send, 404, body)
+        await send_json(send, 404, refusal_content(Code.NOT_FOUND, Cause(Problem.NOT_FOUND), secrets.token_hex(8)))
 
     # from start to stop -----------------------------------------------------------------------------------
 

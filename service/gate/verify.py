@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Final, NoReturn
 
-from service.core.errors import Broken, Problem, Refusal, Rejected, UntrustedPeer
+from service.core.errors import Broken, Refusal, Rejected, UntrustedPeer
 from service.core.model import (
     NO_CREDENTIAL,
     Allow,
@@ -28,13 +28,16 @@ from service.core.model import (
 )
 from service.core.policy import decide
 from service.core.prefect.secret_flags import MAX_BODY
-from service.core.request.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
+from service.core.problems import Problem
+from service.core.request.cookies import HOST_PREFIX, own_cookies, session_cookie, set_session, strip_own_cookies
 from service.core.request.faces import browser_of, parse_browser, parse_call
 from service.core.request.headers import parse_credential
 from service.gate.asgi import Message, Receive, Scope, Send, body_of
 from service.gate.generation import Generation
+from service.gate.refusals import RefusalPages
 from service.gate.wiring import Wiring
-from service.rendering.answers import WireHeaders, allow_headers, render
+from service.rendering.answers import allow_headers, reaches_a_person, render
+from service.rendering.wire import WireHeaders
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class VerifyEndpoints(ABC):
     def __init__(self, generation: Generation) -> None:
         state = generation.wiring.state
         self._verdicts, self._telemetry = state.verdicts, state.telemetry
+        self._refusal_pages = RefusalPages()
         self.use(generation)
 
     def use(self, generation: Generation) -> None:
@@ -112,13 +116,12 @@ class VerifyEndpoints(ABC):
             if not decision.known:
                 self._telemetry.unknown_route(request)
             if self._telemetry.log_allowed:
-                self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
+                self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", peer=peer)
             headers = allow_headers(decision.principal.identity) + headers
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
-        reason = who.reason if isinstance(who, Refusal) else decision.code
-        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, reason=reason, peer=peer)
+        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, peer=peer)
 
     async def _refuse(
         self,
@@ -129,17 +132,16 @@ class VerifyEndpoints(ABC):
         face: Face,
         gate: Gate,
         browser: Browser | None,
-        reason: str,
         peer: str,
     ) -> None:
         """Log and send what is not an Allow."""
         if isinstance(decision, Deny) and not decision.known:
             self._telemetry.unknown_route(request)
         request_id = secrets.token_hex(8)
-        self._telemetry.decided(
-            decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
-        )
-        answer = render(decision, face, gate, request_id, browser)
+        self._telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, peer=peer)
+        to_a_person = reaches_a_person(decision, gate, browser)
+        page = await self._refusal_pages.page(self.wiring.settings) if to_a_person else None
+        answer = render(decision, face, gate, request_id, browser, page)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
@@ -157,11 +159,11 @@ class VerifyEndpoints(ABC):
         key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
         proof = self._verdicts.recall(key)
         if proof is not None:
-            return proof.principal, [(b"cookie", without_ours(header))]
-        cookie = session_of(ours(header, HOST_PREFIX if secure else b""))
+            return proof.principal, [(b"cookie", strip_own_cookies(header))]
+        cookie = session_cookie(own_cookies(header, HOST_PREFIX if secure else b""))
         if isinstance(cookie, NoCredential):
             return cookie, _NOTHING_MORE
-        passed_on: WireHeaders = [(b"cookie", without_ours(header))]
+        passed_on: WireHeaders = [(b"cookie", strip_own_cookies(header))]
         era = self._verdicts.era
         with self.generation:
             opened = await sessions.open(cookie)

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from service.core.errors import Problem, Throttled
+from service.core.errors import Throttled
+from service.core.problems import Problem
 
 REFUSAL_DELAY: Final = 0.25  # seconds
 MAX_DELAYED: Final = 1_000  # callers that are delayed at the same time; more are refused at once

@@ -10,7 +10,7 @@ from service.telemetry.events import configure_logging
 
 
 def create_app(settings: Settings | None = None) -> ForwardAuth:
-    """Return the ASGI application; without settings, from where they stand, at the start and at each SIGHUP."""
+    """Return the ASGI application; without ``settings``, they are read at the start and at each SIGHUP."""
     if settings is not None:
         return ForwardAuth(settings, _load_web)
     settings = _read_settings()

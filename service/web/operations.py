@@ -1,4 +1,4 @@
-"""The FastAPI application behind the gate: metrics and OpenAPI, for operators and never for the outside."""
+"""The FastAPI application behind the gate: the pages, and metrics and OpenAPI for operators."""
 
 import re
 import secrets
@@ -14,15 +14,22 @@ from starlette.responses import JSONResponse
 
 from service import __version__
 from service.core.errors import Code, MalformedRequest, Refusal
+from service.core.problems import Cause, Problem
 from service.gate.asgi import ASGIApp, Message, Receive, Scope, Send
 from service.gate.wiring import Wiring
+from service.rendering.answers import refusal_content
 from service.web.account import Account
 from service.web.login import Login
 from service.web.logout import Logout
 from service.web.metrics import create_registry
-from service.web.visits import Desk
+from service.web.page_context import PageContext
 
 MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
+_UNREADABLE: Final = Cause(Problem.FORM_UNREADABLE)
+_CAUSES: Final[dict[int, Cause]] = {
+    codes.METHOD_NOT_ALLOWED: Cause(Problem.METHOD_NOT_ALLOWED),
+    codes.REQUEST_ENTITY_TOO_LARGE: Cause(Problem.FORM_TOO_LONG),
+}
 _FORM: Final = re.compile(r"application/x-www-form-urlencoded(; ?charset=utf-8)?", re.IGNORECASE)
 
 
@@ -42,31 +49,31 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
     registry = create_registry(in_force)
 
     @app.middleware("http")
-    async def at_the_door(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        return _turned_away(request, in_force()) or await call_next(request)
+    async def check_caller(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        return _refused_caller(request, in_force()) or await call_next(request)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, problem: HTTPException) -> Response:
         if problem.status_code == codes.NOT_FOUND:
-            return _refusal(404, Code.NOT_FOUND, "There is nothing here.")
-        return _refusal(problem.status_code, Code.INVALID_REQUEST, str(problem.detail))
+            return _refusal(404, Code.NOT_FOUND, Cause(Problem.NOT_FOUND))
+        return _refusal(problem.status_code, Code.INVALID_REQUEST, _CAUSES.get(problem.status_code, _UNREADABLE))
 
-    desk = Desk(in_force)
-    for routes in (Login(desk), Logout(desk), Account(desk)):
+    context = PageContext(in_force)
+    for routes in (Login(context), Logout(context), Account(context)):
         app.include_router(routes.router, prefix="/_auth")
 
     @app.exception_handler(Refusal)
     async def refused_on_a_page(_: Request, refusal: Refusal) -> Response:
-        return desk.refused(refusal)
+        return context.refused(refusal)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, problem: RequestValidationError) -> Response:
-        fields = ", ".join(".".join(str(part) for part in one["loc"]) for one in problem.errors())
-        return desk.refused(MalformedRequest("This form cannot be read: go back and try again.", reason=fields))
+        fields = [".".join(str(part) for part in one["loc"]) for one in problem.errors()]
+        return context.refused(MalformedRequest(Problem.FORM_UNREADABLE, fields=fields))
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
-        return _refusal(503, Code.INTERNAL_ERROR, "The service failed: tell its operators.")
+        return _refusal(503, Code.INTERNAL_ERROR, Cause(Problem.INTERNAL))
 
     @app.get("/metrics", response_class=Response, summary="Metrics in Prometheus' text format")
     def metrics() -> Response:
@@ -75,23 +82,23 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
     return cast("ASGIApp", app)
 
 
-def _turned_away(request: Request, wiring: Wiring) -> Response | None:
-    """Return the refusal for what nobody but a proxy of ours may send, and for what no page of ours sends."""
+def _refused_caller(request: Request, wiring: Wiring) -> Response | None:
+    """Return the refusal of a caller that is no trusted proxy, or of a form that no page of this service sends."""
     peer = request.client.host if request.client else ""
     if peer and not wiring.proxies.trusts(peer):
-        return _refusal(403, Code.UNTRUSTED_PROXY, "This address may not see the operations' endpoints.")
-    # a multipart form names the codec to read it with, and there are codecs that take minutes
+        return _refusal(403, Code.UNTRUSTED_PROXY, Cause(Problem.PEER_NOT_TRUSTED))
+    # a multipart form chooses its own codec, and some codecs take minutes
     if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):
-        return _refusal(415, Code.INVALID_REQUEST, "This is not a form of this site: go back and try again.")
+        return _refusal(415, Code.INVALID_REQUEST, Cause(Problem.FORM_TYPE_WRONG))
     return None
 
 
-def _refusal(status: int, code: Code, detail: str) -> Response:
-    return JSONResponse({"detail": detail, "code": code, "request_id": secrets.token_hex(8)}, status)
+def _refusal(status: int, code: Code, cause: Cause) -> Response:
+    return JSONResponse(refusal_content(code, cause, secrets.token_hex(8)), status)
 
 
 class BoundedBodies:
-    """Reads no more than ``MAX_BODY`` bytes of a request: a form is read whole before anybody is asked for anything."""
+    """Refuses a body of more than ``MAX_BODY`` bytes: FastAPI reads a form before any check of this service runs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -105,7 +112,7 @@ class BoundedBodies:
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise HTTPException(codes.REQUEST_ENTITY_TOO_LARGE, "This form is too long.")
+                raise HTTPException(codes.REQUEST_ENTITY_TOO_LARGE)
             return message
 
         await self._app(scope, bounded, send)

@@ -12,9 +12,10 @@ from service.adapters.users_file import UsersFile, hash_password
 from service.authn import passwords as module
 from service.authn.guard import Guard
 from service.authn.passwords import HashingPolicy, Passwords
-from service.core.errors import OutOfReach, Problem, Refusal, Rejected, Throttled
+from service.core.errors import OutOfReach, Refusal, Rejected, Throttled
 from service.core.identity.grants import RoleAssignment
 from service.core.model import Basic, Proof
+from service.core.problems import Problem
 from service.state.concurrency import RefusalDelay
 from service.state.passwords import KnownPairs, VerifiedPasswords
 from service.state.throttle import FailedAttempts, GuessLimits, Throttle

@@ -12,7 +12,7 @@ import pytest
 from service.adapters.users_file import Users, UsersFile, hash_password
 from service.authn import passwords as module
 from service.authn.passwords import HashingPolicy, Passwords
-from service.core.errors import Problem, Rejected, Throttled
+from service.core.errors import Rejected, Throttled
 from service.core.identity.grants import RoleAssignment
 from service.core.model import Basic
 from service.state import passwords as memory
@@ -20,6 +20,7 @@ from service.state.concurrency import RefusalDelay
 from service.state.fingerprints import Fingerprints
 from service.state.passwords import VerifiedPasswords
 from tests.authn.conftest import authenticate, recall
+from tests.support.refusals import logged, told
 
 pytestmark = pytest.mark.anyio
 ALICE = Basic("alice", "secret")
@@ -90,8 +91,11 @@ async def test_a_wrong_pair_is_rejected_and_says_not_which_half_is_wrong(pair: B
     assert recall(passwords, pair) is None
     with pytest.raises(Rejected) as refusal:
         await authenticate(passwords, pair)
-    known = pair.username in {"alice", "bob"}  # another name may be a password, typed one field too early
-    assert refusal.value.cause == (Problem.PAIR_WRONG, {"user": pair.username if known else None})
+    assert told(refusal.value) == (
+        "The user name or the password is wrong: check PREFECT_API_AUTH_STRING ('user:password')."
+    )
+    known = pair.username in {"alice", "bob"}
+    assert logged(refusal.value) == f"pair_wrong user={pair.username if known else None}"
     assert recall(passwords, pair) is None
 
 

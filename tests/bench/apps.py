@@ -67,7 +67,7 @@ def unjudged() -> ForwardAuth:
 def ordinary() -> FastAPI:
     """Return the same decision, by the same functions, as one would write it with FastAPI."""
     service: ForwardAuth = create_app()
-    verdicts = service.wiring.verdicts
+    verdicts = service.state.verdicts
 
     async def lifespan(_: FastAPI) -> Any:
         await service.start()

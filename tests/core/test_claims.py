@@ -8,6 +8,7 @@ import pytest
 from service.core.errors import Rejected
 from service.core.identity.claims import principal_from
 from service.core.model import IssuerTrust, VerifiedClaims
+from tests.support.refusals import refused
 
 NOW = 1_800_000_000.0
 TRUST = IssuerTrust(
@@ -90,7 +91,7 @@ def test_a_good_token_becomes_a_principal() -> None:
     ],
 )
 def test_a_claim_that_is_not_right_is_a_refusal(changes: dict[str, Any], word: str) -> None:
-    with pytest.raises(Rejected, match=word):
+    with refused(Rejected, word):
         principal_from(verified(**changes), TRUST, NOW)
 
 
@@ -101,7 +102,7 @@ def test_types_that_real_providers_send_are_accepted(token_type: str) -> None:
 
 @pytest.mark.parametrize("token_type", ["logout+jwt", "dpop+jwt", "secevent+jwt", "JOSE", "jwt ", "id_token"])
 def test_row34_another_type_is_refused(token_type: str) -> None:
-    with pytest.raises(Rejected, match="type"):
+    with refused(Rejected, "type"):
         principal_from(verified(token_type), TRUST, NOW)
 
 
@@ -113,7 +114,7 @@ def test_row34_with_rfc9068_alone_a_plain_jwt_is_refused() -> None:
 
 def test_row34_a_token_of_another_issuer_with_the_same_subject_is_refused() -> None:
     other = replace(TRUST, issuer="https://other.example")
-    with pytest.raises(Rejected, match="issuer"):
+    with refused(Rejected, "issuer"):
         principal_from(verified(), other, NOW)
 
 
@@ -126,13 +127,13 @@ def test_row33_there_is_one_leeway() -> None:
 
 
 def test_an_expired_token_says_since_when() -> None:
-    with pytest.raises(Rejected, match=r"expired 12 minutes ago"):
+    with refused(Rejected, "expired 12 minutes ago"):
         principal_from(verified(exp=NOW - 12 * 60), TRUST, NOW)
 
 
 def test_required_scopes_are_all_required() -> None:
     trust = replace(TRUST, required_scopes=frozenset({"prefect:read", "prefect:admin"}))
-    with pytest.raises(Rejected, match="prefect:admin"):
+    with refused(Rejected, "prefect:admin"):
         principal_from(verified(), trust, NOW)
     assert principal_from(verified(scp=["prefect:admin"]), trust, NOW)
 
@@ -140,7 +141,7 @@ def test_required_scopes_are_all_required() -> None:
 @pytest.mark.parametrize("value", [MISSING, "x", [], {}, None, ["x"], 1])
 def test_a_required_claim_must_have_an_accepted_value(value: object) -> None:
     trust = replace(TRUST, required_claims={"repository_owner": frozenset({"acme"})})
-    with pytest.raises(Rejected, match="repository_owner"):
+    with refused(Rejected, "repository_owner"):
         principal_from(verified(repository_owner=value), trust, NOW)
     assert principal_from(verified(repository_owner="acme"), trust, NOW)
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from service.core.errors import Problem, Throttled
+from service.core.errors import Throttled
+from service.core.problems import Problem
 from service.state import concurrency
 from service.state.concurrency import ConcurrencyLimit, RefusalDelay
 

@@ -18,7 +18,7 @@ from service.core.model import Session, SessionCookie
 from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
-from service.web.attempts import MAX_ROUNDS
+from service.web.attempts import MAX_SIGN_INS_PER_PAGE
 from tests.support.issuer import Call, Issuer, Reply, SigningKey
 from tests.web.conftest import COOKIE, ORIGIN, PASSWORD, SESSION_KEY, Caller, Person, hidden, set_cookies, shown
 
@@ -396,14 +396,14 @@ async def test_more_groups_than_a_session_holds_are_said_to_be_too_many(person: 
 
 
 async def test_a_session_that_does_not_hold_stops_at_a_page_that_explains(person: Person, office: Office) -> None:
-    for _ in range(MAX_ROUNDS):
+    for _ in range(MAX_SIGN_INS_PER_PAGE):
         assert (await sign_in(person, office, DEEP)).status_code == 303
         del person.client.cookies[COOKIE]
     for path in ("/_auth/login", "/_auth/start"):
-        rounds = dict(person.cookies)
+        held = dict(person.cookies)
         stopped = await person.open(f"{path}?{urlencode({'return_to': DEEP})}")
         assert "did not keep the session" in refused(stopped)
-        for name, value in rounds.items():
+        for name, value in held.items():
             person.client.cookies.set(name, value, domain="prefect.example.com", path="/")
     person.client.cookies.clear()
     assert (await sign_in(person, office, DEEP)).headers["location"] == DEEP

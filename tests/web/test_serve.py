@@ -268,7 +268,9 @@ HEAD = b"GET /healthz HTTP/1.1\r\nhost: a\r\n"
         pytest.param([HEAD, *([b"x: " + b"a" * 1_000 + b"\r\n"] * 131), b"\r\n"], id="many headers"),
         pytest.param([HEAD + b"x: ", *([b"a" * 1_000] * 132)], id="a header that does not end"),
         pytest.param([b"GET /", *([b"a" * 1_000] * 132)], id="a request line that does not end"),
-        pytest.param([HEAD + b"\r\n" + HEAD, *([b"x: " + b"a" * 1_000 + b"\r\n"] * 131), b"\r\n"], id="the second request"),
+        pytest.param(
+            [HEAD + b"\r\n" + HEAD, *([b"x: " + b"a" * 1_000 + b"\r\n"] * 131), b"\r\n"], id="the second request"
+        ),
     ],
 )
 def test_a_head_without_an_end_is_refused_and_not_kept(pieces: list[bytes], users: Path, tmp_path: Path) -> None:

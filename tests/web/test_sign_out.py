@@ -45,7 +45,7 @@ async def test_the_answer_ends_the_session_here_and_in_every_copy(person: Person
     assert answer.headers["location"] == "/_auth/signed-out"
     assert answer.headers["clear-site-data"] == '"cache"'  # the back button shows nothing
     cleared = [one for one in set_cookies(answer).values() if "Max-Age=0" in one and "attempt" not in one]
-    assert len([one for one in cleared if "rounds" not in one]) == MAX_CHUNKS
+    assert len([one for one in cleared if "sign-ins" not in one]) == MAX_CHUNKS
     assert not [name for name in person.cookies if name.startswith(COOKIE) and "attempt" not in name]
     assert not await is_in(person)
     assert (await Person(site).ask(cookie=copied)).status_code == 302

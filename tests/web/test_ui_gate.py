@@ -244,7 +244,7 @@ PASSED_ON = {
     "first": ("{ours}; a=1; b=2", "a=1; b=2"),
     "between": ("a=1; {ours}; b=2", "a=1; b=2"),
     "odd-values": ('a="x y"; {ours}; u=\xc3\xab\xff; e=; n', 'a="x y"; u=\xc3\xab\xff; e=; n'),
-    "attempts": ("{ours}; __Host-prefect-gate-attempt-x=y; a=1; __Host-prefect-gate-rounds=z", "a=1"),
+    "attempts": ("{ours}; __Host-prefect-gate-attempt-x=y; a=1; __Host-prefect-gate-sign-ins=z", "a=1"),
     "tossed": ("{ours}; prefect-gate=1.x; a=1", "a=1"),
 }
 
