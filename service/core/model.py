@@ -116,6 +116,7 @@ class IssuerTrust:
     required_scopes: frozenset[str] = frozenset()
     required_claims: Mapping[str, frozenset[str]] = field(default_factory=dict)
     authorized_parties: frozenset[str] = frozenset()
+    client_id_as_audience: bool = False
     principal_claim: str = "sub"
     email_claim: str = "email"
     groups_claim: str = "groups"

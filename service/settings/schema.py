@@ -60,6 +60,11 @@ class IssuerSettings(Section):
     authorized_parties: Words = Field(
         frozenset(), description="If given, the client (`azp`, else `client_id`) must be one of these."
     )
+    client_id_as_audience: bool = Field(
+        default=False,
+        description="If a token has no `aud`, its `client_id` must be one of `audiences`. AWS Cognito's access tokens "
+        "need this.",
+    )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the principal in headers.")
     email_claim: str = Field(
         "email",

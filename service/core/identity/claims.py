@@ -6,6 +6,7 @@ Every check names its source. A claim of the wrong type is a refusal; it is neve
 
 from collections.abc import Mapping
 from typing import Any, Final
+from unicodedata import category
 
 from service.core.errors import Rejected
 from service.core.model import IssuerTrust, Principal, VerifiedClaims
@@ -17,6 +18,7 @@ MAX_GROUPS: Final = 256
 MAX_SHOWN: Final = 80  # characters of an unaccepted value that become a fact
 _STRING: Final = frozenset({str})
 _NUMBERS: Final = frozenset({int, float})
+_CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})  # Unicode categories
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
 _ID_TOKEN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})  # OIDC Core §2: of ID tokens alone
 _NOT_ACCESS: Final = (
@@ -82,6 +84,8 @@ def _validate_kind(verified: VerifiedClaims, trust: IssuerTrust) -> None:
 def validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
     """Refuse a token that does not name this audience (RFC 7519 §4.1.3, mandatory in RFC 9068 §4)."""
     audience = claims.get("aud")
+    if trust.client_id_as_audience and "aud" not in claims:
+        audience = claims.get("client_id")
     named = [audience] if isinstance(audience, str) else audience
     if not isinstance(named, list) or not _STRING.issuperset(map(type, named)):
         raise Rejected(Problem.AUDIENCE_MISSING, expected=sorted(trust.audiences))
@@ -139,13 +143,20 @@ def with_verified_email(claims: Mapping[str, Any], trust: IssuerTrust) -> Mappin
 
 
 def claim_at(claims: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a claim, which may be nested (``realm_access.roles``) or have dots in its name."""
-    value = claims.get(path)
-    if value is None and "." in path and path not in claims:
-        value = claims
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    """Return the value at a claim, or None.
+
+    The claim may be nested (``realm_access.roles``), and names may have dots themselves: at each step the longest name
+    that exists is taken, so ``resource_access.prefect.example.com.roles`` finds the client ``prefect.example.com``.
+    """
+    if path in claims or "." not in path:
+        return claims.get(path)
+    end = path.rfind(".")
+    while end > 0:
+        nested = claims.get(path[:end])
+        if nested is not None:
+            return claim_at(nested, path[end + 1 :]) if isinstance(nested, Mapping) else None
+        end = path.rfind(".", 0, end)
+    return None
 
 
 def values_at(claims: Mapping[str, Any], path: str) -> list[str]:
@@ -169,25 +180,29 @@ def groups_at(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
     groups = values_at(claims, path)
     if len(groups) > MAX_GROUPS:
         raise Rejected(Problem.GROUPS_TOO_MANY, count=len(groups), limit=MAX_GROUPS)
-    return tuple([_clean(group, path) for group in groups])
+    return tuple([_without_controls(group, path) for group in groups])
 
 
 def text_at(claims: Mapping[str, Any], path: str) -> str:
     """Return the one string at a claim, or an empty string; raise Rejected if there are several."""
     value = claim_at(claims, path) if path else None
     if isinstance(value, str):
-        return _clean(value, path)
+        return _without_controls(value, path)
     values = values_at(claims, path) if value is not None else []
     if len(values) > 1:
         raise Rejected(Problem.CLAIM_AMBIGUOUS, claim=path)
-    return _clean(values[0], path) if values else ""
+    return _without_controls(values[0], path) if values else ""
 
 
-def _clean(value: str, name: str) -> str:
-    """Return text that fits into a header and a log line; refuse control characters and surrogates."""
-    if len(value) > MAX_TEXT or not value.isprintable():
+def _without_controls(value: str, name: str) -> str:
+    """Return text for a header and a log line; refuse control characters, line separators and surrogates."""
+    if len(value) > MAX_TEXT or (not value.isprintable() and any(map(_is_control, value))):
         raise Rejected(Problem.CLAIM_UNUSABLE, claim=name)
     return value
+
+
+def _is_control(character: str) -> bool:
+    return category(character) in _CONTROLS
 
 
 def _word(value: Any) -> str:
