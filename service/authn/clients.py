@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -25,7 +24,7 @@ from service.authn.seal import Seal
 from service.authn.tokens import Tokens
 from service.core.errors import OutOfReach, Rejected
 from service.core.globs import matches_any
-from service.core.identity.grants import Grant
+from service.core.identity.grant_index import NO_GRANTS, GrantIndex
 from service.core.model import Basic, Bearer, Proof
 from service.core.problems import Cause, Problem
 from service.state.client_tokens import MAX_CLIENTS, ClientToken, ClientTokens, GrantPolicy, Outcome, request_of
@@ -60,7 +59,7 @@ class Clients:
         memory: ClientTokens,
         delay: RefusalDelay,
         *,
-        grants: Sequence[Grant] = (),
+        grants: GrantIndex = NO_GRANTS,
         shared: Shared | None = None,
     ) -> None:
         self.url = issuer.trust.issuer

@@ -16,7 +16,7 @@ from typing import Final
 
 from service.adapters.users_file import UsersFile, verify_password
 from service.core.errors import Rejected
-from service.core.identity.grants import RoleAssignment
+from service.core.identity.grant_index import RoleAssignment
 from service.core.model import Basic, Principal, Proof, Session
 from service.core.problems import Problem
 from service.state.concurrency import ConcurrencyLimit, RefusalDelay

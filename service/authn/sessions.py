@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from service.authn.seal import Seal
 from service.core.errors import NotPermitted, OutOfReach, SessionEnded, SignInFailed
-from service.core.identity.grants import RoleAssignment
+from service.core.identity.grant_index import RoleAssignment
 from service.core.identity.sessions import (
     SessionPolicy,
     dump_session,

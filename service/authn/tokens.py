@@ -7,14 +7,14 @@ checks the claims. Every exception is a refusal.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from service.authn.issuers import Issuer
 from service.core.errors import Refusal, Rejected
 from service.core.identity.claims import principal_from, with_verified_email
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
-from service.core.identity.grants import Grant, with_roles
+from service.core.identity.grant_index import NO_GRANTS, GrantIndex
 from service.core.model import Bearer, Proof, VerifiedClaims
 from service.core.problems import Problem
 
@@ -24,7 +24,7 @@ _SEGMENTS: Final = 3
 class Tokens:
     """Verifies access tokens of the given issuers, and assigns roles to their subjects."""
 
-    def __init__(self, issuers: Mapping[str, Issuer], grants: Sequence[Grant] = ()) -> None:
+    def __init__(self, issuers: Mapping[str, Issuer], grants: GrantIndex = NO_GRANTS) -> None:
         self._issuers = issuers
         self._grants = grants
 
@@ -38,7 +38,7 @@ class Tokens:
             verified = await self.verify(credential.token)
             issuer = self._issuers[verified.issuer]
             principal = principal_from(verified, issuer.trust, time.time())
-            principal = with_roles(principal, self._grants, with_verified_email(verified.claims, issuer.trust))
+            principal = self._grants.with_roles(principal, with_verified_email(verified.claims, issuer.trust))
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof

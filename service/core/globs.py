@@ -18,6 +18,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(_MEANING.get(part) or re.escape(part) for part in _PARTS.split(pattern)), re.DOTALL)
 
 
+def literal_prefix(pattern: str) -> str:
+    """Return what every value that matches the pattern begins with."""
+    return pattern.partition("*")[0]
+
+
 def patterns_overlap(one: str, other: str) -> bool:
     """Tell whether some value matches both patterns."""
     return _overlap(tuple(_parts_of(one)), tuple(_parts_of(other)))

@@ -13,7 +13,8 @@ from service.adapters.users_file import read_users
 from service.authn.passwords import LOCAL_ISSUER
 from service.core.errors import Refusal, UnusableError
 from service.core.identity.claims import named_by, principal_from, with_verified_email
-from service.core.identity.grants import NO_CLAIMS, with_roles
+from service.core.identity.grant_index import GrantIndex
+from service.core.identity.grants import NO_CLAIMS
 from service.core.model import Bearer, ForwardedRequest, Gate, IssuerTrust, Principal
 from service.core.policy import decide
 from service.core.prefect.roles import Access
@@ -117,7 +118,7 @@ def explain(
     request: ForwardedRequest | None = None
     who = caller.who
     if isinstance(who, Principal):
-        who = with_roles(who, grants, caller.claims)
+        who = GrantIndex(grants).with_roles(who, caller.claims)
     try:
         request = _request(*call)
     except Refusal as refusal:

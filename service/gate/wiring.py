@@ -20,7 +20,8 @@ from service.authn.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
 from service.authn.seal import Seal
 from service.authn.sessions import SessionAuthority, Sessions
 from service.authn.tokens import Tokens
-from service.core.identity.grants import Grant, RoleAssignment, claims_asked_for
+from service.core.identity.grant_index import GrantIndex, RoleAssignment
+from service.core.identity.grants import claims_asked_for
 from service.core.identity.sessions import SessionPolicy
 from service.core.model import ForwardedRequest
 from service.core.prefect.roles import Access
@@ -89,7 +90,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
 
     Raises ConfigError for problems that the settings alone do not show: an unusable private key, a missing package.
     """
-    grants, delay = settings.all_grants, RefusalDelay()
+    grants, delay = GrantIndex(settings.all_grants), RefusalDelay()
     seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
     store = _store(settings)
     revocation_log = RevocationLog(state.revocations, store)
@@ -171,7 +172,7 @@ def _provider_issuer(oidc: OIDCSettings, state: ProcessState) -> Issuer:
     return Issuer(oidc.trust(), state.keys.of_sign_in(source), KeyPolicy(**oidc.keys.model_dump()))
 
 
-def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: tuple[Grant, ...], state: ProcessState) -> RelyingParty:
+def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: GrantIndex, state: ProcessState) -> RelyingParty:
     policy = ClientPolicy(
         client_id=oidc.client_id,
         client_secret=oidc.client_secret.get_secret_value() if oidc.client_secret else "",
@@ -181,7 +182,7 @@ def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: tuple[Grant, ...]
         scopes=oidc.scopes,
         userinfo=oidc.userinfo,
         timeout=oidc.timeout,
-        kept_claims=claims_asked_for(grants),
+        kept_claims=claims_asked_for(grants.grants),
     )
     try:
         return RelyingParty(issuer, policy, state.client)
@@ -190,7 +191,7 @@ def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: tuple[Grant, ...]
 
 
 def _authorities(
-    settings: Settings, grants: tuple[Grant, ...], passwords: Passwords | None, provider: RelyingParty | None
+    settings: Settings, grants: GrantIndex, passwords: Passwords | None, provider: RelyingParty | None
 ) -> dict[str, SessionAuthority]:
     """Return how sessions are confirmed, by issuer."""
     authorities = {}

@@ -13,7 +13,7 @@ from service.authn import passwords as module
 from service.authn.guard import Guard
 from service.authn.passwords import HashingPolicy, Passwords
 from service.core.errors import OutOfReach, Refusal, Rejected, Throttled
-from service.core.identity.grants import RoleAssignment
+from service.core.identity.grant_index import RoleAssignment
 from service.core.model import Basic, Proof
 from service.core.problems import Problem
 from service.state.concurrency import RefusalDelay

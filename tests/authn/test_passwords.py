@@ -13,7 +13,7 @@ from service.adapters.users_file import Users, UsersFile, hash_password
 from service.authn import passwords as module
 from service.authn.passwords import HashingPolicy, Passwords
 from service.core.errors import Rejected, Throttled
-from service.core.identity.grants import RoleAssignment
+from service.core.identity.grant_index import RoleAssignment
 from service.core.model import Basic
 from service.state import passwords as memory
 from service.state.concurrency import RefusalDelay

@@ -18,7 +18,7 @@ from service.authn.sessions import (
     Sessions,
 )
 from service.core.errors import NotPermitted, OutOfReach, Refusal, SessionEnded, SignInFailed
-from service.core.identity.grants import RoleAssignment
+from service.core.identity.grant_index import RoleAssignment
 from service.core.identity.sessions import SessionPolicy
 from service.core.model import Session, SessionCookie
 from service.core.problems import Problem

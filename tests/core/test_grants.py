@@ -4,7 +4,8 @@ import pytest
 
 from service.core.errors import UnusableError
 from service.core.globs import matches_any
-from service.core.identity.grants import ClaimRule, Grant, with_roles
+from service.core.identity.grant_index import GrantIndex
+from service.core.identity.grants import ClaimRule, Grant
 from service.core.model import Principal
 from tests.support.refusals import refused
 
@@ -59,7 +60,7 @@ CLAIMS = {
 def test_a_grant_holds_when_each_of_its_conditions_is_met(conditions: dict[str, object], unmet: str) -> None:
     grant = Grant(("deployer",), IDP, **conditions)  # type: ignore[arg-type]
     assert grant.unmet(SVC, CLAIMS) == unmet
-    assert with_roles(SVC, [grant], CLAIMS).roles == (() if unmet else ("deployer",))
+    assert GrantIndex([grant]).with_roles(SVC, CLAIMS).roles == (() if unmet else ("deployer",))
 
 
 def test_row34_another_issuers_same_name_gets_nothing() -> None:
@@ -94,14 +95,14 @@ def test_roles_come_from_each_grant_that_holds_once() -> None:
         Grant(("viewer", "worker"), IDP),
         Grant(("admin",), IDP, users=("root",)),
     ]
-    assert with_roles(SVC._replace(roles=("viewer",)), grants).roles == ("viewer", "runner", "worker")
-    assert with_roles(SVC, []).roles == ()
+    assert GrantIndex(grants).with_roles(SVC._replace(roles=("viewer",))).roles == ("viewer", "runner", "worker")
+    assert GrantIndex([]).with_roles(SVC).roles == ()
 
 
 def test_without_claims_no_rule_for_a_claim_holds() -> None:
     grant = Grant(("admin",), IDP, claims={"repository": ClaimRule(glob=("**",))})
-    assert with_roles(SVC, [grant]).roles == ()
-    assert with_roles(SVC, [Grant(("admin",), IDP, clients=("**",))]).roles == ()
+    assert GrantIndex([grant]).with_roles(SVC).roles == ()
+    assert GrantIndex([Grant(("admin",), IDP, clients=("**",))]).with_roles(SVC).roles == ()
 
 
 def test_a_client_goes_by_the_first_name_that_is_there() -> None:

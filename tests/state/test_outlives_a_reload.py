@@ -13,7 +13,7 @@ from service.adapters.users_file import UsersFile, hash_password
 from service.authn.passwords import HashingPolicy, Passwords
 from service.authn.seal import Seal
 from service.authn.sessions import SessionAuthority, Sessions
-from service.core.identity.grants import RoleAssignment
+from service.core.identity.grant_index import RoleAssignment
 from service.core.identity.sessions import MAX_LIFETIME, SessionPolicy
 from service.core.model import Basic, Gate, Principal, Proof, Session, SessionCookie
 from service.gate.wiring import Wiring, new_state, wire

@@ -73,7 +73,7 @@ class Grant:
             return "issuer"
         if self.users and not matches_any(self.users, principal.name):
             return "users"
-        if self.clients and not any(matches_any(self.clients, one) for one in _client_of(claims)):
+        if self.clients and not any(matches_any(self.clients, one) for one in client_of(claims)):
             return "clients"
         if self.groups and not any(matches_any(self.groups, one) for one in principal.groups):
             return "groups"
@@ -82,33 +82,12 @@ class Grant:
         return next((path for path, rule in self.claims.items() if not rule.holds(values_at(claims, path))), "")
 
 
-def with_roles(principal: Principal, grants: Iterable[Grant], claims: Mapping[str, Any] = NO_CLAIMS) -> Principal:
-    """Return the principal with the roles it has and those it is granted, each once, in the order of the grants.
-
-    ``claims`` are those of the principal's token; without them no rule for a claim holds.
-    """
-    granted = [role for grant in grants if not grant.unmet(principal, claims) for role in grant.roles]
-    return principal._replace(roles=tuple(dict.fromkeys((*principal.roles, *granted)))) if granted else principal
-
-
-@dataclass(frozen=True, slots=True)
-class RoleAssignment:
-    """The roles that the principals of one issuer get: ``role``, if any, for all of them, and what ``grants`` add."""
-
-    role: str = ""
-    grants: tuple[Grant, ...] = ()
-
-    def assign(self, principal: Principal, claims: Mapping[str, Any] = NO_CLAIMS) -> Principal:
-        """Return the principal with these roles and no others; ``claims`` are those of its token or session."""
-        return with_roles(principal._replace(roles=(self.role,) if self.role else ()), self.grants, claims)
-
-
 def claims_asked_for(grants: Iterable[Grant]) -> frozenset[str]:
     """Return the names of the claims that grants look at, which a session has to keep."""
     asked = [(*grant.claims, *(_CLIENT if grant.clients else ())) for grant in grants]
     return frozenset(path for paths in asked for path in paths)
 
 
-def _client_of(claims: Mapping[str, Any]) -> list[str]:
+def client_of(claims: Mapping[str, Any]) -> list[str]:
     """Return the client that a token was issued to, from the first claim that names it."""
     return next((values_at(claims, name) for name in _CLIENT if name in claims), [])
