@@ -7,7 +7,9 @@ Symmetric keys are never built, so no token can be verified with an HMAC (RFC 87
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
@@ -121,14 +123,32 @@ class KeySet:
     ``algorithms`` has, by a fingerprint of each key, which algorithms it may verify.
     """
 
-    def __init__(self, keys: Mapping[tuple[str | None, str], Key], algorithms: Mapping[str, frozenset[str]]) -> None:
+    def __init__(
+        self,
+        keys: Mapping[tuple[str | None, str], Key],
+        algorithms: Mapping[str, frozenset[str]],
+        without_id: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """``without_id`` has how many keys without an id fit each algorithm."""
         self._keys = keys
         self._algorithms = algorithms
+        self._without_id = without_id
         self._ids = frozenset(kid for kid, _ in keys if kid is not None)
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
-        """Return the key of that id for that algorithm; without an id, the one that there is, if there is one."""
-        return self._keys.get((kid, algorithm))
+        """Return the key for a token's key id and algorithm, or None.
+
+        A token without a key id gets the only key that fits its algorithm. So does a token whose key id is not in the
+        set, if that only key has no id.
+        """
+        key = self._keys.get((kid, algorithm))
+        if key is None and kid is not None and self._without_id.get(algorithm) == 1:
+            return self._keys.get((None, algorithm))
+        return key
+
+    def lacks_ids(self, algorithm: str) -> bool:
+        """Tell whether several keys fit the algorithm and some have no id, so that a token's key cannot be told."""
+        return algorithm in self._without_id and (None, algorithm) not in self._keys
 
     def knows(self, kid: str | None) -> bool:
         """Tell whether a key of that id is here, for whichever algorithm."""
@@ -159,6 +179,7 @@ def parse_jwks(document: bytes, algorithms: frozenset[str], issuer: str) -> KeyS
     """
     found: dict[tuple[str | None, str], list[Key]] = {}
     by_fingerprint: dict[str, frozenset[str]] = {}
+    without_id: Counter[str] = Counter()
     for member in _members(document):
         try:
             usable = _construct(member, algorithms)
@@ -170,13 +191,16 @@ def parse_jwks(document: bytes, algorithms: frozenset[str], issuer: str) -> KeyS
         if not usable or fingerprint in by_fingerprint:
             continue
         by_fingerprint[fingerprint] = frozenset(usable)
+        if kid is None:
+            without_id.update(usable.keys())
         for algorithm, key in usable.items():
             for name in {kid, None}:
                 found.setdefault((name, algorithm), []).append(key)
     for (kid, algorithm), candidates in found.items():
         if len(candidates) > 1 and kid is not None:
             log.warning("issuer %s: several keys share the id %.100r for %s: none is used", issuer, kid, algorithm)
-    return KeySet({name: keys[0] for name, keys in found.items() if len(keys) == 1}, by_fingerprint)
+    unambiguous = {name: keys[0] for name, keys in found.items() if len(keys) == 1}
+    return KeySet(unambiguous, by_fingerprint, without_id)
 
 
 def _members(document: bytes) -> list[Any]:

@@ -16,7 +16,7 @@ import httpx
 
 from service.adapters.oauth_client_auth import ClientAuth, ClientPolicy
 from service.adapters.outbound import Answer, FetchError, PlainHTTP, call, check_url
-from service.core.errors import OutOfReach, Rejected
+from service.core.errors import OutOfReach, Rejected, Unclear
 from service.core.identity.compact import parse_json_object
 from service.core.problems import Problem
 
@@ -29,10 +29,19 @@ _LATER: Final = frozenset({408, 425, 429})
 class TokenError(Exception):
     """An error response of the token endpoint (RFC 6749 §5.2)."""
 
-    def __init__(self, error: str, description: str) -> None:
+    def __init__(self, error: str, description: str, status: int) -> None:
         super().__init__(error)
         self.error = error
         self.description = description
+        self.status = status
+
+
+class NoTokenError(FetchError):
+    """An answer of the token endpoint that has neither a token nor an error response; ``status`` is its status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class TokenResponse(NamedTuple):
@@ -66,6 +75,7 @@ class Endpoints:
     def __init__(self, provider: Provider, policy: ClientPolicy, client: httpx.AsyncClient) -> None:
         self._provider = provider
         self._timeout = policy.timeout
+        self._secret = policy.client_secret
         self._client = client
         self._auth = ClientAuth(policy, provider.issuer)
 
@@ -82,14 +92,22 @@ class Endpoints:
         return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}" if query else url
 
     async def ask_for_tokens(self, form: dict[str, str]) -> TokenResponse:
-        """Return what a grant brings, or raise TokenError, FetchError or OutOfReach."""
+        """Return the tokens that a grant brings.
+
+        Raises TokenError for an error response, NoTokenError or FetchError for an unusable answer, and OutOfReach if
+        there is none.
+        """
         answer = await self._post("token_endpoint", form)
-        parsed = _parse(answer, "token_endpoint")
+        try:
+            parsed = _parse(answer, "token_endpoint")
+        except FetchError as problem:
+            raise NoTokenError(str(problem), answer.status) from None
         if answer.status != httpx.codes.OK:
             error, description = parsed.get("error"), parsed.get("error_description", "")
             if not isinstance(error, str) or not httpx.codes.is_client_error(answer.status):
-                raise FetchError(f"token_endpoint answered {answer.status} without an error")
-            raise TokenError(error, _masked(description if isinstance(description, str) else "", form))
+                raise NoTokenError(f"token_endpoint answered {answer.status} without an error", answer.status)
+            masked = self._masked(description if isinstance(description, str) else "", form)
+            raise TokenError(error, masked, answer.status)
         if str(parsed.get("token_type")).lower() != "bearer":
             raise FetchError("token_endpoint sent a token_type that is not Bearer")
         values = [parsed.get(name, "") for name in TokenResponse._fields]
@@ -98,6 +116,12 @@ class Endpoints:
         if not values[0]:
             raise FetchError("token_endpoint sent no access token")
         return TokenResponse(*values)
+
+    def _masked(self, description: str, form: Mapping[str, str]) -> str:
+        """Return a provider's description, or an empty string if it repeats what it was sent."""
+        repeats_secret = bool(self._secret) and self._secret in description
+        repeats_form = any(len(sent) >= MIN_MASKED and sent in description for sent in form.values())
+        return "" if repeats_secret or repeats_form else description
 
     async def userinfo(self, access_token: str) -> Mapping[str, Any]:
         """Return more claims (OIDC Core §5.3); a signed answer is refused, since nobody asks for one unknowingly."""
@@ -130,7 +154,9 @@ class Endpoints:
             )
         except (httpx.HTTPError, TimeoutError) as problem:
             raise out_of_reach(f"{url}: {type(problem).__name__}: {problem!s:.200}") from None
-        if httpx.codes.is_server_error(answer.status) or answer.status in _LATER:
+        if httpx.codes.is_server_error(answer.status):
+            raise Unclear(Problem.ISSUER_OUT_OF_REACH, because=f"{url} answered {answer.status}")
+        if answer.status in _LATER:
             raise out_of_reach(f"{url} answered {answer.status}")
         return answer
 
@@ -148,8 +174,3 @@ def _parse(answer: Answer, endpoint: str) -> dict[str, Any]:
         return parse_json_object(answer.body)
     except (Rejected, ValueError, RecursionError):
         raise FetchError(f"{endpoint} answered {answer.status} with what is no JSON object") from None
-
-
-def _masked(description: str, form: Mapping[str, str]) -> str:
-    """Leave out what a provider says if it repeats what it was sent."""
-    return "" if any(len(sent) >= MIN_MASKED and sent in description for sent in form.values()) else description

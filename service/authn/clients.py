@@ -16,13 +16,13 @@ import httpx
 from cachetools import TTLCache
 
 from service.adapters.oauth_client_auth import ClientPolicy
-from service.adapters.oauth_endpoints import Endpoints, TokenError, out_of_reach
+from service.adapters.oauth_endpoints import Endpoints, NoTokenError, TokenError, out_of_reach
 from service.adapters.outbound import FetchError
 from service.adapters.store import Store, StoreUnavailable
 from service.authn.issuers import Issuer
 from service.authn.seal import Seal
 from service.authn.tokens import Tokens
-from service.core.errors import OutOfReach, Rejected
+from service.core.errors import OutOfReach, Rejected, Unclear
 from service.core.globs import matches_any
 from service.core.identity.grant_index import NO_GRANTS, GrantIndex
 from service.core.model import Basic, Bearer, Proof
@@ -34,11 +34,15 @@ from service.state.single_flight import SingleFlight
 log = logging.getLogger(__name__)
 
 CALLS_AT_ONCE: Final = 8  # running token requests to one issuer
+MAX_DESCRIPTION: Final = 200  # characters of an error_description in the log
 REFUSED_SECONDS: Final = 15.0  # for which a refused client is not verified again
 CALLS_WAITING: Final = 64  # callers that may wait for one; others are answered 429
-# RFC 6749 §5.2, and what some providers send instead of invalid_client; other errors are about the request
-_ABOUT_THE_CLIENT: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_grant", "access_denied"})
-_ABOUT_US: Final = frozenset({"invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_target"})
+_UNAUTHENTICATED: Final = frozenset({401, 403})  # statuses of a refusal without an error response
+# RFC 6749 §5.2, and the error that Auth0 sends instead of the first
+_ABOUT_THE_SECRET: Final = frozenset({"invalid_client", "invalid_grant", "access_denied"})
+_ABOUT_THE_REQUEST: Final = frozenset(
+    {"invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_target", "unauthorized_client"}
+)
 
 
 class Shared(NamedTuple):
@@ -112,6 +116,8 @@ class Clients:
         try:
             proof = await self._tokens.authenticate(Bearer(granted.token.encode()))
         except Rejected as refusal:
+            if refusal.problem is Problem.TOKEN_NOT_A_JWT:
+                raise Rejected(Problem.CLIENT_TOKEN_NOT_A_JWT, issuer=self.url) from None
             raise Rejected(Problem.CLIENT_TOKEN_NOT_ACCEPTED, because=refusal.cause) from None
         until = min(granted.until, proof.principal.expires)
         self._memory.granted[key] = granted._replace(until=until)
@@ -129,7 +135,14 @@ class Clients:
             async with asyncio.timeout(self._policy.timeout), self._limit.slot():
                 answer = await endpoints.ask_for_tokens(self._policy.form())
         except TokenError as problem:
-            raise self._refusal(problem.error) from None
+            raise self._refusal(problem) from None
+        except NoTokenError as problem:
+            if problem.status in _UNAUTHENTICATED:
+                self._count("refused")
+                error = f"status {problem.status}"
+                raise Rejected(Problem.PAIR_WRONG_AT_ISSUER, issuer=self.url, error=error, description="") from None
+            self._count("unavailable")
+            raise Unclear(Problem.ISSUER_OUT_OF_REACH, because=str(problem)) from None
         except (FetchError, TimeoutError) as problem:
             self._count("unavailable")
             raise out_of_reach(str(problem) or f"{self.url}: no answer in time") from None
@@ -139,17 +152,39 @@ class Clients:
         self._count("granted")
         return ClientToken(answer.access_token, began + self._policy.remember)
 
-    def _refusal(self, error: str) -> Rejected | OutOfReach:
-        """Return the refusal for an error of the token endpoint. Unknown error codes are not repeated."""
-        if error in _ABOUT_THE_CLIENT:
+    def _refusal(self, problem: TokenError) -> Rejected | OutOfReach:
+        """Return the refusal for an error response (RFC 6749 §5.2). An error code that is not known is not repeated.
+
+        Status 401 says that the client could not be authenticated. Keycloak then writes ``unauthorized_client``, both
+        for a wrong secret and for a client without service accounts.
+        """
+        known = problem.error in _ABOUT_THE_SECRET | _ABOUT_THE_REQUEST
+        error = problem.error if known else "an error of its own"
+        description = problem.description if known and problem.description.isprintable() else ""
+        description = description[:MAX_DESCRIPTION]
+        refused = self._kind_of_refusal(problem)
+        if refused is not None:
             self._count("refused")
-            return Rejected(Problem.PAIR_WRONG_AT_ISSUER, issuer=self.url, error=error)
+            return Rejected(refused, issuer=self.url, error=error, description=description)
         self._count("unavailable")
-        named = error if error in _ABOUT_US else "an error of its own"
         log.warning(
-            "the token endpoint of %s answered %s: check client_credentials, and the client there", self.url, named
+            "the token endpoint of %s answered %s (%s): check client_credentials, and the client there",
+            self.url,
+            error,
+            description,
         )
-        return OutOfReach(Problem.GRANT_REFUSED, issuer=self.url, error=named)
+        kind = OutOfReach if known else Unclear
+        return kind(Problem.GRANT_REFUSED, issuer=self.url, error=error, description=description)
+
+    @staticmethod
+    def _kind_of_refusal(problem: TokenError) -> Problem | None:
+        """Return what an error response says of the client, or None if it is about the request."""
+        unauthenticated = problem.status == httpx.codes.UNAUTHORIZED
+        if problem.error == "unauthorized_client":
+            return Problem.CLIENT_REFUSED if unauthenticated else Problem.CLIENT_NOT_AUTHORIZED
+        if problem.error == "access_denied" and not unauthenticated:
+            return Problem.CLIENT_NOT_AUTHORIZED
+        return Problem.PAIR_WRONG_AT_ISSUER if problem.error in _ABOUT_THE_SECRET else None
 
     def _count(self, outcome: Outcome) -> None:
         self._memory.outcomes[self.url, outcome] += 1

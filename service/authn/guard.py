@@ -7,10 +7,11 @@ worker keeps running next to a neighbour with an outdated password.
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Final
 
 from service.authn.clients import Clients
 from service.authn.passwords import Passwords
-from service.core.errors import MalformedCredential, Rejected, Throttled
+from service.core.errors import MalformedCredential, Rejected, Throttled, Unclear
 from service.core.model import Basic, Proof
 from service.core.problems import Problem
 from service.core.request.headers import parse_pair
@@ -20,6 +21,7 @@ from service.state.single_flight import SingleFlight
 from service.state.throttle import Throttle, sender_of
 from service.telemetry.events import Telemetry
 
+WRONG_PAIRS: Final = frozenset({Problem.PAIR_WRONG, Problem.PAIR_WRONG_AT_ISSUER, Problem.CLIENT_REFUSED})
 _Attempt = tuple[tuple[str, bytes], int]  # a pair from a sender, and whose check it is for
 
 
@@ -44,7 +46,7 @@ class Guard:
         # decided by configuration alone, so the response time does not tell which users exist
         prover = next((one for one in self.clients if one.takes(credential.username)), self.passwords)
         if prover is None:
-            raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
+            raise Rejected(Problem.CLIENT_NOT_CONFIGURED if self.clients else Problem.PASSWORD_NOT_ACCEPTED)
         return await self._share(prover, credential, address)
 
     async def authenticate_user(self, username: str, password: str, address: str) -> Proof:
@@ -73,13 +75,14 @@ class Guard:
             await self.throttle.failed(address, username)  # counted first, because guesses may arrive all at once
         try:
             proof = await prover.authenticate(credential)
-        except Rejected:
-            if known:
+        except Unclear:
+            raise  # the pair may be wrong, so it stays counted, unless it was correct from here before
+        except Exception as problem:
+            wrong = isinstance(problem, Rejected) and problem.problem in WRONG_PAIRS
+            if wrong and known:
                 self.known_pairs.discard(pair)
                 await self.throttle.failed(address, username)
-            raise
-        except Exception:
-            if not known:
+            elif not wrong and not known:
                 await self.throttle.undecided(address, username)
             raise
         self.known_pairs.add(pair)

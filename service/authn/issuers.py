@@ -29,8 +29,16 @@ class Issuer:
             return keys.keys.find(kid, algorithm)
         return None
 
-    async def find_key(self, kid: str | None, algorithm: str, unverified_issued_at: Any) -> Key:
+    def may_be_replaced(self, kid: str | None) -> bool:
+        """Tell whether another key may have taken the place of the one for ``kid``: no id tells the two apart."""
+        return not self.keys.keys.knows(kid)
+
+    async def find_key(
+        self, kid: str | None, algorithm: str, unverified_issued_at: Any, *, instead_of: Key | None = None
+    ) -> Key:
         """Return a key that is not in the cache, after fetching the keys if the cool-down allows it.
+
+        ``instead_of`` is a cached key that does not verify the token.
 
         Raises Rejected if the issuer has no such key. Raises OutOfReach if that is not known: the keys cannot be
         fetched, or the cached keys are older than the token's ``iat`` and the cool-down forbids a fetch. A Prefect
@@ -41,11 +49,12 @@ class Issuer:
         if not known:
             await self.keys.refresh_for_request(self.policy)
         key = self.key_at_hand(kid, algorithm)
-        if key is not None:
+        if key is not None and key is not instead_of:
             return key
         if not self.warm:
+            reached = self.keys.age is not None and not self.keys.last_problem
             raise OutOfReach(
-                Problem.KEYS_OUT_OF_REACH,
+                Problem.NO_USABLE_KEY if reached else Problem.KEYS_OUT_OF_REACH,
                 issuer=self.trust.issuer,
                 because=self.problem,
                 retry_after=self.keys.retry_after,
@@ -53,6 +62,10 @@ class Issuer:
         looked_up_since = known or self.keys.fetched_at >= asked
         if not looked_up_since and _may_be_later(unverified_issued_at, self.keys.fetched_wall):
             raise OutOfReach(Problem.KEY_NOT_KNOWN_YET, kid=kid, retry_after=self.keys.retry_after)
+        if instead_of is not None:
+            raise Rejected(Problem.SIGNATURE_INVALID, kid=kid, algorithm=algorithm)
+        if self.keys.keys.lacks_ids(algorithm):
+            raise Rejected(Problem.KEY_IDS_MISSING, issuer=self.trust.issuer, algorithm=algorithm)
         raise Rejected(Problem.SIGNING_KEY_UNKNOWN, kid=kid, algorithm=algorithm, keys=self.key_count)
 
     async def discover(self) -> Mapping[str, Any]:

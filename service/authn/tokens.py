@@ -60,9 +60,12 @@ class Tokens:
             raise Rejected(Problem.ISSUER_NOT_TRUSTED, got=unverified_issuer, expected=frozenset(self._issuers))
         if header.algorithm not in issuer.trust.algorithms:
             raise Rejected(Problem.ALGORITHM_NOT_ACCEPTED, got=header.algorithm, expected=issuer.trust.algorithms)
+        signed, issued_at = token[: -len(signature_segment) - 1], unverified_claims.get("iat")
         key = issuer.key_at_hand(header.kid, header.algorithm)
         if key is None:
-            key = await issuer.find_key(header.kid, header.algorithm, unverified_claims.get("iat"))
-        if key.verify(token[: -len(signature_segment) - 1], signature) is not True:
+            key = await issuer.find_key(header.kid, header.algorithm, issued_at)
+        elif key.verify(signed, signature) is not True and issuer.may_be_replaced(header.kid):
+            key = await issuer.find_key(header.kid, header.algorithm, issued_at, instead_of=key)
+        if key.verify(signed, signature) is not True:
             raise Rejected(Problem.SIGNATURE_INVALID, algorithm=header.algorithm, kid=header.kid)
         return VerifiedClaims(issuer.trust.issuer, header.token_type, unverified_claims)

@@ -13,6 +13,7 @@
     ├── UntrustedPeer              403 untrusted_proxy     the caller is no trusted proxy
     └── Later                                              not decided: try again
         ├── OutOfReach             503 issuer_unavailable    … when the issuer can be reached
+        │   └── Unclear              … it answered, and not clearly about the credential
         ├── Throttled              429 throttled             … when there is less load
         └── Broken                 503 internal_error        … after a fault of this service
 
@@ -126,6 +127,10 @@ class OutOfReach(Later):
 
     code = Code.ISSUER_UNAVAILABLE
     status = 503
+
+
+class Unclear(OutOfReach):
+    """An issuer answered with an error that may be about the credential or its own: it counts as an attempt."""
 
 
 class Throttled(Later):

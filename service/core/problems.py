@@ -58,6 +58,7 @@ class Problem(StrEnum):
     PAIR_UNUSABLE = auto()
     JWT_NOT_ACCEPTED = auto()
     PASSWORD_NOT_ACCEPTED = auto()
+    CLIENT_NOT_CONFIGURED = auto()
 
     # the form and the signature of a JWT
     TOKEN_NOT_A_JWT = auto()
@@ -74,6 +75,7 @@ class Problem(StrEnum):
     TOKEN_ENCRYPTED = auto()
     ALGORITHM_NOT_ACCEPTED = auto()  # got, expected
     SIGNING_KEY_UNKNOWN = auto()  # kid, algorithm, keys
+    KEY_IDS_MISSING = auto()  # issuer, algorithm
     SIGNATURE_INVALID = auto()  # kid, algorithm
 
     # the claims of a JWT
@@ -96,9 +98,12 @@ class Problem(StrEnum):
 
     # names and passwords
     PAIR_WRONG = auto()  # user, where it is known
-    PAIR_WRONG_AT_ISSUER = auto()  # issuer, error
+    PAIR_WRONG_AT_ISSUER = auto()  # issuer, error, description
+    CLIENT_REFUSED = auto()  # issuer, error, description
+    CLIENT_NOT_AUTHORIZED = auto()  # issuer, error, description
     PASSWORD_CHANGED = auto()
     CLIENT_TOKEN_NOT_ACCEPTED = auto()  # because
+    CLIENT_TOKEN_NOT_A_JWT = auto()  # issuer
     TOO_MANY_GUESSES = auto()  # seconds
     PASSWORD_CHECKS_FULL = auto()  # waiting
     CLIENT_CHECKS_FULL = auto()  # waiting, issuer
@@ -106,8 +111,9 @@ class Problem(StrEnum):
     # an issuer, or a provider, that does not decide
     ISSUER_OUT_OF_REACH = auto()  # because
     KEYS_OUT_OF_REACH = auto()  # issuer, because
+    NO_USABLE_KEY = auto()  # issuer, because
     KEY_NOT_KNOWN_YET = auto()  # kid
-    GRANT_REFUSED = auto()  # issuer, error
+    GRANT_REFUSED = auto()  # issuer, error, description
     SESSION_NOT_RENEWABLE = auto()  # seconds
 
     # sessions

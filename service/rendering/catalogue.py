@@ -69,6 +69,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.BASIC_TOKEN_AS_NAME: "The token stands where the user name belongs: use 'https://jwt:<token>@host'.",
     _P.PAIR_UNUSABLE: "The user name or password is empty, too long, or has control characters.",
     _P.JWT_NOT_ACCEPTED: "A JWT is not accepted here: send a user name and password.",
+    _P.CLIENT_NOT_CONFIGURED: "This name is not a client id that is accepted here (client_credentials.clients), and "
+    "there is no users file: correct PREFECT_API_AUTH_STRING, or send a JWT.",
     _P.PASSWORD_NOT_ACCEPTED: "A user name and password are not accepted here: send a JWT.",
     # the form and the signature of a JWT
     _P.TOKEN_NOT_A_JWT: "This is not a JWT: set PREFECT_API_KEY to an access token of your identity provider.",
@@ -89,6 +91,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.TOKEN_EXTENSION_UNSUPPORTED: "This token uses an extension that is not supported here.",
     _P.TOKEN_ENCRYPTED: "This token is encrypted or compressed: send a signed one.",
     _P.ALGORITHM_NOT_ACCEPTED: "This token is signed with an algorithm that is not accepted here.",
+    _P.KEY_IDS_MISSING: "This token's key cannot be told, because the identity provider publishes several keys without "
+    "an id: tell whoever runs the identity provider to publish a 'kid' for each.",
     _P.SIGNING_KEY_UNKNOWN: "This token's signing key is not one of its issuer's: obtain a new token.",
     _P.SIGNATURE_INVALID: "This token's signature could not be verified: obtain a new one.",
     # the claims of a JWT
@@ -112,6 +116,12 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     **dict.fromkeys((_P.PAIR_WRONG, _P.PASSWORD_CHANGED), _PAIR_WRONG),
     _P.PAIR_WRONG_AT_ISSUER: "The client id or the client secret is wrong: check PREFECT_API_AUTH_STRING "
     "('client_id:client_secret').",
+    _P.CLIENT_REFUSED: "The client id or the client secret is wrong, or the identity provider does not allow this "
+    "client the client-credentials grant: check PREFECT_API_AUTH_STRING and the client's settings at the provider.",
+    _P.CLIENT_NOT_AUTHORIZED: "The identity provider does not allow this client the client-credentials grant, or not "
+    "for this API: change the client's settings there.",
+    _P.CLIENT_TOKEN_NOT_A_JWT: "The identity provider gave this client an opaque token, which is not accepted here: "
+    "set up the client there so that its access tokens are JWTs.",
     _P.CLIENT_TOKEN_NOT_ACCEPTED: "The identity provider knows this client, but gave it no token that is accepted "
     "here: tell whoever runs this.",
     _P.TOO_MANY_GUESSES: "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",
@@ -119,9 +129,11 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.CLIENT_CHECKS_FULL: "Too many clients are being proved at once: try again shortly.",
     # an issuer, or a provider, that does not decide
     _P.ISSUER_OUT_OF_REACH: _OUT_OF_REACH,
+    _P.NO_USABLE_KEY: "The identity provider publishes no key that this service can use: tell whoever runs this.",
     _P.KEYS_OUT_OF_REACH: "The identity provider's keys cannot be reached just now: try again shortly.",
     _P.KEY_NOT_KNOWN_YET: "This token's key is not known yet: try again shortly.",
-    _P.GRANT_REFUSED: "The identity provider does not grant what this service asks it for: tell whoever runs this.",
+    _P.GRANT_REFUSED: "The identity provider does not grant what this service asks for ({error}): tell whoever runs "
+    "this.",
     _P.SESSION_NOT_RENEWABLE: "The identity provider cannot be reached, so your session cannot be renewed: try again "
     "shortly.",
     # sessions

@@ -135,3 +135,21 @@ def test_sets_are_equal_if_their_keys_are() -> None:
     first, second = document(RS.jwk(), ES.jwk()), document(ES.jwk(), RS.jwk())
     assert parse_jwks(first, ALGORITHMS, "i") == parse_jwks(second, ALGORITHMS, "i")
     assert parse_jwks(first, ALGORITHMS, "i") != parse_jwks(document(RS.jwk()), ALGORITHMS, "i")
+
+
+def test_a_key_without_an_id_verifies_a_token_with_one_where_it_is_the_only_one_that_fits() -> None:
+    """OIDC Core §10.1 lets an issuer leave the ids out where it has one key; libraries of the field then use it."""
+    keys = parse_jwks(document(without_alg(RS, kid=None), without_alg(ES, kid="es")), ALGORITHMS, "i")
+    assert keys.find("any", "RS256") is keys.find(None, "RS256") is not None
+    assert keys.find("any", "ES256") is None  # that one has an id, and it is another
+    assert not keys.knows("any")
+    assert not keys.lacks_ids("RS256")
+
+
+def test_of_several_keys_without_ids_none_is_used_and_that_can_be_told() -> None:
+    another = SigningKey.generate("RS256", "other")
+    for second in (without_alg(another, kid=None), without_alg(another, kid="other")):
+        keys = parse_jwks(document(without_alg(RS, kid=None), second), ALGORITHMS, "i")
+        assert keys.find("any", "RS256") is None
+        assert keys.lacks_ids("RS256")
+        assert not keys.lacks_ids("ES256")

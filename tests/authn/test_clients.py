@@ -17,8 +17,9 @@ from service.adapters.store import Store
 from service.authn import clients as module
 from service.authn.clients import CALLS_AT_ONCE, CALLS_WAITING, Clients, Shared
 from service.authn.seal import Seal
-from service.core.errors import OutOfReach, Refusal, Rejected, Throttled
+from service.core.errors import OutOfReach, Refusal, Rejected, Throttled, Unclear
 from service.core.model import ALGORITHMS, Basic, IssuerTrust
+from service.core.problems import Problem
 from service.state.client_tokens import ClientToken, ClientTokens, GrantPolicy
 from service.state.concurrency import RefusalDelay
 from service.state.issuer_keys import KeyPolicy
@@ -149,39 +150,53 @@ async def test_a_name_tells_whose_it_is(clients: Clients, name: str, taken: bool
 
 # who it is not --------------------------------------------------------------------------------------------
 
-ERRORS: dict[str, tuple[Reply, type[Refusal]]] = {
-    "invalid_client": (Reply({"error": "invalid_client"}, 401), Rejected),
-    "unauthorized_client": (Reply({"error": "unauthorized_client"}, 400), Rejected),
-    "access_denied": (Reply({"error": "access_denied", "error_description": "Unauthorized"}, 401), Rejected),
-    "invalid_scope": (Reply({"error": "invalid_scope"}, 400), OutOfReach),
-    "an error of its own": (Reply({"error": NIGHT.password}, 400), OutOfReach),
-    "busy": (Reply({"error": "invalid_client"}, 429), OutOfReach),
-    "broken": (Reply({"error": "invalid_client"}, 500), OutOfReach),
-    "a page": (Reply(b"<html>", 401, "text/html"), OutOfReach),
-    "a redirect": (Reply(status=302, headers={"Location": "/token"}), OutOfReach),
-    "endless": (Reply(b" " * 600_000), OutOfReach),
-    "no token": (Reply({"token_type": "Bearer"}), OutOfReach),
-    "not JSON": (Reply(b"\xff\xfe"), OutOfReach),
-    "slow": (Reply(delay=1.0), OutOfReach),
+# the answer, the kind of refusal, and what it says
+ERRORS: dict[str, tuple[Reply, type[Refusal], Problem]] = {
+    "invalid_client": (Reply({"error": "invalid_client"}, 401), Rejected, Problem.PAIR_WRONG_AT_ISSUER),
+    "invalid_client 400": (Reply({"error": "invalid_client"}, 400), Rejected, Problem.PAIR_WRONG_AT_ISSUER),
+    "unauthorized_client": (Reply({"error": "unauthorized_client"}, 400), Rejected, Problem.CLIENT_NOT_AUTHORIZED),
+    "Keycloak's": (Reply({"error": "unauthorized_client"}, 401), Rejected, Problem.CLIENT_REFUSED),
+    "access_denied": (Reply({"error": "access_denied"}, 401), Rejected, Problem.PAIR_WRONG_AT_ISSUER),
+    "Auth0's": (Reply({"error": "access_denied"}, 403), Rejected, Problem.CLIENT_NOT_AUTHORIZED),
+    "a page": (Reply(b"<html>", 401, "text/html"), Rejected, Problem.PAIR_WRONG_AT_ISSUER),
+    "Glewlwyd's": (Reply(b"", 403, "text/plain"), Rejected, Problem.PAIR_WRONG_AT_ISSUER),
+    "invalid_scope": (Reply({"error": "invalid_scope"}, 400), OutOfReach, Problem.GRANT_REFUSED),
+    "an error of its own": (Reply({"error": NIGHT.password}, 400), Unclear, Problem.GRANT_REFUSED),
+    "busy": (Reply({"error": "invalid_client"}, 429), OutOfReach, Problem.ISSUER_OUT_OF_REACH),
+    "broken": (Reply({"error": "invalid_client"}, 500), Unclear, Problem.ISSUER_OUT_OF_REACH),
+    "a redirect": (Reply(status=302, headers={"Location": "/token"}), Unclear, Problem.ISSUER_OUT_OF_REACH),
+    "endless": (Reply(b" " * 600_000), OutOfReach, Problem.ISSUER_OUT_OF_REACH),
+    "no token": (Reply({"token_type": "Bearer"}), OutOfReach, Problem.ISSUER_OUT_OF_REACH),
+    "not JSON": (Reply(b"\xff\xfe"), Unclear, Problem.ISSUER_OUT_OF_REACH),
+    "slow": (Reply(delay=1.0), OutOfReach, Problem.ISSUER_OUT_OF_REACH),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-async def test_only_an_issuer_that_refuses_the_client_is_a_no(
+async def test_what_an_issuers_answer_says_of_a_client(
     name: str, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker ends at its first 401: whatever does not decide about it is 503."""
-    provider.replies["/token"], kind = ERRORS[name]
+    provider.replies["/token"], kind, problem = ERRORS[name]
     caplog.set_level(logging.DEBUG)
     async with asking(provider.url, replace(POLICY, timeout=0.5)) as clients:
         refusal = await refused(clients)
-    assert type(refusal) is kind, logged(refusal)
+    assert (type(refusal), refusal.problem) == (kind, problem), logged(refusal)
     assert NIGHT.password not in f"{told(refusal)} {logged(refusal)} {caplog.text}"
     assert len(provider.calls) == 1
 
 
+async def test_the_log_has_the_issuers_own_words_and_the_caller_has_not(provider: Provider) -> None:
+    for said, shown in (("Invalid client secret", True), (f"{NIGHT.password} is wrong", False), ("a\nb", False)):
+        provider.replies["/token"] = Reply({"error": "invalid_client", "error_description": said}, 401)
+        async with asking(provider.url) as clients:
+            refusal = await refused(clients)
+        assert (said in logged(refusal)) is shown
+        assert said not in told(refusal)
+
+
 TOKENS: dict[str, tuple[Callable[[Provider], str], str]] = {
-    "opaque": (lambda _: "2YotnFZFEjr1zCsicMWpAA", "token_not_a_jwt"),
+    "opaque": (lambda _: "2YotnFZFEjr1zCsicMWpAA", "client_token_not_a_jwt"),
     "another audience": (lambda provider: provider.mint(aud="billing"), "billing"),
     "another issuer": (lambda provider: provider.mint(iss="https://elsewhere.example"), "elsewhere"),
     "a stranger's key": (lambda provider: provider.mint(key=SigningKey.generate("ES256", "ES256-1")), "kid"),
@@ -198,7 +213,7 @@ async def test_a_token_that_is_not_good_here_proves_nobody(name: str, clients: C
     refusal = await refused(clients)
     assert isinstance(refusal, Rejected)
     assert word in logged(refusal)
-    assert "tell whoever runs this" in told(refusal)
+    assert ("access tokens are JWTs" if name == "opaque" else "tell whoever runs this") in told(refusal)
 
 
 async def test_a_refused_pair_is_not_asked_about_again_for_a_while(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from service.adapters.users_file import UsersFile, hash_password
 from service.authn import passwords as module
 from service.authn.guard import Guard
 from service.authn.passwords import HashingPolicy, Passwords
-from service.core.errors import OutOfReach, Refusal, Rejected, Throttled
+from service.core.errors import OutOfReach, Refusal, Rejected, Throttled, Unclear
 from service.core.identity.grant_index import RoleAssignment
 from service.core.model import Basic, Proof
 from service.core.problems import Problem
@@ -235,3 +236,101 @@ async def test_replicas_forget_what_was_not_wrong(
             await outcome(first, ALICE)
     assert await outcome(second, Basic("alice", "wrong")) is Rejected  # by this it hears of the others
     assert await outcome(second, ALICE) is Proof
+
+
+# clients of an issuer -------------------------------------------------------------------------------------
+
+
+class Answering:
+    """Stands for the clients of an issuer that answers each pair in the same way, and counts how often it is asked."""
+
+    def __init__(self, answer: Exception) -> None:
+        self.answer, self.asked = answer, 0
+
+    def takes(self, username: str) -> bool:
+        return username.startswith("prefect-")
+
+    async def authenticate(self, _: Basic) -> Proof:
+        self.asked += 1
+        raise self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "counted"),
+    [
+        (Rejected(Problem.PAIR_WRONG_AT_ISSUER), True),
+        (Rejected(Problem.CLIENT_REFUSED), True),
+        (Unclear(Problem.ISSUER_OUT_OF_REACH), True),
+        (Rejected(Problem.CLIENT_NOT_AUTHORIZED), False),
+        (Rejected(Problem.CLIENT_TOKEN_NOT_A_JWT), False),
+        (Rejected(Problem.CLIENT_TOKEN_NOT_ACCEPTED), False),
+        (OutOfReach(Problem.ISSUER_OUT_OF_REACH), False),
+        (Throttled(Problem.CLIENT_CHECKS_FULL), False),
+    ],
+    ids=lambda value: value.problem if isinstance(value, Refusal) else "",
+)
+async def test_what_may_be_a_wrong_secret_counts_and_what_is_none_does_not(
+    make: Make,
+    answer: Refusal,
+    counted: bool,  # noqa: FBT001
+) -> None:
+    issuer = Answering(answer)
+    guard = replace(make(), clients=[issuer])
+    for number in range(40):
+        assert await outcome(guard, Basic("prefect-a", f"secret {number}")) in {type(answer), Throttled}
+    assert issuer.asked == (PER_NAME if counted else 40)
+
+
+async def test_a_client_that_was_right_is_not_throttled_while_its_issuer_fails(make: Make) -> None:
+    guard = replace(make(), clients=[Answering(Unclear(Problem.ISSUER_OUT_OF_REACH))])
+    pair = Basic("prefect-a", "secret")
+    guard.known_pairs.add(guard.known_pairs.key_of(OFFICE, pair))
+    assert [await outcome(guard, pair) for _ in range(20)] == [Unclear] * 20
+
+
+async def test_a_known_pair_may_be_forgotten_while_it_is_checked(guard: Guard, file: UsersFile) -> None:
+    """A full memory, or the end of its day, may take it away at any time."""
+    assert await outcome(guard, ALICE) is Proof
+    file.path.write_text(f"alice:{hash_password('new', 4)}\n")
+    await file.reload_if_changed()
+    check = asyncio.create_task(outcome(guard, ALICE))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    guard.known_pairs.clear()
+    assert await check is Rejected
+    assert guard.throttle.failures.of(OFFICE, WINDOW)
+
+
+async def test_without_a_users_file_a_name_that_is_no_client_is_told_so(make: Make) -> None:
+    for clients, problem in (
+        ([], Problem.PASSWORD_NOT_ACCEPTED),
+        ([Answering(ValueError())], Problem.CLIENT_NOT_CONFIGURED),
+    ):
+        guard = replace(make(), passwords=None, clients=clients)
+        with pytest.raises(Rejected) as refusal:
+            await guard.authenticate(ALICE, OFFICE)
+        assert refusal.value.problem is problem
+
+
+# as the sign-in page calls it -----------------------------------------------------------------------------
+
+
+async def test_the_sign_in_page_and_the_gates_count_together_and_a_known_pair_passes(guard: Guard) -> None:
+    assert await guard.authenticate_user("alice", "secret", OFFICE)
+    await guess(guard, PER_NAME)
+    for _ in range(2):
+        with pytest.raises(Throttled):
+            await guard.authenticate_user("alice", "wrong", OFFICE)
+    assert guard.telemetry.guesses_refused == 2
+    assert await guard.authenticate_user("alice", "secret", OFFICE)  # a neighbour's guesses do not lock her out
+
+
+@pytest.mark.parametrize("password", ["secret\x00", "a\x1fb", "x" * 5_000, "\x85"])
+@pytest.mark.parametrize("name", ["alice", "nobody", "", "a\x00b", "x" * 300])
+async def test_a_pair_that_nobody_can_have_is_refused_alike_whoever_was_named(
+    guard: Guard, hashed: list[str], name: str, password: str
+) -> None:
+    with pytest.raises(Rejected) as refusal:
+        await guard.authenticate_user(name, password, OFFICE)
+    assert refusal.value.cause == (Problem.PAIR_WRONG, {"user": None})
+    assert hashed == []

@@ -17,10 +17,12 @@ from service.adapters.outbound import FetchError, PlainHTTP, check_url, open_cli
 from service.authn.issuers import Issuer
 from service.core.errors import OutOfReach, Rejected
 from service.core.model import ALGORITHMS, Bearer, IssuerTrust
+from service.core.problems import Problem
 from service.state.issuer_keys import KeyPolicy
 from tests.authn.conftest import QUICK, Keeping, authenticate, issuer_of, recall
 from tests.support.issuer import Issuer as Provider
 from tests.support.issuer import Reply
+from tests.support.refusals import refused
 from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.anyio
@@ -129,6 +131,41 @@ async def test_a_token_of_the_very_second_of_the_last_fetch_may_be_younger_than_
         ):
             with pytest.raises(kind):
                 await authenticate(tokens, bearer(provider, iat=issued_at))
+
+
+async def test_a_new_key_without_an_id_is_fetched_when_a_signature_fails(provider: Provider, keeping: Keeping) -> None:
+    provider.kids = False
+    async with keeping(provider) as (issuer, tokens):
+        await until(lambda: settled(issuer))
+        assert await authenticate(tokens, bearer(provider))
+        provider.rotate()
+        provider.drop_old()
+        assert await authenticate(tokens, bearer(provider, sub="after the rotation"))
+        fetches = provider.fetches["/jwks"]
+        for number in range(20):
+            forged = Bearer(bearer(provider, sub=str(number), iat=int(time.time()) - 60).token[:-6] + b"AAAAAA")
+            with pytest.raises(Rejected):
+                await authenticate(tokens, forged)
+        assert provider.fetches["/jwks"] <= fetches + 1  # the cool-down holds for these, too
+
+
+async def test_several_keys_without_ids_are_told_as_what_they_are(provider: Provider, keeping: Keeping) -> None:
+    provider.kids = False
+    provider.rotate()  # two for each algorithm
+    async with keeping(provider) as (issuer, tokens):
+        await until(lambda: settled(issuer))
+        with refused(Rejected, "without an id", Problem.KEY_IDS_MISSING):
+            await authenticate(tokens, bearer(provider, iat=int(time.time()) - 60))
+
+
+async def test_an_issuer_that_was_reached_and_has_no_usable_key_is_told_as_that(
+    provider: Provider, keeping: Keeping
+) -> None:
+    provider.body = b'{"keys": []}'
+    async with keeping(provider) as (issuer, tokens):
+        await until(lambda: issuer.keys.age is not None)
+        with refused(OutOfReach, "publishes no key", Problem.NO_USABLE_KEY):
+            await authenticate(tokens, bearer(provider))
 
 
 async def test_keys_are_refreshed_before_they_expire(provider: Provider, keeping: Keeping) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from service.authn.tokens import Tokens
 from service.core.errors import Refusal, Rejected
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
+from service.core.identity.grant_index import GrantIndex
 from service.core.identity.grants import ClaimRule, Grant
 from service.core.model import Bearer
 from tests.authn.conftest import Keeping, authenticate, recall
@@ -228,7 +229,7 @@ def test_a_header_is_parsed_or_refused(raw: bytes) -> None:
 async def test_a_role_for_an_address_is_not_for_who_only_claims_it(provider: Provider, keeping: Keeping) -> None:
     grant = Grant(("admin",), provider.url, claims={"email": ClaimRule(glob=("*@corp.example",))})
     async with keeping(provider) as (issuer, _):
-        tokens = Tokens({provider.url: issuer}, [grant])
+        tokens = Tokens({provider.url: issuer}, GrantIndex([grant]))
         for said, roles in (({"email_verified": False}, ()), ({"email_verified": True}, ("admin",)), ({}, ("admin",))):
             token = Bearer(provider.mint(email="ceo@corp.example", **said).encode())
             assert (await authenticate(tokens, token)).roles == roles

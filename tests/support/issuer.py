@@ -137,6 +137,7 @@ class Issuer:
         self.metadata: dict[str, Any] = {}  # more of the discovery document
         self.replies: dict[str, Reply | Callable[[Call], Reply]] = {}  # of more endpoints, by path
         self.calls: list[Call] = []  # to those
+        self.kids = True  # whether the published keys have ids
         self._generation = 1
         self._algs = algs or ("RS256",)
         self.keys = [SigningKey.generate(alg, f"{alg}-1") for alg in self._algs]
@@ -193,9 +194,10 @@ class Issuer:
         self.metadata["token_endpoint"] = f"{self.url}/token"
         self.replies["/token"] = grant
 
-    def key_set(self) -> dict[str, list[dict[str, str]]]:
+    def key_set(self) -> dict[str, list[dict[str, Any]]]:
         """Return the published keys as RFC 7517 writes a set."""
-        return {"keys": [key.jwk() for key in self.keys]}
+        keys = [key.jwk() for key in self.keys]
+        return {"keys": keys if self.kids else [{**key, "kid": None} for key in keys]}
 
     def start(self) -> None:
         """Listen, on the same port as ever."""
