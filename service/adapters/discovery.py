@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -14,16 +15,45 @@ _MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=\"?(\d{1,9})")
 
 
 class KeySource(NamedTuple):
-    """Where the keys of an issuer are: at ``jwks_url``, or where its discovery document says if that is empty."""
+    """Where the keys of an issuer are: at ``jwks_url`` or, if that is empty, where its discovery document says.
+
+    ``internal_url`` is where this service reaches the issuer, if that is not the issuer's own URL.
+    """
 
     issuer: str
     jwks_url: str = ""
+    internal_url: str = ""
     allow_http: PlainHTTP = PlainHTTP.NOWHERE
 
     @classmethod
-    def configured(cls, issuer: str, jwks_url: str = "", *, allow_http: bool = False) -> "KeySource":
-        """Return the source that configuration names; plain http may lead to loopback if the source is there."""
-        return cls(issuer, jwks_url, plain_http_from(jwks_url or issuer, allow_http=allow_http))
+    def configured(
+        cls, issuer: str, *, jwks_url: str = "", internal_url: str = "", allow_http: bool = False
+    ) -> "KeySource":
+        """Return the configured source. Plain http may lead to loopback if the source itself is there."""
+        asked = internal_url or jwks_url or issuer
+        return cls(issuer, jwks_url, internal_url, plain_http_from(asked, allow_http=allow_http))
+
+    def internal(self, url: str) -> str:
+        """Return the URL under which this service reaches an endpoint of the issuer."""
+        return _moved(url, self.issuer, self.internal_url) if self.internal_url else url
+
+    def public(self, url: str) -> str:
+        """Return the URL under which a browser reaches an endpoint of the issuer."""
+        return _moved(url, self.internal_url, self.issuer) if self.internal_url else url
+
+
+def _moved(url: str, source: str, target: str) -> str:
+    """Return a URL below ``source``, or at its origin, as the same one below ``target``; any other as it is."""
+    source, target = source.rstrip("/"), target.rstrip("/")
+    if url == source or url.startswith((f"{source}/", f"{source}?")):
+        return target + url.removeprefix(source)
+    origin = _origin(source)
+    return _origin(target) + url.removeprefix(origin) if url.startswith(f"{origin}/") else url
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 class Published(NamedTuple):
@@ -45,10 +75,10 @@ async def fetch_published(client: httpx.AsyncClient, source: KeySource, timeout:
     metadata: Mapping[str, Any] = {}
     url = source.jwks_url
     if not url:
-        discovery_url = f"{source.issuer.rstrip('/')}/.well-known/openid-configuration"
+        discovery_url = source.internal(f"{source.issuer.rstrip('/')}/.well-known/openid-configuration")
         document, _ = await _get(client, discovery_url, source.allow_http, timeout)
         metadata = parse_discovery(document, source.issuer)
-        url = metadata["jwks_uri"]
+        url = source.internal(metadata["jwks_uri"])
     jwks, max_age = await _get(client, url, source.allow_http, timeout)
     return Published(metadata, jwks, max_age)
 

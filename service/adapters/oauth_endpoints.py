@@ -14,8 +14,9 @@ from urllib.parse import urlencode
 
 import httpx
 
+from service.adapters.discovery import KeySource
 from service.adapters.oauth_client_auth import ClientAuth, ClientPolicy
-from service.adapters.outbound import Answer, FetchError, PlainHTTP, call, check_url
+from service.adapters.outbound import Answer, FetchError, call, check_url
 from service.core.errors import OutOfReach, Rejected, Unclear
 from service.core.identity.compact import parse_json_object
 from service.core.problems import Problem
@@ -59,13 +60,12 @@ class TokenResponse(NamedTuple):
 class Provider:
     """The issuer whose endpoints are called.
 
-    ``discover`` returns its discovery document, or raises OutOfReach. ``allow_http`` says where plain http may lead.
+    ``source`` says who it is and where it is reached. ``discover`` returns its discovery document or raises OutOfReach.
     ``configured`` holds endpoints that need no discovery, by their names in the discovery document.
     """
 
-    issuer: str
+    source: KeySource
     discover: Callable[[], Awaitable[Mapping[str, Any]]]
-    allow_http: PlainHTTP
     configured: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -77,19 +77,31 @@ class Endpoints:
         self._timeout = policy.timeout
         self._secret = policy.client_secret
         self._client = client
-        self._auth = ClientAuth(policy, provider.issuer)
+        self._auth = ClientAuth(policy, provider.source.issuer)
 
     async def discover(self) -> Mapping[str, Any]:
         """Return the discovery document, or raise OutOfReach."""
         return await self._provider.discover()
 
-    async def url(self, name: str, query: Mapping[str, str] | None = None) -> str:
-        """Return an endpoint's URL with more in its query: what stands there already stays (RFC 6749 §3.1)."""
-        url = self._provider.configured.get(name) or (await self.discover()).get(name)
-        if not isinstance(url, str) or "#" in url:
+    async def browser_url(self, name: str, query: Mapping[str, str]) -> str:
+        """Return an endpoint's URL for a browser, with ``query`` added to its own (RFC 6749 §3.1)."""
+        url = self._checked(name, self._provider.source.public(await self._discovered(name)))
+        return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
+
+    async def url(self, name: str) -> str:
+        """Return the URL under which this service calls an endpoint."""
+        configured = self._provider.configured.get(name)
+        return self._checked(name, configured or self._provider.source.internal(await self._discovered(name)))
+
+    async def _discovered(self, name: str) -> str:
+        url = (await self.discover()).get(name)
+        return url if isinstance(url, str) else ""
+
+    def _checked(self, name: str, url: str) -> str:
+        if not url or "#" in url:
             raise FetchError(f"the discovery document has no usable {name}")
-        check_url(url, allow_http=self._provider.allow_http)
-        return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}" if query else url
+        check_url(url, allow_http=self._provider.source.allow_http)
+        return url
 
     async def ask_for_tokens(self, form: dict[str, str]) -> TokenResponse:
         """Return the tokens that a grant brings.
@@ -147,7 +159,7 @@ class Endpoints:
     async def _call(
         self, method: str, url: str, *, headers: dict[str, str], form: dict[str, str] | None = None
     ) -> Answer:
-        allow_http, timeout = self._provider.allow_http, self._timeout
+        allow_http, timeout = self._provider.source.allow_http, self._timeout
         try:
             answer = await call(
                 self._client, method, url, allow_http=allow_http, timeout=timeout, headers=headers, form=form

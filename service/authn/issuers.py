@@ -81,7 +81,7 @@ class Issuer:
 
     def as_provider(self, **configured: str) -> Provider:
         """Return the issuer as a provider whose endpoints are called. ``configured`` endpoints need no discovery."""
-        return Provider(self.trust.issuer, self.discover, self.keys.source.allow_http, configured)
+        return Provider(self.keys.source, self.discover, configured)
 
     @property
     def warm(self) -> bool:

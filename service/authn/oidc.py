@@ -83,7 +83,7 @@ class RelyingParty:
         if prompt:
             query["prompt"] = prompt
         try:
-            return await self._provider.url("authorization_endpoint", query)
+            return await self._provider.browser_url("authorization_endpoint", query)
         except FetchError as problem:
             raise out_of_reach(str(problem)) from None
 
@@ -164,7 +164,7 @@ class RelyingParty:
         if state:
             query["state"] = state
         try:
-            return await self._provider.url("end_session_endpoint", query)
+            return await self._provider.browser_url("end_session_endpoint", query)
         except (FetchError, OutOfReach):
             return None
 

@@ -163,12 +163,12 @@ def _store(settings: Settings) -> Store | None:
 
 
 def _issuer(settings: IssuerSettings, state: ProcessState) -> Issuer:
-    source = KeySource.configured(settings.url, settings.jwks_url or "", allow_http=settings.allow_http)
+    source = KeySource.configured(settings.url, jwks_url=settings.jwks_url or "", allow_http=settings.allow_http)
     return Issuer(settings.trust(), state.keys.of_tokens(source), KeyPolicy(**settings.keys.model_dump()))
 
 
 def _provider_issuer(oidc: OIDCSettings, state: ProcessState) -> Issuer:
-    source = KeySource.configured(oidc.issuer, allow_http=oidc.allow_http)
+    source = KeySource.configured(oidc.issuer, internal_url=oidc.internal_url or "", allow_http=oidc.allow_http)
     return Issuer(oidc.trust(), state.keys.of_sign_in(source), KeyPolicy(**oidc.keys.model_dump()))
 
 

@@ -27,6 +27,11 @@ class OIDCSettings(Section):
         default=False, description="Accept plain http beyond loopback. Sign-ins can then be forged."
     )
     issuer: str = Field(description="The provider's issuer URL, exactly as in its ID tokens; discovery starts here.")
+    internal_url: str | None = Field(
+        None,
+        description="Where this service reaches the provider, if not at `issuer`: discovery, keys and every call go "
+        "there. Browsers and ID tokens keep the public address. Over plain http, `allow_http` is needed.",
+    )
     client_id: str = Field(min_length=1, description="This service's client id at the provider.")
     client_secret: SecretStr | None = Field(None, description="The client secret, of a confidential client.")
     private_key: SecretStr | None = Field(None, description="A private key in PEM, for `private_key_jwt`.")
@@ -77,10 +82,10 @@ class OIDCSettings(Section):
             raise ValueError(f"accepted are {', '.join(sorted(ALGORITHMS))}")
         return value
 
-    @field_validator("issuer")
+    @field_validator("issuer", "internal_url")
     @classmethod
-    def _safe_url(cls, value: str, info: ValidationInfo) -> str:
-        return check_issuer_url(value, allow_http=bool(info.data.get("allow_http")))
+    def _safe_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value and check_issuer_url(value, allow_http=bool(info.data.get("allow_http")))
 
     @model_validator(mode="after")
     def _client_can_prove_itself(self) -> Self:

@@ -59,12 +59,13 @@ def issuer_of(
     client: httpx.AsyncClient,
     *,
     jwks_url: str = "",
+    internal_url: str = "",
     policy: KeyPolicy = QUICK,
     allow_http: bool = False,
     on_change: Callable[[], None] = lambda: None,
 ) -> Issuer:
     """Return an issuer of whom nothing has been fetched yet."""
-    source = KeySource.configured(trust.issuer, jwks_url, allow_http=allow_http)
+    source = KeySource.configured(trust.issuer, jwks_url=jwks_url, internal_url=internal_url, allow_http=allow_http)
     return Issuer(trust, IssuerKeys(source, client, on_change), policy)
 
 

@@ -632,3 +632,48 @@ async def test_row36_a_logout_token_is_good_once_and_nothing_else_is_one(
         assert answer.status_code == 400
         assert answer.json() == {"error": "invalid_request"}
     assert (await person.ask()).status_code == 200
+
+
+# where the provider is reached elsewhere than by browsers -------------------------------------------------
+
+
+@pytest.mark.parametrize("documented", ["public", "internal"])
+async def test_the_service_reaches_the_provider_inside_and_the_browser_outside(
+    office: Office, people_settings: dict[str, Any], documented: str
+) -> None:
+    """A provider behind a container network writes its public addresses into its document, or those it was asked at."""
+    inside, outside = office.url, "https://login.example.com"  # which nobody can reach from here
+    office.url = outside
+    if documented == "public":
+        office.metadata = {name: url.replace(inside, outside) for name, url in office.metadata.items()}
+        office.jwks_url = office.jwks_url.replace(inside, outside)
+    people_settings["oidc"] |= {"issuer": outside, "internal_url": f"{inside}/"}
+    app = create_app(Settings(**people_settings))
+    await app.start()
+    try:
+        person = Person(app)
+        at_provider = await begin(person, "/runs")
+        assert at_provider.startswith(f"{outside}/authorize?tenant=1&")
+        signed_in = await arrive(person, office.authorize(at_provider))
+        assert (signed_in.status_code, signed_in.headers["location"]) == (303, "/runs")
+        assert (await person.ask()).status_code == 200
+        form = await person.open("/_auth/logout")
+        leaving = await person.submit("/_auth/logout", hidden(form))
+        assert f"{outside}/end?" in leaving.text
+        assert inside not in leaving.text
+        assert {call.path for call in office.calls} == {"/token", "/revoke"}
+    finally:
+        await app.stop()
+
+
+async def test_a_document_of_another_issuer_is_not_accepted_because_it_came_from_inside(
+    office: Office, people_settings: dict[str, Any]
+) -> None:
+    people_settings["oidc"] |= {"issuer": "https://login.example.com", "internal_url": office.url}
+    app = create_app(Settings(**people_settings))
+    await app.start()
+    try:
+        page = await Person(app).open("/_auth/start")
+        assert page.status_code == 503
+    finally:
+        await app.stop()
