@@ -80,9 +80,7 @@ class GrantSettings(Section):
         (), description="Patterns. The client that the token was issued to must match one of them."
     )
     groups: Patterns = Field((), description="Patterns. A group of the caller must match one of them.")
-    scopes: Annotated[Words, CONDITION] = Field(
-        frozenset(), description="A token must have all of these scopes."
-    )
+    scopes: Annotated[Words, CONDITION] = Field(frozenset(), description="A token must have all of these scopes.")
     claims: Annotated[dict[str, ClaimSettings], BeforeValidator(_rules), CONDITION] = Field(
         {}, description="Claims and the rules for their values: equals, any_of, all_of, glob. A list means any_of."
     )

@@ -24,7 +24,7 @@ class OIDCSettings(Section):
     """The OpenID provider through which people sign in."""
 
     allow_http: bool = Field(
-        default=False, description="Accept plain http beyond loopback. Others can then forge sign-ins."
+        default=False, description="Accept plain http beyond loopback. Sign-ins can then be forged."
     )
     issuer: str = Field(description="The provider's issuer URL, exactly as in its ID tokens. Discovery starts here.")
     client_id: str = Field(min_length=1, description="This service's client id at the provider.")
@@ -47,9 +47,7 @@ class OIDCSettings(Section):
         description="When to call the userinfo endpoint. `auto` calls it if the ID token lacks e-mail or groups.",
     )
     role: RoleName = Field("", description="The role of everybody who signs in at the provider.")
-    algorithms: Words = Field(
-        ALGORITHMS, description="Accepted signature algorithms of ID tokens. HS* and none are never accepted."
-    )
+    algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms of ID tokens. Never HS* or none.")
     leeway: Annotated[float, Field(ge=0, le=300)] = Field(
         30, description="Seconds by which the provider's clock may differ from ours."
     )

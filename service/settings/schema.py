@@ -38,14 +38,12 @@ PREFIX: Final = "FORWARD_AUTH_"
 class IssuerSettings(Section):
     """One issuer of JWTs and what its tokens must carry."""
 
-    allow_http: bool = Field(
-        default=False, description="Accept plain http beyond loopback. Others can then forge keys."
-    )
+    allow_http: bool = Field(default=False, description="Accept plain http beyond loopback. Keys can then be forged.")
     url: str = Field(description="The issuer, exactly as in the token's `iss`. Discovery starts here.")
     audiences: Words = Field(description="Accepted audiences: a token must be for one of these (`aud`).")
     jwks_url: str | None = Field(None, description="The URL of the keys. Without it, discovery finds them.")
     role: RoleName = Field("", description="The role of all callers with a token of this issuer.")
-    algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms. HS* and none are never accepted.")
+    algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms. Never HS* or none.")
     leeway: Annotated[float, Field(ge=0, le=300)] = Field(
         30, description="Seconds by which the issuer's clock may differ from ours."
     )
@@ -139,11 +137,9 @@ class LogSettings(Section):
     """What is written to standard output."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The lowest severity that is written."
+        "info", description="The lowest severity that is logged."
     )
-    format: Literal["json", "text"] = Field(
-        "json", description="`json` writes one object per line, `text` is for a terminal."
-    )
+    format: Literal["json", "text"] = Field("json", description="One JSON object per line, or text for a terminal.")
     decisions: Literal["refused", "all", "none"] = Field(
         "refused", description="Which decisions are logged. Logging all of them reduces throughput."
     )
@@ -168,15 +164,11 @@ class Settings(BaseSettings):
         "One overrides those after it.",
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
-    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
-        8080, description="The port to listen on. 0 takes a free port."
-    )
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8080, description="The port to listen on. 0 takes a free one.")
     uds: Path | None = Field(
         None, description="A Unix socket to listen on instead, for its owner and group. Whoever may open it is trusted."
     )
-    workers: Annotated[int, Field(ge=1, le=64)] = Field(
-        1, description="The number of processes. Each has its own caches."
-    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many processes. Each has its own caches.")
     shutdown_grace: Annotated[float, Field(ge=0, le=300)] = Field(
         10, description="Seconds that requests in progress may take after SIGTERM."
     )
