@@ -8,7 +8,7 @@ import pytest
 from service.core.model import Principal
 from service.core.prefect.roles import BUILT_IN, Access, Granted, Lack, Lacking, Role
 from service.core.prefect.routes import Capability, Routes, known_routes, parse_table
-from tests.support.calls import call, concrete, filled_in
+from tests.support.forwarded_requests import call, concrete, filled_in
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 JSON_BODY = b'{"limit": 200}'

@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import HTMLResponse, Response
 
 from service.rendering.pages import Moment, Pages, duration
-from tests.support.pages import LOCAL, NOW, every_page
+from tests.support.sample_pages import LOCAL, NOW, every_page
 
 HELP = "Ask the data team: data@example.com or https://wiki.example.com/access."
 NAMES = list(every_page(Pages("Prefect", HELP)))
