@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from service.core.prefect.roles import BUILT_IN
-from service.core.prefect.routes import MEANING, Capability, Route, known_routes
+from service.core.prefect.routes import Capability, Route, known_routes
+from service.rendering.capabilities import MEANING
 from service.settings.schema import PREFIX, Settings
 
 FOLDER = Path(__file__).parent
@@ -257,7 +258,7 @@ def configuration() -> str:
 
 def roles() -> str:
     """Return the page of the roles, capabilities and routes."""
-    held = ["| capability | " + " | ".join(BUILT_IN) + " | means |", "| --- " * (len(BUILT_IN) + 2) + "|"]
+    held = ["| capability | " + " | ".join(BUILT_IN) + " | the right to |", "| --- " * (len(BUILT_IN) + 2) + "|"]
     for capability, meaning in MEANING.items():
         cells = ["yes" if _holds(role, capability) else "" for role in BUILT_IN]
         held.append(f"| `{capability}` | {' | '.join(cells)} | {meaning} |")

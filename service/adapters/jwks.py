@@ -116,11 +116,15 @@ jwk.register_key("EdDSA", EdwardsKey)
 
 
 class KeySet:
-    """The usable keys of one issuer at one moment. Equal sets hold the same keys."""
+    """The keys of one issuer at one moment. Equal sets hold the same keys.
 
-    def __init__(self, keys: Mapping[tuple[str | None, str], Key], fingerprint: frozenset[str]) -> None:
+    ``algorithms`` has, by a fingerprint of each key, which algorithms it may verify.
+    """
+
+    def __init__(self, keys: Mapping[tuple[str | None, str], Key], algorithms: Mapping[str, frozenset[str]]) -> None:
         self._keys = keys
-        self._fingerprint = fingerprint
+        self._algorithms = algorithms
+        self._ids = frozenset(kid for kid, _ in keys if kid is not None)
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         """Return the key of that id for that algorithm; without an id, the one that there is, if there is one."""
@@ -128,19 +132,23 @@ class KeySet:
 
     def knows(self, kid: str | None) -> bool:
         """Tell whether a key of that id is here, for whichever algorithm."""
-        return kid is not None and any(kid == one for one, _ in self._keys)
+        return kid in self._ids
+
+    def usable(self, algorithms: frozenset[str]) -> int:
+        """Return how many keys may verify with one of the algorithms."""
+        return sum(not one.isdisjoint(algorithms) for one in self._algorithms.values())
 
     def __len__(self) -> int:
-        return len(self._fingerprint)
+        return len(self._algorithms)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, KeySet) and self._fingerprint == other._fingerprint
+        return isinstance(other, KeySet) and self._algorithms == other._algorithms
 
     def __hash__(self) -> int:
-        return hash(self._fingerprint)
+        return hash(frozenset(self._algorithms))
 
 
-NO_KEYS: Final = KeySet({}, frozenset())
+NO_KEYS: Final = KeySet({}, {})
 
 
 def parse_jwks(document: bytes, algorithms: frozenset[str], issuer: str) -> KeySet:
@@ -150,7 +158,7 @@ def parse_jwks(document: bytes, algorithms: frozenset[str], issuer: str) -> KeyS
     and logged; a document that is no JWK set, or has more than ``MAX_KEYS`` keys, raises JWKSError.
     """
     found: dict[tuple[str | None, str], list[Key]] = {}
-    fingerprints: set[str] = set()
+    by_fingerprint: dict[str, frozenset[str]] = {}
     for member in _members(document):
         try:
             usable = _construct(member, algorithms)
@@ -159,16 +167,16 @@ def parse_jwks(document: bytes, algorithms: frozenset[str], issuer: str) -> KeyS
             continue
         kid = member.get("kid")
         fingerprint = json.dumps([kid, sorted(usable), *(member.get(name) for name in _PUBLIC_MEMBERS)])
-        if not usable or fingerprint in fingerprints:
+        if not usable or fingerprint in by_fingerprint:
             continue
-        fingerprints.add(fingerprint)
+        by_fingerprint[fingerprint] = frozenset(usable)
         for algorithm, key in usable.items():
             for name in {kid, None}:
                 found.setdefault((name, algorithm), []).append(key)
     for (kid, algorithm), candidates in found.items():
         if len(candidates) > 1 and kid is not None:
             log.warning("issuer %s: several keys share the id %.100r for %s: none is used", issuer, kid, algorithm)
-    return KeySet({name: keys[0] for name, keys in found.items() if len(keys) == 1}, frozenset(fingerprints))
+    return KeySet({name: keys[0] for name, keys in found.items() if len(keys) == 1}, by_fingerprint)
 
 
 def _members(document: bytes) -> list[Any]:

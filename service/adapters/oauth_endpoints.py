@@ -18,6 +18,7 @@ from service.adapters.oauth_client_auth import ClientAuth, ClientPolicy
 from service.adapters.outbound import Answer, FetchError, PlainHTTP, call, check_url
 from service.core.errors import OutOfReach, Rejected
 from service.core.identity.compact import parse_json_object
+from service.core.problems import Problem
 
 MAX_TOKEN: Final = 64 * 1024
 MIN_MASKED: Final = 8  # shorter values are words, and no secrets
@@ -103,7 +104,7 @@ class Endpoints:
         bearer = {"authorization": f"Bearer {access_token}"}
         answer = await self._call("GET", await self.url("userinfo_endpoint"), headers=bearer)
         if answer.status != httpx.codes.OK:
-            raise Rejected("The userinfo was refused.", reason=f"userinfo_endpoint answered {answer.status}")
+            raise Rejected(Problem.USERINFO_REFUSED, status=answer.status)
         return _parse(answer, "userinfo_endpoint")
 
     async def revoke(self, refresh_token: str) -> None:
@@ -134,9 +135,9 @@ class Endpoints:
         return answer
 
 
-def out_of_reach(reason: str) -> OutOfReach:
-    """Return the refusal for when nothing was decided."""
-    return OutOfReach("The identity provider cannot be reached just now: try again shortly.", reason=reason)
+def out_of_reach(because: str) -> OutOfReach:
+    """Return the refusal for a provider that did not answer; ``because`` is for the log."""
+    return OutOfReach(Problem.ISSUER_OUT_OF_REACH, because=because)
 
 
 def _parse(answer: Answer, endpoint: str) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Store:
                 await self._client.pexpire(key, remaining)
             return count, sum(map(int, counts)), remaining / 1000
 
-    async def strike(self, name: str, member: str) -> None:
+    async def remove_from_tally(self, name: str, member: str) -> None:
         """Take a member's count out of a tally."""
         async with self._bounded():
             await self._client.hdel(self._prefix + name, member)

@@ -1,112 +1,96 @@
-"""The guard of the machine gates: whose check a user name and a password are for, and that nobody tries many.
+"""The one way to verify a name and a password, for the machine gates and for the sign-in page.
 
-Wrong pairs are counted where the sign-in page counts them, by address and by name at an address, before bcrypt or an
-issuer is paid for. A pair that was right from an address is not held up there by the wrong ones of others, until it
-is wrong itself; so a worker outlives a neighbour with an old password.
+The order is: check the characters, check the throttle, verify (bcrypt or the issuer), count the outcome. A pair that
+was correct from an address is not throttled by wrong pairs that others send from there, until it is wrong itself. So a
+worker keeps running next to a neighbour with an outdated password.
 """
 
-import asyncio
 from collections.abc import Collection
-from typing import Final
-
-from cachetools import TTLCache
+from dataclasses import dataclass, field
 
 from service.authn.clients import Clients
 from service.authn.passwords import Passwords
-from service.core.errors import Rejected, Throttled
+from service.core.errors import MalformedCredential, Rejected, Throttled
 from service.core.model import Basic, Proof
-from service.state.fingerprints import Fingerprints
+from service.core.problems import Problem
+from service.core.request.headers import parse_pair
+from service.state.concurrency import RefusalDelay
+from service.state.passwords import KnownPairs
+from service.state.single_flight import SingleFlight
 from service.state.throttle import Throttle, sender_of
 from service.telemetry.events import Telemetry
 
-KNOWN: Final = 10_000  # pairs that were right; strangers cannot add one
-KNOWN_SECONDS: Final = 86_400.0
-PATIENCE: Final = 0.25  # seconds after which a guesser is told to wait, whose next try would else come at once
-AT_THE_DOOR: Final = 1_000  # guessers who are kept that long
-
-_Mark = tuple[str, bytes]  # a sender, and the fingerprint of what it sent
+_Attempt = tuple[tuple[str, bytes], int]  # a pair from a sender, and whose check it is for
 
 
+@dataclass(frozen=True, slots=True)
 class Guard:
-    """Authenticates user names and passwords, of the users file and of issuers' clients."""
+    """Verifies names and passwords of the users file, and ids and secrets of issuers' clients."""
 
-    def __init__(
-        self, passwords: Passwords | None, clients: Collection[Clients], throttle: Throttle, telemetry: Telemetry
-    ) -> None:
-        self._passwords = passwords
-        self._clients = clients
-        self._throttle = throttle
-        self._telemetry = telemetry
-        self._fingerprints = Fingerprints()
-        self._known: TTLCache[_Mark, bool] = TTLCache(KNOWN, KNOWN_SECONDS)
-        self._flights: dict[_Mark, asyncio.Task[Proof]] = {}
-        self._at_the_door = 0
-
-    def succeed(self, before: "Guard") -> None:
-        """Go on knowing which pairs were right."""
-        self._known, self._fingerprints = before._known, before._fingerprints
+    passwords: Passwords | None
+    clients: Collection[Clients]
+    throttle: Throttle
+    known_pairs: KnownPairs
+    telemetry: Telemetry
+    delay: RefusalDelay
+    _attempts: SingleFlight[_Attempt, Proof] = field(default_factory=SingleFlight)
 
     async def authenticate(self, credential: Basic, address: str) -> Proof:
-        """Return whom the pair proves, or raise Rejected, OutOfReach, or Throttled where it is not looked at.
+        """Return the principal of a pair that a machine sent from ``address``.
 
-        Callers with the same pair at the same address are one try.
+        Concurrent callers with the same pair and address count as one attempt. Raises Rejected for a wrong pair,
+        OutOfReach if the issuer does not answer, and Throttled if the pair is not checked.
         """
-        prover = self._prover_of(credential.username)
-        mark = sender_of(address), self._fingerprints.of_pair(credential.username, credential.password)
-        flight = self._flights.get(mark)
-        if flight is None:
-            flight = asyncio.create_task(self._try(prover, credential, address, mark))
-            self._flights[mark] = flight
-            flight.add_done_callback(lambda done: self._landed(mark, done))
-        return await asyncio.shield(flight)
-
-    def _landed(self, mark: _Mark, flight: asyncio.Task[Proof]) -> None:
-        del self._flights[mark]
-        if not flight.cancelled():
-            flight.exception()  # each waiter has it; here it is only marked as seen
-
-    def _prover_of(self, username: str) -> Clients | Passwords:
-        """Return whose check a name is for: by configuration alone, so that time tells nothing about the users."""
-        prover = next((one for one in self._clients if one.takes(username)), self._passwords)
+        # decided by configuration alone, so the response time does not tell which users exist
+        prover = next((one for one in self.clients if one.takes(credential.username)), self.passwords)
         if prover is None:
-            raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
-        return prover
+            raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
+        return await self._share(prover, credential, address)
 
-    async def _try(self, prover: Clients | Passwords, credential: Basic, address: str, mark: _Mark) -> Proof:
-        username, known = credential.username, mark in self._known
+    async def authenticate_user(self, username: str, password: str, address: str) -> Proof:
+        """Return the principal of a pair that a person typed at the sign-in page; raises as authenticate() does."""
+        if self.passwords is None:
+            raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
+        try:
+            credential = parse_pair(username, password)
+        except MalformedCredential:
+            raise Rejected(Problem.PAIR_WRONG, user=None) from None  # no user can have it
+        proof = await self._share(self.passwords, credential, address)
+        # only here: a worker's regular calls must not reset the count of a neighbour that guesses its password
+        await self.throttle.succeeded(address, username)
+        return proof
+
+    async def _share(self, prover: Clients | Passwords, credential: Basic, address: str) -> Proof:
+        pair = self.known_pairs.key_of(sender_of(address), credential)
+        return await self._attempts.run((pair, id(prover)), lambda: self._attempt(prover, credential, address, pair))
+
+    async def _attempt(
+        self, prover: Clients | Passwords, credential: Basic, address: str, pair: tuple[str, bytes]
+    ) -> Proof:
+        username, known = credential.username, pair in self.known_pairs
         if not known:
-            await self._admit(address, username)
-            await self._throttle.failed(address, username)  # until it is known to be right: guesses come all at once
+            await self._refuse_if_throttled(address, username)
+            await self.throttle.failed(address, username)  # counted first, because guesses may arrive all at once
         try:
             proof = await prover.authenticate(credential)
         except Rejected:
             if known:
-                del self._known[mark]
-                await self._throttle.failed(address, username)
+                self.known_pairs.discard(pair)
+                await self.throttle.failed(address, username)
             raise
         except Exception:
             if not known:
-                await self._throttle.undecided(address, username)
+                await self.throttle.undecided(address, username)
             raise
-        self._known[mark] = True
+        self.known_pairs.add(pair)
         if not known:
-            await self._throttle.succeeded(address, username)
+            await self.throttle.succeeded(address, username)
         return proof
 
-    async def _admit(self, address: str, username: str) -> None:
-        """Return at once where a password may be looked at; a flood of refusals must not keep the event loop busy."""
-        wait = self._throttle.retry_after(address, username)
-        if not wait:
-            return
-        self._telemetry.guess_refused(sender_of(address))
-        if self._at_the_door < AT_THE_DOOR:
-            self._at_the_door += 1
-            try:
-                await asyncio.sleep(PATIENCE)
-            finally:
-                self._at_the_door -= 1
-        raise Throttled(
-            "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",
-            reason=f"over sign_in.attempts, for {wait} s",
-            retry_after=wait,
-        )
+    async def _refuse_if_throttled(self, address: str, username: str) -> None:
+        """Return if a password of this sender may be checked; otherwise raise Throttled after a delay."""
+        wait = self.throttle.retry_after(address, username)
+        if wait:
+            self.telemetry.guess_refused(sender_of(address))
+            await self.delay.wait()
+            raise Throttled(Problem.TOO_MANY_GUESSES, seconds=wait, retry_after=wait)

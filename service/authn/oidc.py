@@ -1,9 +1,10 @@
-"""The relying party: a browser's code → whom the provider vouches for, and whether it still does.
+"""The relying party: signs people in at an OpenID provider, and renews their sessions.
 
-Authorization code with PKCE, by OpenID Connect Core 1.0. The provider is asked lazily, so that the service starts and
-recovers without it. What it answers is believed no more than a stranger's: bounded, typed, and signed by its keys.
+Authorization code flow with PKCE (OpenID Connect Core 1.0). The provider is only contacted when needed, so the service
+starts and recovers without it. Its answers are limited in size and time, their types are checked, and ID tokens must be
+signed by its keys.
 
-OutOfReach means that nothing was decided: the same call may be made again, except redeem(), for a code is good once.
+OutOfReach means that nothing was decided and the call may be repeated. The exception is redeem(): a code is valid once.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any, Final
 import httpx
 
 from service.adapters.oauth_client_auth import ClientPolicy
-from service.adapters.oauth_endpoints import MAX_TOKEN, Endpoints, Provider, TokenError, TokenResponse, out_of_reach
+from service.adapters.oauth_endpoints import MAX_TOKEN, Endpoints, TokenError, TokenResponse, out_of_reach
 from service.adapters.outbound import FetchError
 from service.authn.issuers import Issuer
 from service.authn.tokens import Tokens
@@ -25,15 +26,17 @@ from service.core.identity.sign_in import (
     LogoutNotice,
     SignedIn,
     check_response_issuer,
-    lacks,
     merge_userinfo,
+    needs_userinfo,
     provider_error,
     signed_in_from,
     validate_at_hash,
     validate_id_token,
     validate_logout_token,
 )
-from service.core.model import IssuerTrust, VerifiedClaims
+from service.core.model import IssuerTrust, Session, VerifiedClaims
+from service.core.problems import Cause, Problem
+from service.rendering.sentences import log_reason
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +44,21 @@ DEFAULT_SCOPES: Final = ("openid", "profile", "email", "groups", "offline_access
 MAX_HINT: Final = 4096  # characters of an ID token that a URL may carry past every proxy
 REVOKE_SECONDS: Final = 3.0  # somebody waits to be signed out
 
-_UNPROVEN: Final = "The identity provider's answer could not be verified: sign in again, or tell whoever runs this."
-_ENDED: Final = "The identity provider has ended your session: reload the page to sign in."
 _NOT_THE_PERSONS: Final = frozenset({"invalid_client", "server_error", "temporarily_unavailable"})
 
 
 class RelyingParty:
     """Signs people in at one OpenID provider.
 
-    ``trust`` says what ID tokens must carry; ``issuer`` has the keys and the discovery document, and so must have been
-    made without a ``jwks_url``. Raises ValueError for a private key that cannot be used.
+    ``issuer`` says what ID tokens must carry, and has the keys and the discovery document: so its keys must come from
+    discovery. Raises ValueError for a private key that cannot be used.
     """
 
-    def __init__(self, trust: IssuerTrust, policy: ClientPolicy, issuer: Issuer, client: httpx.AsyncClient) -> None:
-        self.trust = trust
+    def __init__(self, issuer: Issuer, policy: ClientPolicy, client: httpx.AsyncClient) -> None:
+        self.trust: IssuerTrust = issuer.trust
         self.policy = policy
-        self._provider = Endpoints(Provider(trust.issuer, issuer.discover, issuer.allow_http), policy, client)
-        self._tokens = Tokens({trust.issuer: issuer})
+        self._provider = Endpoints(issuer.as_provider(), policy, client)
+        self._tokens = Tokens({issuer.trust.issuer: issuer})
 
     # the browser's way there and back ---------------------------------------------------------------------
 
@@ -110,7 +111,7 @@ class RelyingParty:
         except (NotPermitted, OutOfReach):
             raise
         except Exception as problem:  # noqa: BLE001 - whatever a provider's answer raises, nobody is signed in
-            raise SignInFailed(_UNPROVEN, reason=_reason(problem)) from None
+            raise SignInFailed(Problem.SIGN_IN_UNPROVEN, because=_because(problem)) from None
 
     # while the session lasts ------------------------------------------------------------------------------
 
@@ -125,17 +126,33 @@ class RelyingParty:
         try:
             person = await self._signed_in(await self._provider.ask_for_tokens(form), subject=subject)
         except TokenError as problem:
-            reason = provider_error(problem.error, problem.description).reason
+            cause = provider_error(problem.error, problem.description).cause
             if problem.error in _NOT_THE_PERSONS:
-                raise out_of_reach(reason) from None
-            raise SessionEnded(_ENDED, reason=reason) from None
+                raise OutOfReach(Problem.ISSUER_OUT_OF_REACH, because=cause) from None
+            raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because=cause) from None
         except FetchError as problem:
             raise out_of_reach(str(problem)) from None
         except (NotPermitted, OutOfReach):
             raise
         except Exception as problem:  # noqa: BLE001 - as in redeem()
-            raise SessionEnded(_ENDED, reason=_reason(problem)) from None
+            raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because=_because(problem)) from None
         return person if person.refresh_token else person._replace(refresh_token=refresh_token)
+
+    async def renew_session(self, session: Session, check_every: float) -> Session:
+        """Return a session as the provider knows its person now, to be checked again in ``check_every`` seconds.
+
+        Raises what renew() raises.
+        """
+        who = await self.renew(session.refresh_token, subject=session.subject)
+        return session._replace(
+            name=who.name,
+            email=who.email,
+            groups=who.groups,
+            claims=who.claims,
+            refresh_token=who.refresh_token,
+            id_token=who.id_token or session.id_token,
+            check_at=time.time() + check_every,
+        )
 
     # the end of it ----------------------------------------------------------------------------------------
 
@@ -162,7 +179,7 @@ class RelyingParty:
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
-            raise Rejected("This logout token cannot be read.", reason=_reason(problem)) from None
+            raise Rejected(Problem.LOGOUT_TOKEN_UNREADABLE, because=_because(problem)) from None
 
     async def revoke(self, refresh_token: str) -> None:
         """Ask the provider to forget a refresh token, if it can; wait a moment at most, and never fail."""
@@ -170,7 +187,7 @@ class RelyingParty:
             async with asyncio.timeout(REVOKE_SECONDS):
                 await self._provider.revoke(refresh_token)
         except Exception as problem:  # noqa: BLE001 - the session here has ended all the same
-            log.warning("issuer %s: a refresh token was not revoked: %s", self.trust.issuer, _reason(problem))
+            log.warning("issuer %s: a refresh token was not revoked: %s", self.trust.issuer, _text(_because(problem)))
 
     # what makes it true -----------------------------------------------------------------------------------
 
@@ -182,29 +199,26 @@ class RelyingParty:
             claims = validate_id_token(verified, self.trust, self.policy.client_id, time.time(), nonce=nonce)
             validate_at_hash(claims, tokens.access_token, algorithm)
             if subject and claims["sub"] != subject:
-                raise Rejected("The refresh token is somebody else's.", reason="sub")
+                raise Rejected(Problem.SUBJECT_OTHER)
         elif not subject:
-            raise Rejected("Nothing vouches for this person.", reason="token_endpoint sent no ID token")
+            raise Rejected(Problem.ID_TOKEN_MISSING)
         if await self._asks_userinfo(claims):
             claims = merge_userinfo(claims, await self._provider.userinfo(tokens.access_token))
         elif not tokens.id_token:
-            raise Rejected("Nothing vouches for this person.", reason="no ID token, and userinfo is not to be asked")
+            raise Rejected(Problem.ID_TOKEN_MISSING, userinfo=self.policy.userinfo)
         who = signed_in_from(claims, self.trust, self.policy.kept_claims)
         return who._replace(id_token=tokens.id_token, refresh_token=tokens.refresh_token)
 
     async def _verify(self, token: bytes) -> tuple[VerifiedClaims, str]:
-        """Return verified claims and the algorithm, one of this trust: machines may be allowed more."""
+        """Return verified claims, and the algorithm that the token is signed with."""
         if len(token) > MAX_TOKEN:
-            raise Rejected("This token is too long.")
+            raise Rejected(Problem.TOKEN_TOO_LONG, limit=MAX_TOKEN)
         verified = await self._tokens.verify(token)
-        algorithm = parse_header(token.split(b".", 1)[0]).algorithm
-        if algorithm not in self.trust.algorithms:
-            raise Rejected("This token's algorithm is not accepted here.", reason=f"alg {algorithm}")
-        return verified, algorithm
+        return verified, parse_header(token.split(b".", 1)[0]).algorithm
 
     async def _asks_userinfo(self, claims: Mapping[str, Any]) -> bool:
         if self.policy.userinfo == "auto":
-            return "userinfo_endpoint" in await self._provider.discover() and lacks(claims, self.trust)
+            return "userinfo_endpoint" in await self._provider.discover() and needs_userinfo(claims, self.trust)
         return self.policy.userinfo == "always"
 
     def _scopes(self, metadata: Mapping[str, Any]) -> list[str]:
@@ -214,5 +228,9 @@ class RelyingParty:
         return [one for one in DEFAULT_SCOPES if one == "openid" or not isinstance(listed, list) or one in listed]
 
 
-def _reason(problem: Exception) -> str:
-    return problem.reason if isinstance(problem, Refusal) else f"{type(problem).__name__}: {problem!s:.200}"
+def _because(problem: Exception) -> Cause | str:
+    return problem.cause if isinstance(problem, Refusal) else f"{type(problem).__name__}: {problem!s:.200}"
+
+
+def _text(because: Cause | str) -> str:
+    return log_reason(because) if isinstance(because, Cause) else because

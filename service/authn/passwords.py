@@ -1,45 +1,37 @@
-"""User names and passwords: bcrypt off the event loop, and not paid on each request.
+"""Verifies user names and passwords of the users file, with bcrypt in threads.
 
-A success is remembered, one a user, by its fingerprint; the next request with the same password costs an
-HMAC. Failures are never remembered. Whatever the outcome of a wrong pair, it costs what the
-most expensive hash of the file costs, so that time tells nothing about who exists.
+A correct password is remembered, so the next request with it costs an HMAC instead of bcrypt. A wrong pair always costs
+as much as the most expensive hash of the file, so the response time does not tell which users exist.
 """
 
 import asyncio
 import hashlib
-import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import Final
 
 from service.adapters.users_file import UsersFile, verify_password
-from service.core.errors import Rejected, Throttled
-from service.core.identity.grants import Grant, with_roles
+from service.core.errors import Rejected
+from service.core.identity.grant_index import RoleAssignment
 from service.core.model import Basic, Principal, Proof, Session
-from service.state.fingerprints import Fingerprints
+from service.core.problems import Problem
+from service.state.concurrency import ConcurrencyLimit, RefusalDelay
+from service.state.passwords import VerifiedPasswords
+from service.state.single_flight import SingleFlight
 
-log = logging.getLogger(__name__)
-
-_WRONG: Final = "The user name or the password is wrong: check PREFECT_API_AUTH_STRING ('user:password')."
-_RETRY_AFTER: Final = 2
-_PATIENCE: Final = 0.25  # seconds
-_AT_THE_DOOR: Final = 1000
 LOCAL_ISSUER: Final = "local"
-_NOTHING: Final[tuple[bytes, Proof | None]] = (b"", None)
+_NICENESS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class HashingPolicy:
-    """How much bcrypt may cost at once: ``concurrency`` threads, and ``queue`` callers who wait for one.
+    """Limits of bcrypt: ``concurrency`` threads, and ``queue`` callers that wait for one.
 
-    ``remember`` is for how many seconds a verified password is not hashed again, and for longer while there is no room
-    for that; a reload forgets it at once.
+    ``remember``: a verified password is not verified again for so many seconds, or longer while the queue is full.
     """
 
     concurrency: int = 1
@@ -50,141 +42,89 @@ class HashingPolicy:
 class Passwords:
     """Verifies user names and passwords against the current users file."""
 
-    def __init__(self, file: UsersFile, policy: HashingPolicy, role: str = "", grants: Sequence[Grant] = ()) -> None:
+    def __init__(
+        self,
+        file: UsersFile,
+        policy: HashingPolicy,
+        roles: RoleAssignment,
+        verified: VerifiedPasswords,
+        delay: RefusalDelay,
+    ) -> None:
         self._file = file
         self._policy = policy
-        self._role = role
-        self._grants = grants
-        self._remembered: dict[str, tuple[bytes, Proof]] = {}  # by user name
-        self._fingerprints = Fingerprints()
-        self._flights: dict[bytes, asyncio.Task[Proof]] = {}
-        self._waiting = 0
-        self._at_the_door = 0
-        self._limit = policy.concurrency + policy.queue
+        self._roles = roles
+        self._verified = verified
+        self._flights: SingleFlight[Basic, Proof] = SingleFlight()
+        self._limit = ConcurrencyLimit(policy.concurrency, policy.queue, delay, Problem.PASSWORD_CHECKS_FULL)
         self._threads = ThreadPoolExecutor(
             policy.concurrency, thread_name_prefix="bcrypt", initializer=_yield_to_others
         )
 
-    def succeed(self, before: "Passwords") -> None:
-        """Remember what was verified so far, where users and roles are the same: not all are hashed again at once."""
-        ours = (self._file.users, self._role, self._grants, self._policy.remember)
-        if ours == (before._file.users, before._role, before._grants, before._policy.remember):
-            self._remembered, self._fingerprints = dict(before._remembered), before._fingerprints
-
     @property
     def waiting(self) -> int:
-        """Return how many hashings are queued or under way."""
-        return self._waiting
+        """Return how many verifications are running or queued."""
+        return self._limit.inside
 
     def recall(self, credential: Basic) -> Proof | None:
-        """Return what this pair proved before, if the users are the same: a short time ago, or while none can wait.
+        """Return the proof for this pair if it is remembered, or None.
 
-        Else a flood of wrong pairs would shut out, one by one, those whose time has come to be hashed again.
+        An entry that has expired is still used while the queue is full. Otherwise a flood of wrong pairs would lock out
+        correct callers, one by one, as their entries expire.
         """
-        fingerprint, proof = self._remembered.get(credential.username, _NOTHING)
-        if proof is None or not compare_digest(fingerprint, self._fingerprint(credential)):
+        password_hash = self._file.users.hashes.get(credential.username)
+        if password_hash is None or not self._policy.remember:
             return None
-        if time.time() < proof.until:
-            return proof
-        if self._waiting < self._limit or not self._policy.remember:
+        at = self._verified.verified_at(credential, password_hash)
+        if at is None:
             return None
-        return self._remember(credential.username, fingerprint, proof)
-
-    def _remember(self, username: str, fingerprint: bytes, proof: Proof) -> Proof:
-        proof = proof._replace(until=time.time() + self._policy.remember)
-        self._remembered[username] = (fingerprint, proof)
-        return proof
+        if time.time() >= at + self._policy.remember:
+            if not self._limit.full:
+                return None
+            at = self._verified.remember(credential, password_hash)
+        return self._proof(credential, at)
 
     async def authenticate(self, credential: Basic) -> Proof:
-        """Return whom the pair proves, and remember it, or raise Rejected, or Throttled where too many wait.
+        """Return the principal of the pair and remember it. Callers with the same pair share one verification.
 
-        Callers with the same pair share one hashing.
+        Raises Rejected for a wrong pair, and Throttled if the queue is full.
         """
-        proof = self.recall(credential)
-        if proof is not None:
-            return proof
-        fingerprint = self._fingerprint(credential)
-        flight = self._flights.get(fingerprint)
-        if flight is None:
-            await self._room()
-            flight = self._flights.get(fingerprint)
-        if flight is None:
-            self._waiting += 1
-            flight = asyncio.create_task(self._verify(credential, fingerprint))
-            self._flights[fingerprint] = flight
-            flight.add_done_callback(lambda done: self._landed(fingerprint, done))
-        return await asyncio.shield(flight)
+        return self.recall(credential) or await self._flights.run(credential, lambda: self._verify(credential))
 
-    def _fingerprint(self, credential: Basic) -> bytes:
-        return self._fingerprints.of_pair(credential.username, credential.password)
-
-    def mark_of(self, username: str) -> str:
-        """Return what tells a user's password of now from any other, or nothing for nobody; it proves nothing."""
+    def password_mark(self, username: str) -> str:
+        """Return a mark of the user's current password hash, or an empty string if there is no such user."""
         password_hash = self._file.users.hashes.get(username)
         return hashlib.sha256(password_hash.encode()).hexdigest()[:32] if password_hash else ""
 
-    def stands(self, session: Session) -> bool:
-        """Tell whether a session was begun with a password that is still the user's."""
-        return bool(session.password_mark) and session.password_mark == self.mark_of(session.subject)
-
-    async def _room(self) -> None:
-        """Return once another hashing may be queued, or raise Throttled.
-
-        A full queue is given a moment to empty. That serves an honest caller, and slows down a guesser, whose next
-        try would else come at once and keep the event loop busy with refusals.
-        """
-        if self._waiting >= self._limit and self._at_the_door < _AT_THE_DOOR:
-            self._at_the_door += 1
-            try:
-                await asyncio.sleep(_PATIENCE)
-            finally:
-                self._at_the_door -= 1
-        if self._waiting >= self._limit:
-            raise Throttled(
-                "Too many passwords are being checked at once: try again shortly.",
-                reason=f"{self._waiting} bcrypt checks wait (users.queue)",
-                retry_after=_RETRY_AFTER,
-            )
-
-    def forget(self) -> None:
-        """Forget every verified password: the users have changed."""
-        self._remembered.clear()
+    def is_current(self, session: Session) -> bool:
+        """Tell whether the user still has the password with which the session began."""
+        return bool(session.password_mark) and session.password_mark == self.password_mark(session.subject)
 
     def close(self) -> None:
-        """End the hashing threads; what waits is given up."""
+        """Stop the threads; queued verifications are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _landed(self, fingerprint: bytes, flight: asyncio.Task[Proof]) -> None:
-        self._waiting -= 1
-        del self._flights[fingerprint]
-        if not flight.cancelled():
-            flight.exception()  # each waiter has it; here it is only marked as seen
-
-    async def _verify(self, credential: Basic, fingerprint: bytes) -> Proof:
+    async def _verify(self, credential: Basic) -> Proof:
         loop = asyncio.get_running_loop()
-        while True:
-            users = self._file.users
-            password_hash = users.hashes.get(credential.username)
-            proven = await loop.run_in_executor(
-                self._threads, verify_password, users, credential.username, credential.password
-            )
-            if self._file.users is users or self._file.users.hashes.get(credential.username) == password_hash:
-                break  # else the file was replaced meanwhile, and what was proven is no longer asked
-        if not proven:
-            # an unknown name is not logged: it may be a password that was typed one field too early
-            who = f"user {credential.username!r}" if password_hash else "an unknown user"
-            raise Rejected(_WRONG, reason=f"wrong pair of {who}")
-        principal = Principal(
-            issuer=LOCAL_ISSUER,
-            subject=credential.username,
-            name=credential.username,
-            roles=(self._role,) if self._role else (),
-        )
-        proof = Proof(with_roles(principal, self._grants), 0)
-        return self._remember(credential.username, fingerprint, proof)
+        async with self._limit.slot():
+            while True:
+                users = self._file.users
+                password_hash = users.hashes.get(credential.username)
+                proven = await loop.run_in_executor(
+                    self._threads, verify_password, users, credential.username, credential.password
+                )
+                if self._file.users is users or self._file.users.hashes.get(credential.username) == password_hash:
+                    break  # otherwise the file was replaced meanwhile, with another hash for this user
+        if not proven or password_hash is None:
+            # an unknown name is not logged: it may be a password that was typed into the wrong field
+            raise Rejected(Problem.PAIR_WRONG, user=credential.username if password_hash else None)
+        return self._proof(credential, self._verified.remember(credential, password_hash))
+
+    def _proof(self, credential: Basic, verified_at: float) -> Proof:
+        principal = Principal(issuer=LOCAL_ISSUER, subject=credential.username, name=credential.username)
+        return Proof(self._roles.assign(principal), verified_at + self._policy.remember)
 
 
 def _yield_to_others() -> None:
-    """Let the event loop go first: on Linux a thread has a nice value of its own."""
+    """Give the thread a lower priority than the event loop. On Linux each thread has its own nice value."""
     with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

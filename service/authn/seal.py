@@ -1,7 +1,7 @@
-"""The seal of what a browser keeps for us: authenticated encryption, so that it can neither be read nor made up.
+"""Authenticated encryption of cookies, form fields and shared values.
 
-AES-256-GCM under keys derived from the configured secrets (HKDF, RFC 5869). The first seals, all open, so a new
-secret goes in front of the old one and nobody is signed out.
+AES-256-GCM under keys derived from the configured secrets (HKDF, RFC 5869). The first secret encrypts and all of them
+decrypt. To rotate, put a new secret in front of the old one: nobody is signed out.
 """
 
 import base64
@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-_KEY_ID = 4  # bytes in front that tell which key; no secret, and no proof either
+_KEY_ID = 4  # bytes in front that identify the key
 _NONCE = 12
 
 
 class Seal:
-    """Seals and opens short texts, each for one purpose: what was sealed for one does not open for another."""
+    """Seals and opens short texts. What is sealed for one purpose cannot be opened for another."""
 
     def __init__(self, secrets_: tuple[str, ...] = ()) -> None:
         keys = [_derive(one) for one in secrets_ or (secrets.token_urlsafe(32),)]
@@ -28,14 +28,14 @@ class Seal:
         self._opening = {key_id: cipher for key_id, cipher, _ in reversed(keys)}
 
     def seal(self, purpose: str, content: bytes) -> str:
-        """Return text that cookies and forms can carry (base64url)."""
+        """Return the sealed content as base64url text, for a cookie or a form."""
         key_id, cipher = self._sealing
         nonce = os.urandom(_NONCE)
         sealed = key_id + nonce + cipher.encrypt(nonce, content, purpose.encode())
         return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
 
     def open(self, purpose: str, text: str) -> bytes | None:
-        """Return what was sealed for this purpose, or None for anything else."""
+        """Return the content that was sealed for this purpose, or None if the text is anything else."""
         try:
             sealed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
             cipher = self._opening[sealed[:_KEY_ID]]
@@ -45,14 +45,14 @@ class Seal:
             return None
 
     def name_of(self, secret: bytes) -> str:
-        """Return a name under which all who share the first key find what belongs to a secret, and nobody else does."""
+        """Return an HMAC of a secret as hexadecimal text. Only holders of the first key can compute it."""
         mac = HMAC(self._naming, SHA256())
         mac.update(secret)
         return mac.finalize().hex()
 
 
 def _derive(secret: str) -> tuple[bytes, AESGCM, bytes]:
-    """Return the id of a key, what seals with it, and the key of names."""
+    """Return the id of a key, its cipher, and its key for HMACs."""
     derived = HKDF(SHA256(), 32 + _KEY_ID, salt=None, info=b"prefect-forward-auth/seal/1").derive(secret.encode())
     naming = HKDF(SHA256(), 32, salt=None, info=b"prefect-forward-auth/name/1").derive(secret.encode())
     return derived[32:], AESGCM(derived[:32]), naming

@@ -1,22 +1,18 @@
-"""Browser sessions: sealed into a cookie, opened, and vouched for again while they last.
+"""Browser sessions: sealed into a cookie, opened, and renewed at the provider while they last.
 
-Nothing is stored here, so replicas share the key alone. What is remembered for a short while is a renewal that has
-just been made, since a page asks for many things at once and a refresh token may be good for one use.
+Sessions are not stored, so replicas only share the session key. Recent renewals are remembered in ``state.renewals``.
 """
 
-import asyncio
 import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
-
-from cachetools import TTLCache
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from service.authn.seal import Seal
 from service.core.errors import NotPermitted, OutOfReach, SessionEnded, SignInFailed
+from service.core.identity.grant_index import RoleAssignment
 from service.core.identity.sessions import (
     SessionPolicy,
     dump_session,
@@ -25,51 +21,45 @@ from service.core.identity.sessions import (
     principal_of,
     validate_session,
 )
-from service.core.model import Principal, Proof, Session, SessionCookie
+from service.core.model import Proof, Session, SessionCookie
+from service.core.problems import Problem
 from service.core.request.cookies import CHUNK, MAX_SEALED
+from service.state.renewals import Renewals
+from service.state.revocation_log import RevocationLog
 
 log = logging.getLogger(__name__)
 
-GRACE: Final = 3_600.0  # seconds for which a session lasts while whoever vouches for it cannot be asked
-RETRY: Final = 15.0  # seconds before a provider that was out of reach is asked again
-SIBLING: Final = 60.0  # seconds in which another replica may have used the same refresh token
+OUTAGE_GRACE: Final = 3_600.0  # seconds that a session may be overdue for renewal while the provider is down
+RETRY_PAUSE: Final = 15.0  # seconds between attempts to reach a provider that is down
+PEER_RENEWAL: Final = 60.0  # seconds in which another replica may be renewing the same session
 _PURPOSE: Final = "session"
 
-
-class Revocations(Protocol):
-    """Sessions that were ended before their time."""
-
-    def revoked(self, session: Session) -> bool:
-        """Tell whether this one was."""
-
-    async def revoke_session(self, session_id: str) -> bool:
-        """End one, for all replicas."""
-
-
 Renew = Callable[[Session], Awaitable[Session]]
-Claim = Callable[[str, float], Awaitable[bool]]
-Admit = Callable[[Principal, Mapping[str, Any]], Principal]
-Stands = Callable[[Session], bool]
+ClaimRenewal = Callable[[str, float], Awaitable[bool]]
 
 
-@dataclass(slots=True)
-class Vouchers:
-    """Who vouches for the sessions of one issuer: ``stands`` on each look, ``renew`` when ``check_at`` has come.
+def _always(_: Session) -> bool:
+    return True
 
-    ``admit`` adds the roles that a principal is granted, by the claims that the session kept.
+
+@dataclass(frozen=True, slots=True)
+class SessionAuthority:
+    """How sessions of one issuer are confirmed, and which roles its people get.
+
+    ``is_current`` is called each time a session is opened. ``renew`` is called once ``check_at`` has passed.
     """
 
-    stands: Stands = field(default=lambda _: True)
+    roles: RoleAssignment
+    is_current: Callable[[Session], bool] = _always
     renew: Renew | None = None
-    admit: Admit = field(default=lambda principal, _: principal)
 
 
-class _SiblingRenewsError(Exception):
-    """Another replica is asking the provider about this very session."""
+class _PeerRenewsError(Exception):
+    """Another replica is renewing this session."""
 
 
 class Opened(NamedTuple):
-    """A session that is good, and the cookie to replace it with, if there is a new one."""
+    """A valid session. ``sealed`` is the new value of its cookie, or None if the cookie stays as it is."""
 
     session: Session
     proof: Proof
@@ -83,137 +73,115 @@ class Sessions:
         self,
         seal: Seal,
         policy: SessionPolicy,
-        vouchers: dict[str, Vouchers],
-        revocations: Revocations,
-        claim: Claim | None = None,
+        authorities: Mapping[str, SessionAuthority],
+        revocation_log: RevocationLog,
+        renewals: Renewals,
+        claim_renewal: ClaimRenewal | None = None,
     ) -> None:
-        """Take ``claim``, where replicas share a store: it tells one of them that a renewal is its own to make."""
+        """``claim_renewal`` lets one of several replicas with a shared store renew a session."""
         self.policy = policy
         self._seal = seal
-        self._vouchers = vouchers
-        self._revocations = revocations
-        self._claim = claim
-        self._flights: dict[str, asyncio.Task[Session]] = {}
-        self._renewed: TTLCache[tuple[str, float], str] = TTLCache(5_000, ttl=600)
-        self._left_since: TTLCache[tuple[str, float], float] = TTLCache(5_000, ttl=policy.lifetime)
-        self._resting: dict[str, float] = {}
-
-    def succeed(self, before: "Sessions") -> None:
-        """Share the renewals that were made or are under way: a refresh token may be good for one use."""
-        self._flights, self._renewed = before._flights, before._renewed
-        self._left_since, self._resting = before._left_since, before._resting
+        self._authorities = authorities
+        self._revocation_log = revocation_log
+        self._renewals = renewals
+        self._claim_renewal = claim_renewal
 
     def seal(self, session: Session) -> str:
-        """Return the cookie's value, without the ID token where that would take a second cookie.
+        """Return the value of the session's cookie.
 
-        The ID token is but a hint when signing out at the provider. Raises SignInFailed for what no cookies hold.
+        The ID token is left out if the session needs a second cookie with it: it is only a hint for signing out at the
+        provider. Raises SignInFailed if the session does not fit into the cookies.
         """
         sealed = self._seal.seal(_PURPOSE, dump_session(session))
         if len(sealed) > CHUNK - 2 and session.id_token:
             return self.seal(session._replace(id_token=""))
         if len(sealed) > MAX_SEALED:
-            raise SignInFailed(
-                "Your groups do not fit into a session: ask for a claim with fewer of them.",
-                reason=f"{len(session.groups)} groups, {len(sealed)} bytes",
-            )
+            raise SignInFailed(Problem.SESSION_TOO_LARGE, groups=len(session.groups), size=len(sealed))
         return sealed
 
     def read(self, cookie: SessionCookie) -> Session:
-        """Return the session that a cookie holds, as it was sealed, or raise SessionEnded."""
+        """Return the session in a cookie; raises SessionEnded if the cookie cannot be opened."""
         document = self._seal.open(_PURPOSE, cookie.sealed)
         if document is None:
-            raise SessionEnded(
-                "Your session cannot be read: reload the page to sign in again.", reason="seal of no key at hand"
-            )
+            raise SessionEnded(Problem.SESSION_UNREADABLE)
         return load_session(document)
 
     def look_at(self, cookie: SessionCookie) -> Session:
-        """Return the session that a cookie holds if it has not ended, or raise SessionEnded; nobody is asked."""
+        """Return the session in a cookie, without renewing it; raises SessionEnded if it has ended."""
         session = self.read(cookie)
         self._validate(session, time.time())
         return session
 
     async def open(self, cookie: SessionCookie) -> Opened:
-        """Return the session behind a cookie, vouched for; or raise SessionEnded, or OutOfReach where none can say."""
+        """Return the session in a cookie, renewed if it is due. Raises SessionEnded, NotPermitted or OutOfReach."""
         session, now = self.look_at(cookie), time.time()
         fresh = session
         if now >= session.check_at:
             fresh = await self._checked(session, now)
-            self._validate(fresh, time.time())  # it may have been revoked meanwhile
+            self._validate(fresh, time.time())  # it may have been revoked during the renewal
         if fresh is not session or now - session.seen >= self.policy.touch:
             fresh = fresh._replace(seen=now)
         return Opened(fresh, self._proof(fresh, now), self.seal(fresh) if fresh is not session else None)
 
     def _validate(self, session: Session, now: float) -> None:
         validate_session(session, self.policy, now)
-        if self._revocations.revoked(session):
-            raise SessionEnded("You were signed out: reload the page to sign in again.", reason="revoked")
-        voucher = self._vouchers.get(session.issuer)
-        if voucher is None or not voucher.stands(session):
-            raise SessionEnded("Your session has ended: reload the page to sign in.", reason="nobody vouches for it")
+        if self._revocation_log.revocations.revoked(session):
+            raise SessionEnded(Problem.SESSION_REVOKED)
+        authority = self._authorities.get(session.issuer)
+        if authority is None or not authority.is_current(session):
+            raise SessionEnded(Problem.SESSION_WITHOUT_AUTHORITY)
 
     def _proof(self, session: Session, now: float) -> Proof:
         until = min(ends_at(session, self.policy), session.seen + self.policy.touch)
-        check_at = session.check_at if session.check_at > now else now + RETRY
-        principal = self._vouchers[session.issuer].admit(principal_of(session, self.policy), session.claims)
-        return Proof(principal, min(until, check_at))
+        check_at = session.check_at if session.check_at > now else now + RETRY_PAUSE
+        roles = self._authorities[session.issuer].roles
+        return Proof(roles.assign(principal_of(session, self.policy), session.claims), min(until, check_at))
 
     async def _checked(self, session: Session, now: float) -> Session:
-        """Return the session as its issuer renews it; all who ask at once, or just afterwards, share one renewal."""
-        renew = self._vouchers[session.issuer].renew
+        """Return the renewed session. Requests at the same time, or shortly after, share one renewal."""
+        renew, renewals, check = self._authorities[session.issuer].renew, self._renewals, (session.id, session.check_at)
         if renew is None or not session.refresh_token:
             return session._replace(check_at=float("inf"))
-        done = self._renewed.get((session.id, session.check_at))
-        if done is not None:
-            return self.read(SessionCookie(done))
+        renewed = renewals.renewed.get(check)
+        if renewed is not None:
+            return renewed
         overdue = now - session.check_at
-        if now < self._resting.get(session.issuer, 0.0):
+        if now < renewals.retry_at.get(session.issuer, 0.0):
             return _kept(session, overdue)
-        flight = self._flights.get(session.id)
-        if flight is None:
-            flight = asyncio.ensure_future(self._renew(renew, session))
-            self._flights[session.id] = flight
-            flight.add_done_callback(lambda done: self._landed(session, done))
         try:
-            return await asyncio.shield(flight)
+            return await renewals.under_way.run(session.id, lambda: self._renew(renew, session))
         except OutOfReach:
-            self._resting[session.issuer] = now + RETRY
+            renewals.retry_at[session.issuer] = now + RETRY_PAUSE
             return _kept(session, overdue)
-        except _SiblingRenewsError:  # its cookie is on the way to the browser, if all is well there
-            since = self._left_since.setdefault((session.id, session.check_at), now)
-            return session if now - since < SIBLING else _kept(session, overdue)
+        except _PeerRenewsError:  # the new cookie is on its way to the browser
+            since = renewals.left_to_peer_at.setdefault(check, now)
+            return session if now - since < PEER_RENEWAL else _kept(session, overdue)
         except SessionEnded:
-            if self._claim is None and overdue < SIBLING:  # likewise: nobody could say whose it was to renew
+            if self._claim_renewal is None and overdue < PEER_RENEWAL:  # perhaps renewed by another replica
                 return session
             raise
 
     async def _renew(self, renew: Renew, session: Session) -> Session:
-        if self._claim is not None and not await self._claim(f"renewal:{session.id}:{session.check_at:.0f}", SIBLING):
-            raise _SiblingRenewsError
+        claim = self._claim_renewal
+        if claim is not None and not await claim(f"renewal:{session.id}:{session.check_at:.0f}", PEER_RENEWAL):
+            raise _PeerRenewsError
         try:
-            return await renew(session)
+            renewed = await renew(session)
         except (SessionEnded, NotPermitted) as refusal:
-            if self._claim is not None or isinstance(refusal, NotPermitted):  # nobody else could be told otherwise
-                await self._revocations.revoke_session(session.id)
+            if claim is not None or isinstance(refusal, NotPermitted):  # the other replicas have to know
+                await self._revocation_log.end(session)
             raise
-
-    def _landed(self, session: Session, flight: asyncio.Future[Session]) -> None:
-        del self._flights[session.id]
-        if not flight.cancelled() and flight.exception() is None:
-            with suppress(SignInFailed):  # whoever waits for it is told
-                self._renewed[session.id, session.check_at] = self.seal(flight.result())
+        self._renewals.renewed[session.id, session.check_at] = renewed
+        return renewed
 
 
 def _kept(session: Session, overdue: float) -> Session:
-    """Return a session as it was while its issuer is out of reach, for a bounded time."""
-    if overdue < GRACE:
+    """Return the session unchanged while its provider is down, for at most ``OUTAGE_GRACE``."""
+    if overdue < OUTAGE_GRACE:
         return session
-    raise OutOfReach(
-        "The identity provider cannot be reached, so your session cannot be renewed: try again shortly.",
-        reason=f"check overdue by {overdue:.0f} s",
-    )
+    raise OutOfReach(Problem.SESSION_NOT_RENEWABLE, seconds=round(overdue))
 
 
 def new_session_id() -> str:
-    """Return a name for a session that nobody can guess."""
+    """Return a random session id."""
     return secrets.token_urlsafe(16)

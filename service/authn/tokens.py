@@ -1,57 +1,55 @@
-"""A token's bytes → VerifiedClaims: the only place where a signature is believed.
+"""Verifies access tokens: the only module that accepts a signature and makes VerifiedClaims.
 
-The checks stand in this order, and nothing is read before the one above it has passed: size; three canonical
-base64url segments; a small JSON header without repeated names; no extension that is not understood; an
-algorithm that the issuer may use and that fits the key; our own key, found by id; the signature. What the
-claims are worth is for ``core.claims`` to say. Every exception on the way is a refusal.
+The checks are in this order, and each must pass before the next one reads anything: size; three canonical base64url
+segments; a small JSON header without repeated names; no unknown extension; an algorithm that the issuer may use and
+that fits the key; the key, taken from the issuer's own key set by its id; the signature. ``core.identity.claims`` then
+checks the claims. Every exception is a refusal.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from service.authn.issuers import Issuer
 from service.core.errors import Refusal, Rejected
 from service.core.identity.claims import principal_from, with_verified_email
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
-from service.core.identity.grants import Grant, with_roles
+from service.core.identity.grant_index import NO_GRANTS, GrantIndex
 from service.core.model import Bearer, Proof, VerifiedClaims
+from service.core.problems import Problem
 
 _SEGMENTS: Final = 3
-_NOT_A_JWT: Final = "This is not a JWT: set PREFECT_API_KEY to an access token of your identity provider."
-_UNREADABLE: Final = "This token cannot be read: copy it again, whole."
-_UNVERIFIED: Final = "This token's signature could not be verified: obtain a new one."
 
 
 class Tokens:
-    """Verifies access tokens of the given issuers."""
+    """Verifies access tokens of the given issuers, and assigns roles to their subjects."""
 
-    def __init__(self, issuers: Mapping[str, Issuer], grants: Sequence[Grant] = ()) -> None:
+    def __init__(self, issuers: Mapping[str, Issuer], grants: GrantIndex = NO_GRANTS) -> None:
         self._issuers = issuers
         self._grants = grants
 
     async def authenticate(self, credential: Bearer) -> Proof:
-        """Return whom a token proves, until it ends or its keys are no longer believed; or a Rejected, or OutOfReach.
+        """Return the principal of a token. The proof is valid until the token or the issuer's keys expire.
 
-        Awaits only where the key is not at hand; with a known key there is no suspension between its look-up
-        and the return, so the keys cannot change in between.
+        Raises Rejected if the token is not valid, and OutOfReach if the issuer's keys cannot be had. Suspends only if
+        the key is not in the cache; otherwise the keys cannot change between the look-up and the return.
         """
         try:
             verified = await self.verify(credential.token)
             issuer = self._issuers[verified.issuer]
             principal = principal_from(verified, issuer.trust, time.time())
-            principal = with_roles(principal, self._grants, with_verified_email(verified.claims, issuer.trust))
+            principal = self._grants.with_roles(principal, with_verified_email(verified.claims, issuer.trust))
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
-            raise Rejected(_UNREADABLE, reason=f"{type(problem).__name__}: {problem!s:.200}") from None
+            raise Rejected(Problem.TOKEN_UNREADABLE, error=type(problem).__name__) from None
         return Proof(principal, min(principal.expires, issuer.believed_until))
 
     async def verify(self, token: bytes) -> VerifiedClaims:
-        """Return the claims of a token that one of the issuers signed."""
+        """Return the claims of a token signed by one of the issuers; raises as authenticate() does."""
         segments = token.split(b".")
         if len(segments) != _SEGMENTS:
-            raise Rejected(_NOT_A_JWT, reason="expected three segments (RFC 7515 §7.1)")
+            raise Rejected(Problem.TOKEN_NOT_A_JWT, segments=len(segments))
         header_segment, payload_segment, signature_segment = segments
         header = parse_header(header_segment)
         signature = decode_segment(signature_segment)
@@ -59,18 +57,12 @@ class Tokens:
         unverified_issuer = unverified_claims.get("iss")
         issuer = self._issuers.get(unverified_issuer) if isinstance(unverified_issuer, str) else None
         if issuer is None:
-            raise Rejected(
-                "This token's issuer is not trusted here: obtain one from an accepted identity provider.",
-                reason=f"iss {unverified_issuer!r:.200}, expected one of {sorted(self._issuers)}",
-            )
+            raise Rejected(Problem.ISSUER_NOT_TRUSTED, got=unverified_issuer, expected=frozenset(self._issuers))
         if header.algorithm not in issuer.trust.algorithms:
-            raise Rejected(
-                "This token is signed with an algorithm that is not accepted here.",
-                reason=f"alg {header.algorithm!r:.40}, expected one of {sorted(issuer.trust.algorithms)}",
-            )
+            raise Rejected(Problem.ALGORITHM_NOT_ACCEPTED, got=header.algorithm, expected=issuer.trust.algorithms)
         key = issuer.key_at_hand(header.kid, header.algorithm)
         if key is None:
             key = await issuer.find_key(header.kid, header.algorithm, unverified_claims.get("iat"))
         if key.verify(token[: -len(signature_segment) - 1], signature) is not True:
-            raise Rejected(_UNVERIFIED, reason=f"alg {header.algorithm}, kid {header.kid!r:.100}")
+            raise Rejected(Problem.SIGNATURE_INVALID, algorithm=header.algorithm, kid=header.kid)
         return VerifiedClaims(issuer.trust.issuer, header.token_type, unverified_claims)

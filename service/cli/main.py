@@ -1,4 +1,4 @@
-"""``prefect-forward-auth``: serve, and what an operator needs around it."""
+"""``prefect-forward-auth``: the commands of the service and its operators."""
 
 import argparse
 import getpass
@@ -101,7 +101,7 @@ def _configurable(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> Loaded:
-    """Load the settings, and find the problems of what they point at, too."""
+    """Load the settings, and check the files that they name."""
     given = {name: getattr(options, name, None) for name in ("host", "port", "uds", "workers")}
     command_line = {name: value for name, value in given.items() if value}
     loaded = load(command_line=command_line, config_file=options.config, secrets_file=options.secrets)
@@ -115,10 +115,10 @@ def _load(options: argparse.Namespace) -> Loaded:
 
 
 def _wired(loaded: Loaded) -> Loaded:
-    """Find what the settings alone do not show."""
-    from service.gate.wiring import Wiring  # noqa: PLC0415 - nothing need be wired to hash a password
+    """Find the problems that only appear when the parts are put together."""
+    from service.gate.wiring import new_state, wire  # noqa: PLC0415 - nothing need be wired to hash a password
 
-    Wiring(loaded.settings)
+    wire(loaded.settings, new_state())
     return loaded
 
 
@@ -155,7 +155,7 @@ def _config_edit(options: argparse.Namespace) -> int:
 
 
 def _ask(problems: list[str]) -> Wish:
-    """Show what a draft would break, and ask whoever is there what to do; nobody there is no wish to break it."""
+    """Show the problems of a draft and ask what to do; without a terminal, discard the draft."""
     for problem in problems:
         print(f"  - {problem}", file=sys.stderr)
     if not sys.stdin.isatty():
@@ -221,7 +221,7 @@ def _plain(value: Any) -> str:
 
 
 def _users_file(options: argparse.Namespace) -> tuple[Path, int]:
-    """Return the users file that is meant, and the highest cost accepted in it."""
+    """Return the users file, and the highest bcrypt cost that is accepted in it."""
     if options.file is not None:
         return options.file, 16
     settings: Settings = load(config_file=options.config, secrets_file=options.secrets).settings
@@ -231,7 +231,7 @@ def _users_file(options: argparse.Namespace) -> tuple[Path, int]:
 
 
 def _read_password(*, twice: bool) -> str:
-    """Read a password from a prompt, or the first line of standard input where that is no terminal."""
+    """Read a password from a prompt, or from the first line of standard input if that is not a terminal."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")
@@ -248,7 +248,7 @@ def _users_hash(options: argparse.Namespace) -> int:
 def _users_add(options: argparse.Namespace) -> int:
     path, max_cost = _users_file(options)
     if path.exists() and path.stat().st_size:
-        read_users(path, max_cost)  # a broken file is repaired by a person, not written to
+        read_users(path, max_cost)  # never write to a broken file
     known = write_user(path, options.name, hash_password(_read_password(twice=True), options.cost))
     print(f"{path}: {options.name!r} {'has a new password' if known else 'added'}.")
     return 0

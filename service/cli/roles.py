@@ -1,4 +1,4 @@
-"""``explain`` and ``routes``: what the roles open, asked at a terminal."""
+"""``explain`` and ``routes``: what the roles open."""
 
 import argparse
 import asyncio
@@ -13,40 +13,45 @@ from service.core.model import Allow
 from service.core.prefect.roles import BUILT_IN, Access
 from service.core.prefect.routes import Capability, Routes, known_routes
 from service.gate.explain import (
+    Caller,
     CannotExplainError,
-    Someone,
-    compared,
-    explained,
-    holder_of,
-    sender_of,
-    table,
-    user,
-    with_these_roles,
+    caller_from_claims,
+    caller_from_token,
+    caller_from_users,
+    caller_with_roles,
+    compare,
+    explain,
+    routes_of,
 )
+from service.rendering.explanations import change_lines, explanation_lines, route_lines
 from service.settings import Settings, is_configured, load
 
 
 def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add the commands to the parser's; ``configurable`` adds the options that tell where the configuration is."""
-    explain = commands.add_parser(
+    """Add the commands; ``configurable`` adds the options that name the configuration to a command."""
+    explanation = commands.add_parser(
         "explain",
-        help="tell what the gate answers to a call, and why",
-        description="Tells what the gate answers to a call, and why; exit 1 if that is a refusal.",
+        help="show what the gate answers to a call, and why",
+        description="Shows what the gate answers to a call, and why. Exits with 1 if that is a refusal.",
     )
-    explain.add_argument("method", help="GET, POST …; WS for a WebSocket")
-    explain.add_argument("target", help="path and query, as /api/flows/filter")
-    someone = explain.add_mutually_exclusive_group(required=True)
-    someone.add_argument("--role", action="append", help="by somebody with this role; may be repeated")
-    someone.add_argument("--user", help="by a user of the users file; a password is not needed for this, nor asked for")
-    someone.add_argument("--token-file", help="by whoever sends the token in this file, - for standard input; verified")
-    someone.add_argument("--claims-file", help="by whoever has the claims in this JSON file, as if they were signed")
-    explain.add_argument("--issuer", default="", help="whose claims those are, if they have no iss")
-    explain.add_argument("--body", help="the call's body, as the proxy sends it along")
-    configurable(explain)
-    explain.set_defaults(run=_explain)
+    explanation.add_argument("method", help="GET, POST …; WS for a WebSocket")
+    explanation.add_argument("target", help="path and query, as /api/flows/filter")
+    caller = explanation.add_mutually_exclusive_group(required=True)
+    caller.add_argument("--role", action="append", help="by a caller with this role; may be repeated")
+    caller.add_argument("--user", help="by a user of the users file; no password is needed")
+    caller.add_argument(
+        "--token-file", help="by the sender of the token in this file, which is verified; - is standard input"
+    )
+    caller.add_argument(
+        "--claims-file", help="by the principal of the claims in this JSON file, as if they were signed"
+    )
+    explanation.add_argument("--issuer", default="", help="the issuer of those claims, if they have no iss")
+    explanation.add_argument("--body", help="the call's body, as the proxy sends it along")
+    configurable(explanation)
+    explanation.set_defaults(run=_explain)
 
     routes = commands.add_parser("routes", help="print the routes of Prefect, and what opens each")
-    routes.add_argument("--role", default="", help="those that this role opens")
+    routes.add_argument("--role", default="", help="only those that this role opens")
     routes.add_argument("--capability", default="", choices=[str(one) for one in Capability], metavar="CAPABILITY")
     configurable(routes)
     routes.set_defaults(run=_routes)
@@ -58,7 +63,7 @@ def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentPa
 
 
 def _configured(options: argparse.Namespace) -> tuple[Settings | None, Access]:
-    """Return the settings and who may call what; where nothing is configured yet, the roles and routes built in."""
+    """Return the settings, and who may call what: by the built-in roles as long as nothing is configured."""
     if not (options.config or options.secrets) and not is_configured(os.environ):
         return None, Access(BUILT_IN.values(), Routes(known_routes()))
     settings = load(config_file=options.config, secrets_file=options.secrets).settings
@@ -68,20 +73,19 @@ def _configured(options: argparse.Namespace) -> tuple[Settings | None, Access]:
 def _explain(options: argparse.Namespace) -> int:
     settings, access = _configured(options)
     body = None if options.body is None else options.body.encode()
-    decision, lines = explained(
-        settings, access, _someone(options, settings, access), (options.method, options.target), body
-    )
-    print("\n".join(lines))
-    return 0 if isinstance(decision, Allow) else 1
+    caller = _caller(options, settings, access)
+    explanation = explain(settings, access, caller, (options.method, options.target), body)
+    print("\n".join(explanation_lines(explanation)))
+    return 0 if isinstance(explanation.decision, Allow) else 1
 
 
-def _someone(options: argparse.Namespace, settings: Settings | None, access: Access) -> Someone:
+def _caller(options: argparse.Namespace, settings: Settings | None, access: Access) -> Caller:
     if options.role is not None:
-        return with_these_roles(access, tuple(options.role))
+        return caller_with_roles(access, tuple(options.role))
     if settings is None:
-        raise CannotExplainError("who has which roles is told by the configuration: name it (--config)")
+        raise CannotExplainError("the configuration says who has which roles: name it (--config)")
     if options.user is not None:
-        return user(settings, options.user)
+        return caller_from_users(settings, options.user)
     if options.claims_file is not None:
         try:
             claims = json.loads(_content(options.claims_file))
@@ -89,8 +93,8 @@ def _someone(options: argparse.Namespace, settings: Settings | None, access: Acc
             claims = None
         if not isinstance(claims, dict):
             raise CannotExplainError(f"{options.claims_file} is not a JSON object")
-        return holder_of(settings, claims, options.issuer)
-    return asyncio.run(sender_of(settings, _content(options.token_file)))
+        return caller_from_claims(settings, claims, options.issuer)
+    return asyncio.run(caller_from_token(settings, _content(options.token_file)))
 
 
 def _content(path: str) -> str:
@@ -98,20 +102,13 @@ def _content(path: str) -> str:
 
 
 def _routes(options: argparse.Namespace) -> int:
-    for line in table(_configured(options)[1], options.role, options.capability):
+    for line in route_lines(routes_of(_configured(options)[1], options.role, options.capability)):
         print(line)
     return 0
 
 
 def _routes_diff(options: argparse.Namespace) -> int:
     settings, access = _configured(options)
-    found = compared(access, options.openapi, settings.prefect.api_base_path if settings else "/api")
-    for what, rules in (
-        ("not known, so for the role admin alone", found.unknown),
-        ("known, and may tell secrets in a new way", found.telling),
-        ("known of other versions, and not in this one", found.gone),
-    ):
-        print(f"{len(rules)} {what}{':' if rules else ''}")
-        for rule in rules:
-            print(f"  {rule}")
-    return 1 if found.unknown or found.telling else 0
+    found = compare(access, options.openapi, settings.prefect.api_base_path if settings else "/api")
+    print("\n".join(change_lines(found)))
+    return 1 if found.unknown or found.secret_flags else 0

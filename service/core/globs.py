@@ -1,7 +1,7 @@
-"""Patterns in configuration: ``*`` is any text without ``/``, ``:`` and ``@``, ``**`` any text at all.
+"""Patterns in configuration: ``*`` matches any text without ``/``, ``:`` and ``@``; ``**`` matches any text.
 
-So ``*@example.com`` is not met by ``a@evil.example@example.com``, and ``repo:acme/*`` not by what follows the name.
-Every other character stands for itself; case counts.
+So ``*@example.com`` does not match ``a@evil.example@example.com``, and ``repo:acme/*`` does not match
+``repo:acme/app:main``. Every other character matches itself, and case counts.
 """
 
 import re
@@ -18,13 +18,18 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(_MEANING.get(part) or re.escape(part) for part in _PARTS.split(pattern)), re.DOTALL)
 
 
-def overlap(one: str, other: str) -> bool:
-    """Tell whether some value meets both patterns."""
+def literal_prefix(pattern: str) -> str:
+    """Return what every value that matches the pattern begins with."""
+    return pattern.partition("*")[0]
+
+
+def patterns_overlap(one: str, other: str) -> bool:
+    """Tell whether some value matches both patterns."""
     return _overlap(tuple(_parts_of(one)), tuple(_parts_of(other)))
 
 
 def _parts_of(pattern: str) -> Iterator[str]:
-    """Yield single characters, and the signs for any text."""
+    """Yield the wildcards, and every other character by itself."""
     for part in _PARTS.split(pattern):
         yield from [part] if part in _MEANING else part
 
@@ -37,16 +42,16 @@ def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
         return one[0] == other[0] and _overlap(one[1:], other[1:])
     for wild, text in ((one, other), (other, one)):
         if wild[0] in _MEANING and (
-            _overlap(wild[1:], text) or (_takes(wild[0], text[0]) and _overlap(wild, text[1:]))
+            _overlap(wild[1:], text) or (_consumes(wild[0], text[0]) and _overlap(wild, text[1:]))
         ):
             return True
     return False
 
 
-def _takes(sign: str, part: str) -> bool:
-    return part not in _MEANING and (sign == "**" or part not in "/:@")
+def _consumes(wildcard: str, part: str) -> bool:
+    return part not in _MEANING and (wildcard == "**" or part not in "/:@")
 
 
-def met(patterns: Iterable[str], value: str) -> bool:
-    """Tell whether the whole value meets one of the patterns."""
+def matches_any(patterns: Iterable[str], value: str) -> bool:
+    """Tell whether one of the patterns matches the whole value."""
     return any(_compiled(pattern).fullmatch(value) for pattern in patterns)

@@ -1,7 +1,6 @@
-"""The words of the field as frozen types.
+"""The terms of the field as frozen types; nothing here computes.
 
-What was presented is a *credential*; whom it proved to be is a *principal*; what becomes of the request is a
-*decision*. Nothing here computes.
+A *credential* is what was presented, a *principal* is who it proved to be, and a *decision* is the outcome.
 """
 
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from service.core.errors import Code
+from service.core.problems import Cause
 
 ALGORITHMS: Final = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
@@ -17,9 +17,9 @@ ALGORITHMS: Final = frozenset(
 
 
 class Gate(StrEnum):
-    """Which kinds of proof a verify endpoint takes: the last segment of its path."""
+    """Which kinds of credential a verify endpoint takes: the last segment of its path."""
 
-    __hash__ = str.__hash__  # Enum's own is written in Python, and this one is asked for on each call
+    __hash__ = str.__hash__  # Enum's own is written in Python, and each call needs the hash
 
     API = "api"
     JWT = "jwt"
@@ -28,7 +28,7 @@ class Gate(StrEnum):
 
 
 class Face(StrEnum):
-    """Which proxy is asking, and so where the original request stands: the first segment of the path."""
+    """Which kind of proxy calls, and so where the original request is: the first segment of the path."""
 
     FORWARD_AUTH = "forward-auth"
     AUTH_REQUEST = "auth-request"
@@ -36,10 +36,10 @@ class Face(StrEnum):
 
 
 class ForwardedRequest(NamedTuple):
-    """The call that reached the proxy, as the upstream will see it.
+    """The request that reached the proxy, as the upstream will see it.
 
-    ``path`` is percent-decoded once and unambiguous; ``client`` is the sender's address, or empty where the
-    proxy does not tell; ``target`` is path and query as sent; ``origin`` is scheme, host and port as a browser
+    ``path`` is percent-decoded once and unambiguous; ``client`` is the client's address, or empty if the proxy
+    does not send it; ``target`` is path and query as sent; ``origin`` is scheme, host and port as a browser
     writes them (RFC 6454 §6.1).
     """
 
@@ -54,15 +54,15 @@ class ForwardedRequest(NamedTuple):
 
 
 class Browser(NamedTuple):
-    """What a browser says by itself about a request, and no page can make it say otherwise (Fetch Metadata)."""
+    """What a browser says about a request, which no script of a page can change (Fetch Metadata)."""
 
     navigates: bool  # a person opens a page
-    same_origin: bool  # it comes from a page of this very site
-    another_site: bool  # it comes from a page of another one
+    same_origin: bool  # a page of this very origin sends it
+    another_site: bool  # a page of another site, or of another origin of this one, sends it
 
 
 class Bearer(NamedTuple):
-    """A JWT as it was presented, in whichever form: unproven, and never shown."""
+    """A JWT as it was presented, in any form: unproven, and never shown."""
 
     token: bytes
 
@@ -102,10 +102,10 @@ Credential = Bearer | Basic | SessionCookie | NoCredential
 
 @dataclass(frozen=True, slots=True)
 class IssuerTrust:
-    """What is believed of one issuer's tokens, and what each must carry.
+    """What an issuer's tokens must carry to be accepted.
 
     ``audiences`` is never empty. An empty string in ``token_types`` stands for a token without ``typ``.
-    ``leeway`` is in seconds and is the only one there is.
+    ``leeway`` is in seconds, and there is no other leeway.
     """
 
     issuer: str
@@ -116,6 +116,7 @@ class IssuerTrust:
     required_scopes: frozenset[str] = frozenset()
     required_claims: Mapping[str, frozenset[str]] = field(default_factory=dict)
     authorized_parties: frozenset[str] = frozenset()
+    client_id_as_audience: bool = False
     principal_claim: str = "sub"
     email_claim: str = "email"
     groups_claim: str = "groups"
@@ -123,7 +124,7 @@ class IssuerTrust:
 
 
 class VerifiedClaims(NamedTuple):
-    """The claims of a token whose signature was verified. Only ``adapters.tokens`` makes one."""
+    """The claims of a token whose signature was verified. Only ``authn.tokens`` makes one."""
 
     issuer: str
     token_type: str
@@ -133,10 +134,10 @@ class VerifiedClaims(NamedTuple):
 class Session(NamedTuple):
     """A browser session: what the sealed cookie holds. Times are in seconds since the epoch.
 
-    ``began`` is the sign-in, ``seen`` the last time the cookie was sealed, ``check_at`` when whoever vouched is asked
-    again. ``id`` names the session, ``provider_sid`` the provider's own one (OIDC Back-Channel Logout §2.1).
-    ``password_mark`` ties a local session to the password it began with. ``claims`` are those
-    that grants of roles ask for; the roles themselves are granted anew whenever the session is opened.
+    ``began`` is the sign-in, ``seen`` the last time the cookie was sealed, ``check_at`` when the provider is asked
+    again. ``id`` names the session, ``provider_sid`` the provider's own session (OIDC Back-Channel Logout §2.1).
+    ``password_mark`` ties a local session to the password it began with. ``claims`` are those that grants of roles
+    look at; the roles themselves are granted anew each time the session is opened.
     """
 
     id: str
@@ -162,7 +163,7 @@ Identity = tuple[str, str, str, tuple[str, ...], tuple[str, ...]]
 
 
 class Principal(NamedTuple):
-    """Whom a credential proved to be. ``expires`` is when the credential ends, in seconds since the epoch."""
+    """Who a credential proved to be. ``expires`` is when the credential ends, in seconds since the epoch."""
 
     issuer: str
     name: str
@@ -180,34 +181,34 @@ class Principal(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """A principal, and until when (seconds since the epoch) that may be believed without another look."""
+    """A principal, and until when (seconds since the epoch) the proof may be reused without another check."""
 
     principal: Principal
     until: float
 
 
 class Allow(NamedTuple):
-    """The request may pass, as this principal; ``known`` tells whether it is for a route of the table."""
+    """The request may pass, as this principal. ``known`` tells whether the table has its route."""
 
     principal: Principal
     known: bool = True
 
 
 class Deny(NamedTuple):
-    """The request may not pass, and no other credential is asked for; ``known`` is as with Allow."""
+    """The request may not pass, and no other credential is asked for. ``known`` is as with Allow."""
 
     status: int
     code: Code
-    detail: str
+    cause: Cause
     known: bool = True
 
 
 class Challenge(NamedTuple):
-    """The request may not pass without a better credential."""
+    """The request may not pass without another credential."""
 
     status: int
     code: Code
-    detail: str
+    cause: Cause
 
 
 class Unavailable(NamedTuple):
@@ -215,7 +216,7 @@ class Unavailable(NamedTuple):
 
     status: int
     code: Code
-    detail: str
+    cause: Cause
     retry_after: int
 
 
@@ -224,7 +225,7 @@ class Login(NamedTuple):
 
     status: int
     code: Code
-    detail: str
+    cause: Cause
     location: str
 
 

@@ -1,6 +1,6 @@
-"""decide(): the one function that turns proof into an answer. Silence denies.
+"""decide(): the one function that decides about a request. What nothing allows is denied.
 
-A principal passes where its roles open the route, and a browser from its own pages alone.
+A principal passes where its roles open the route; a browser's request must also come from a page of this site.
 """
 
 from service.core.errors import Code, Later, Malformed, MalformedCredential, Refusal, Rejected, SessionEnded
@@ -19,29 +19,18 @@ from service.core.model import (
 )
 from service.core.prefect.roles import Access, Lacking
 from service.core.prefect.routes import websocket_endpoint
+from service.core.problems import Cause, Problem
 from service.core.request.faces import READS
-from service.core.request.redirects import PAGES, sign_in_location
+from service.core.request.redirects import PAGES, sign_in_href
 
 UI_SETTINGS = "/ui-settings"
 WEBSOCKETS = frozenset({"ws", "wss"})
-_NOBODY = {
-    Gate.API: "Send a credential: set PREFECT_API_KEY to a JWT, or PREFECT_API_AUTH_STRING to 'user:password'.",
-    Gate.JWT: "Send a JWT: set PREFECT_API_KEY.",
-    Gate.BASIC: "Send a user name and password: set PREFECT_API_AUTH_STRING to 'user:password'.",
-    Gate.UI: "You are not signed in: reload the page to sign in.",
+_NOTHING_PRESENTED = {
+    Gate.API: Cause(Problem.NO_CREDENTIAL),
+    Gate.JWT: Cause(Problem.NO_JWT),
+    Gate.BASIC: Cause(Problem.NO_PASSWORD),
+    Gate.UI: Cause(Problem.NOT_SIGNED_IN),
 }
-_NOBODY_ON_WEBSOCKET = (
-    "This WebSocket carried no credential, so events and task-run states are lost: Prefect does not send "
-    'PREFECT_API_KEY there. Set PREFECT_CLIENT_CUSTOM_HEADERS=\'{"Authorization": "Bearer <token>"}\' '
-    "(Prefect 3.4.8 and newer), or put the token into the URL, PREFECT_API_URL=https://jwt:<token>@<host>/api "
-    "(every version)."
-)
-
-
-_FROM_ANOTHER_SITE = (
-    "This request came from another site, and what a browser sends along by itself does not permit that: open Prefect "
-    "itself and try there."
-)
 
 
 def decide(
@@ -53,49 +42,51 @@ def decide(
     browser: Browser | None = None,
     body: bytes | None = None,
 ) -> Decision:
-    """Return what becomes of a request from whoever sent it; anything but a principal whose roles open it is refused.
+    """Return the decision about a request. Only a principal whose roles open the request is allowed.
 
-    ``request`` is None where it could not be parsed; ``who`` is then the refusal that says why. ``browser`` is what
-    a browser says of a request, and None where none sent it; a principal whom a cookie proved needs it. ``body`` is
-    the request's own, where the proxy sends it along.
+    ``request`` is None if it could not be parsed; ``who`` is then the refusal that says why. ``browser`` is what a
+    browser says about the request, or None if none sent it; a principal with a session needs it. ``body`` is the
+    request's own, if the proxy sends it along.
     """
     if isinstance(who, Principal):
         if request is None:
-            return Deny(400, Code.INVALID_REQUEST, "There is no request.")
-        if not (_is_its_senders_wish(gate, browser) or _reads(request)):
-            return Deny(403, Code.CROSS_ORIGIN, _FROM_ANOTHER_SITE)
+            return Deny(400, Code.INVALID_REQUEST, Cause(Problem.REQUEST_MISSING))
+        if not (_comes_from_own_site(gate, browser) or _reads(request)):
+            return Deny(403, Code.CROSS_ORIGIN, Cause(Problem.CROSS_SITE_REQUEST))
         return _by_roles(request, who, access, body)
     if isinstance(who, NoCredential | SessionEnded):
         challenge = _challenge(request, who, gate)
         return _asked_to_sign_in(request, browser, access, challenge) if gate is Gate.UI else challenge
     if isinstance(who, Later):
-        return Unavailable(who.status, who.code, who.detail, who.retry_after)
+        return Unavailable(who.status, who.code, who.cause, who.retry_after)
     if isinstance(who, Rejected | MalformedCredential):
-        return Challenge(who.status, who.code, who.detail)
+        return Challenge(who.status, who.code, who.cause)
     if isinstance(who, Malformed):
-        return Deny(who.status, who.code, who.detail)
-    return Deny(403, who.code, who.detail)
+        return Deny(who.status, who.code, who.cause)
+    return Deny(403, who.code, who.cause)
 
 
 def _by_roles(request: ForwardedRequest, who: Principal, access: Access, body: bytes | None) -> Allow | Deny:
     verdict = access.judge(request, who.roles, body)
     if isinstance(verdict, Lacking):
-        return Deny(403, Code.INSUFFICIENT_SCOPE, access.refusal(request, who, verdict), verdict.route is not None)
+        return Deny(403, Code.INSUFFICIENT_SCOPE, verdict.cause(request, who), verdict.route is not None)
     return Allow(who, verdict.route is not None)
 
 
 def _challenge(request: ForwardedRequest | None, who: NoCredential | SessionEnded, gate: Gate) -> Challenge:
     if isinstance(who, SessionEnded):
-        return Challenge(401, who.code, who.detail)
+        return Challenge(401, who.code, who.cause)
     on_websocket = gate is not Gate.UI and request is not None and websocket_endpoint(request.path)
-    return Challenge(401, Code.CREDENTIAL_REQUIRED, _NOBODY_ON_WEBSOCKET if on_websocket else _NOBODY[gate])
+    cause = Cause(Problem.NO_CREDENTIAL_ON_WEBSOCKET) if on_websocket else _NOTHING_PRESENTED[gate]
+    return Challenge(401, Code.CREDENTIAL_REQUIRED, cause)
 
 
-def _is_its_senders_wish(gate: Gate, browser: Browser | None) -> bool:
-    """Tell whether whoever the credential proves wants this, and not a page of another site that they look at.
+def _comes_from_own_site(gate: Gate, browser: Browser | None) -> bool:
+    """Tell whether the principal sends this request, and not a page of another site that the principal has open.
 
-    A browser adds a cookie to whatever is sent, so at ``ui`` it must say that a page of this very site is sending. It
-    adds a user name and password that it remembers, too; but machines say nothing, and are believed.
+    A browser adds the session cookie to every request, so at ``ui`` it must say that a page of this origin sends it.
+    A browser also adds a password that it remembers, so at the other gates it must not say that another site does;
+    machines say nothing about it, and are believed.
     """
     if gate is Gate.UI:
         return browser is not None and browser.same_origin
@@ -103,23 +94,23 @@ def _is_its_senders_wish(gate: Gate, browser: Browser | None) -> bool:
 
 
 def _reads(request: ForwardedRequest) -> bool:
-    """Tell whether a request changes nothing; a WebSocket begins as a GET and may act afterwards, so it is a write."""
+    """Tell whether a request changes nothing. A WebSocket begins as a GET, but counts as a write."""
     return request.method in READS and request.scheme not in WEBSOCKETS and not websocket_endpoint(request.path)
 
 
 def _asked_to_sign_in(
     request: ForwardedRequest | None, browser: Browser | None, access: Access, challenge: Challenge
 ) -> Challenge | Login:
-    """Send whoever opens a page to sign in, and challenge whatever else asks.
+    """Redirect a page navigation to sign-in, and challenge every other request.
 
-    The UI asks for its settings before it shows anything, and shows nothing without them: it is sent to a stand-in,
-    so that the first call of its API can tell the person what to do.
+    The UI fetches its settings first and shows nothing without them. That request is redirected to stand-in settings,
+    so that the UI can show the refusal of its first API call, which tells the person what to do.
     """
     if request is None or browser is None:
         return challenge
     if browser.navigates:
-        return Login(302, challenge.code, challenge.detail, sign_in_location(request.target))
+        return Login(302, challenge.code, challenge.cause, sign_in_href(request.target))
     route = access.routes.find(request.method, request.path)
     if request.method == "GET" and route is not None and route.path.endswith(UI_SETTINGS):  # below the UI's base
-        return Login(302, challenge.code, challenge.detail, f"{PAGES}ui-settings")
+        return Login(302, challenge.code, challenge.cause, f"{PAGES}ui-settings")
     return challenge

@@ -1,4 +1,4 @@
-"""ASGI 3.0 as this service speaks it: its types, a body that is read, an answer that is sent."""
+"""Types and functions for ASGI 3.0."""
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,7 +12,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 async def body_of(receive: Receive, limit: int) -> bytes:
-    """Return a request's body; of one that is longer than ``limit``, no more than shows it."""
+    """Return the request's body. Of a body longer than ``limit`` bytes, return a part that is longer than ``limit``."""
     body = bytearray()
     while len(body) <= limit:
         message = await receive()
@@ -23,7 +23,7 @@ async def body_of(receive: Receive, limit: int) -> bytes:
 
 
 async def send_json(send: Send, status: int, content: dict[str, Any]) -> None:
-    """Send a whole answer that nobody keeps."""
+    """Send a JSON response that must not be cached."""
     body = json.dumps(content).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -1,4 +1,4 @@
-"""What the gate would answer to a call, and why, for an operator who asks: the same ``decide()``, with its reasons."""
+"""What the gate would answer to a call, and why, for an operator: by the same ``decide()`` that the gate uses."""
 
 import json
 import time
@@ -11,15 +11,20 @@ import httpx
 
 from service.adapters.users_file import read_users
 from service.authn.passwords import LOCAL_ISSUER
-from service.core.errors import Refusal
+from service.core.errors import Refusal, UnusableError
 from service.core.identity.claims import named_by, principal_from, with_verified_email
-from service.core.identity.grants import NO_CLAIMS, with_roles
-from service.core.model import Allow, Bearer, Decision, ForwardedRequest, Gate, IssuerTrust, Principal
+from service.core.identity.grant_index import GrantIndex
+from service.core.identity.grants import NO_CLAIMS
+from service.core.model import Bearer, ForwardedRequest, Gate, IssuerTrust, Principal
 from service.core.policy import decide
-from service.core.prefect.roles import Access, Granted
+from service.core.prefect.roles import Access
+from service.core.prefect.routes import Route
 from service.core.prefect.versions import Changes, changes
 from service.core.request.headers import parse_credential, parse_method, parse_target
-from service.gate.wiring import Wiring
+from service.gate.generation import Generation
+from service.gate.wiring import new_state, wire
+from service.rendering.explanations import Explanation, GrantOutcome
+from service.rendering.sentences import sentence
 from service.settings import Settings
 
 _TIMEOUT: Final = 10.0  # seconds
@@ -27,12 +32,12 @@ _WEBSOCKET: Final = "WS"  # how the table writes it; a proxy shows a GET
 
 
 class CannotExplainError(Exception):
-    """What was asked makes no sense; the message says why."""
+    """A question that cannot be answered; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Someone:
-    """Whose call it is: the principal with the roles that come before grants, or why there is none.
+class Caller:
+    """Who sends a call: the principal with the roles that do not come from grants, or why there is none.
 
     ``source`` is the key of the configuration that those roles come from.
     """
@@ -42,26 +47,24 @@ class Someone:
     claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
 
 
-def with_these_roles(access: Access, names: tuple[str, ...]) -> Someone:
-    """Return somebody who has these roles, however they came by them."""
-    unknown = sorted(set(names) - set(access.roles))
-    if unknown:
-        raise CannotExplainError(f"there is no role {', '.join(unknown)}: there are {', '.join(sorted(access.roles))}")
-    return Someone(Principal("nobody", "somebody", roles=names))
+def caller_with_roles(access: Access, names: tuple[str, ...]) -> Caller:
+    """Return a made-up caller with these roles."""
+    _check_roles(access, names)
+    return Caller(Principal("nobody", "somebody", roles=names))
 
 
-def user(settings: Settings, name: str) -> Someone:
-    """Return a user of the file, as if the password had been given: it does not decide about roles."""
+def caller_from_users(settings: Settings, name: str) -> Caller:
+    """Return a user of the users file; the password does not decide about roles and is not asked for."""
     if settings.users is None:
         raise CannotExplainError("there is no users file (users.file)")
     if name not in read_users(settings.users.file, settings.users.max_cost).hashes:
         raise CannotExplainError(f"{settings.users.file} has no user {name!r}")
     role = settings.users.role
-    return Someone(Principal(LOCAL_ISSUER, name, roles=(role,) if role else (), subject=name), "users.role")
+    return Caller(Principal(LOCAL_ISSUER, name, roles=(role,) if role else (), subject=name), "users.role")
 
 
-def holder_of(settings: Settings, claims: Mapping[str, Any], issuer: str) -> Someone:
-    """Return whom claims speak of, as if the issuer had signed them a moment ago."""
+def caller_from_claims(settings: Settings, claims: Mapping[str, Any], issuer: str) -> Caller:
+    """Return the principal that claims name, as if the issuer had just signed them."""
     trusts = _trusts(settings)
     known = ", ".join(trusts) or "none"
     issuer = issuer or str(claims.get("iss", ""))
@@ -69,27 +72,30 @@ def holder_of(settings: Settings, claims: Mapping[str, Any], issuer: str) -> Som
         raise CannotExplainError(f"name the issuer of the claims (--issuer): configured are {known}")
     source, trust = trusts[issuer]
     try:
-        return Someone(named_by(claims, trust), source, with_verified_email(claims, trust))
+        return Caller(named_by(claims, trust), source, with_verified_email(claims, trust))
     except Refusal as refusal:
-        return Someone(refusal)
+        return Caller(refusal)
 
 
-async def sender_of(settings: Settings, token: str) -> Someone:
-    """Return whom a token proves, verified as the gate does it, with the issuer's keys; or why it proves nobody."""
-    wiring = Wiring(settings)
-    await wiring.start()
+async def caller_from_token(settings: Settings, token: str) -> Caller:
+    """Return the principal of a token, verified as the gate does with the issuer's keys, or why it is refused."""
+    state = new_state()
+    generation = Generation(wire(settings, state))
+    tokens = generation.wiring.tokens
+    await generation.start()
     try:
         credential = parse_credential(b"Bearer " + token.strip().encode())
         assert isinstance(credential, Bearer)  # noqa: S101 - that is what was written
-        await wiring.tokens.authenticate(credential)
-        verified = await wiring.tokens.verify(credential.token)
+        await tokens.authenticate(credential)
+        verified = await tokens.verify(credential.token)
         source, trust = _trusts(settings)[verified.issuer]
         claims = with_verified_email(verified.claims, trust)
-        return Someone(principal_from(verified, trust, time.time()), source, claims)
+        return Caller(principal_from(verified, trust, time.time()), source, claims)
     except Refusal as refusal:
-        return Someone(refusal)
+        return Caller(refusal)
     finally:
-        await wiring.stop()
+        await generation.stop()
+        await state.close()
 
 
 def _trusts(settings: Settings) -> dict[str, tuple[str, IssuerTrust]]:
@@ -104,31 +110,27 @@ def _trusts(settings: Settings) -> dict[str, tuple[str, IssuerTrust]]:
 # the answer -----------------------------------------------------------------------------------------------
 
 
-def explained(
-    settings: Settings | None, access: Access, someone: Someone, call: tuple[str, str], body: bytes | None
-) -> tuple[Decision, list[str]]:
-    """Return what becomes of a call (method and request target), and the lines that say why."""
+def explain(
+    settings: Settings | None, access: Access, caller: Caller, call: tuple[str, str], body: bytes | None
+) -> Explanation:
+    """Return the decision about a call (method and request target), and what led to it."""
     grants = settings.all_grants if settings is not None else ()
     request: ForwardedRequest | None = None
-    who = someone.who
+    who = caller.who
     if isinstance(who, Principal):
-        who = with_roles(who, grants, someone.claims)
+        who = GrantIndex(grants).with_roles(who, caller.claims)
     try:
         request = _request(*call)
     except Refusal as refusal:
         who = refusal
     decision = decide(request, who, Gate.API, access, body=body)
-    lines = [_verdict(decision)]
-    if request is not None:
-        lines += _rule(access, request, who, body)
-    if isinstance(who, Principal) and isinstance(someone.who, Principal):
-        lines += [f"{'who':9} {who.name!r} of {who.issuer}", f"{'roles':9} {', '.join(who.roles) or 'none'}"]
-        lines += [f"{'':9} {role}: {someone.source}" for role in someone.who.roles]
-        for grant in grants:
-            unmet = grant.unmet(someone.who, someone.claims)
-            outcome = f"not given, for what it asks of {unmet!r} is not met" if unmet else "given"
-            lines.append(f"{'':9} {', '.join(grant.roles)}: {grant.name}, {outcome}")
-    return decision, lines
+    route = access.routes.find(request.method, request.path) if request is not None else None
+    if not isinstance(who, Principal) or not isinstance(caller.who, Principal) or request is None:
+        return Explanation(decision, request is not None, route, None, None)
+    outcomes = [GrantOutcome(one.name, one.roles, one.unmet(caller.who, caller.claims)) for one in grants]
+    verdict = access.judge(request, who.roles, body)
+    found = Explanation(decision, is_request=True, route=route, verdict=verdict, principal=who)
+    return found._replace(first_roles=caller.who.roles, source=caller.source, grants=tuple(outcomes))
 
 
 def _request(method: str, target: str) -> ForwardedRequest:
@@ -138,37 +140,26 @@ def _request(method: str, target: str) -> ForwardedRequest:
     return ForwardedRequest(name, "wss" if websocket else "https", "prefect.example.com", path, query, "", target)
 
 
-def _verdict(decision: Decision) -> str:
-    if isinstance(decision, Allow):
-        return f"{'allowed':9} as {decision.principal.name!r}"
-    return f"{'refused':9} {decision.status} {decision.code}: {decision.detail}"
-
-
-def _rule(access: Access, request: ForwardedRequest, who: object, body: bytes | None) -> Iterator[str]:
-    route = access.routes.find(request.method, request.path)
-    if route is None:
-        yield f"{'route':9} none that is known: for the role admin alone"
-        return
-    yield f"{'route':9} {route.rule}, opened by {' or '.join(sorted(route.capabilities))}"
-    verdict = access.judge(request, who.roles, body) if isinstance(who, Principal) else None
-    if isinstance(verdict, Granted):
-        yield f"{'opened':9} by {verdict.by} of the role {verdict.role}"
-
-
 # the table ------------------------------------------------------------------------------------------------
 
 
-def table(access: Access, role: str = "", capability: str = "") -> Iterator[str]:
-    """Yield the routes that a role or a capability opens, or all, each with what opens it."""
-    if role and role not in access.roles:
-        raise CannotExplainError(f"there is no role {role}: there are {', '.join(sorted(access.roles))}")
+def routes_of(access: Access, role: str = "", capability: str = "") -> Iterator[Route]:
+    """Yield the routes that a role or a capability opens; all routes without either."""
+    if role:
+        _check_roles(access, (role,))
     for route in access.routes.all.values():
         if (not role or access.opens(role, route)) and (not capability or capability in route.capabilities):
-            yield f"{route.rule:68} {' '.join(sorted(route.capabilities)):24} {route.why}".rstrip()
+            yield route
 
 
-def compared(access: Access, where: str, api_base: str) -> Changes:
-    """Return what an OpenAPI document, in a file or of a running server, has that the table has not."""
+def _check_roles(access: Access, names: tuple[str, ...]) -> None:
+    unknown = sorted(set(names) - set(access.roles))
+    if unknown:
+        raise CannotExplainError(f"there is no role {', '.join(unknown)}: there are {', '.join(sorted(access.roles))}")
+
+
+def compare(access: Access, where: str, api_base: str) -> Changes:
+    """Return how an OpenAPI document, in a file or of a running server, differs from the table."""
     try:
         document = json.loads(
             _fetched(where) if where.startswith(("http://", "https://")) else Path(where).read_bytes()
@@ -176,6 +167,8 @@ def compared(access: Access, where: str, api_base: str) -> Changes:
         return changes(document, access.routes, api_base)
     except (httpx.HTTPError, httpx.InvalidURL) as problem:
         raise CannotExplainError(f"the server could not be asked: {type(problem).__name__}") from None
+    except UnusableError as problem:
+        raise CannotExplainError(sentence(problem.cause)) from None
     except (ValueError, KeyError, AttributeError, TypeError) as problem:
         raise CannotExplainError(f"this cannot be read as an OpenAPI document: {problem}") from None
 

@@ -1,4 +1,4 @@
-"""SIGHUP: the configuration is read again as a whole, and takes effect as a whole, or not at all."""
+"""Reloads on SIGHUP: the whole configuration is read again, and takes effect as a whole or not at all."""
 
 import asyncio
 import logging
@@ -7,30 +7,38 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from service.adapters.users_file import UsersFileError
-from service.gate.wiring import Wiring
+from service.gate.generation import Generation
+from service.gate.wiring import wire
 from service.settings import ConfigError, Settings
 from service.telemetry.events import configure_logging
 
 log = logging.getLogger(__name__)
 
-FIXED: Final = ("host", "port", "uds", "workers", "shutdown_grace")  # what the server was started with
+FIXED: Final = (
+    "host",
+    "port",
+    "uds",
+    "workers",
+    "shutdown_grace",
+)  # a reload cannot change these
 
-Read = Callable[[], Settings]
+ReadSettings = Callable[[], Settings]
 
 
 class Reloads:
-    """Puts one wiring in the place of another, without a call noticing.
+    """Replaces the configuration under running calls.
 
-    ``read`` returns the settings as they stand now, ``swap`` lets a wiring decide from the next call on; calls that
-    have begun end with the one they began with.
+    ``read`` returns the current settings. ``use`` lets a generation answer from the next call on. Calls that have begun
+    end with the generation they began with. All generations share the state of the process.
     """
 
-    def __init__(self, read: Read, swap: Callable[[Wiring], None]) -> None:
-        self._read, self._swap = read, swap
+    def __init__(self, read: ReadSettings, use: Callable[[Generation], None]) -> None:
+        self._read, self._use = read, use
+        self._in_force: Generation | None = None
         self._retiring: set[asyncio.Task[None]] = set()
 
-    async def at_each_hangup(self, wiring: Wiring) -> None:
-        """Follow SIGHUP for ever, where there is such a signal; those that come while one is followed are one."""
+    async def follow_sighup(self, generation: Generation) -> None:
+        """Reload on each SIGHUP until cancelled. Signals that arrive during a reload cause one more reload."""
         if not hasattr(signal, "SIGHUP"):
             return
         asked = asyncio.Event()
@@ -38,30 +46,37 @@ class Reloads:
         while True:
             await asked.wait()
             asked.clear()
-            wiring = await self.reload(wiring)
+            generation = await self.reload(generation)
 
-    async def reload(self, before: Wiring) -> Wiring:
-        """Return the wiring that is in force afterwards: a new one, or with every problem in the log the one before."""
-        after = None
+    async def reload(self, before: Generation) -> Generation:
+        """Return the generation in force afterwards: a new one or, if there are problems, the one before."""
+        after: Generation | None = None
         try:
-            settings = _with_fixed(await asyncio.to_thread(self._read), before.settings)
-            after = await asyncio.to_thread(Wiring, settings, before)
+            settings = _with_fixed(await asyncio.to_thread(self._read), before.wiring.settings)
+            after = Generation(await asyncio.to_thread(wire, settings, before.wiring.state))
             await after.start()
-        except Exception as problem:  # noqa: BLE001 - whatever it is, the service goes on as it is
+        except Exception as problem:  # noqa: BLE001 - whatever fails, the service goes on with the configuration that it has
             if after is not None:
                 await after.stop()
             _refuse(before, problem)
             return before
-        self._swap(after)
-        _take_effect(after, before)
-        retiring = asyncio.create_task(before.retire())
+        self._use(after)
+        _report(after, before)
+        self._in_force = after
+        retiring = asyncio.create_task(self._retire(before))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
         return after
 
+    async def _retire(self, generation: Generation) -> None:
+        await generation.retire()
+        if self._in_force is not None:
+            wiring = self._in_force.wiring
+            wiring.state.keys.keep_only([one.keys for one in wiring.all_issuers])
 
-def _refuse(before: Wiring, problem: Exception) -> None:
-    """Say loudly that everything stays as it was, and why."""
+
+def _refuse(before: Generation, problem: Exception) -> None:
+    """Log every problem, and that the configuration before stays in force."""
     if isinstance(problem, ConfigError):
         problems = problem.problems
     elif isinstance(problem, UsersFileError):
@@ -72,21 +87,21 @@ def _refuse(before: Wiring, problem: Exception) -> None:
     for one in problems:
         log.error("configuration: %s", one)
     log.error("configuration: NOT LOADED, the one before stays in force: %d problem(s)", len(problems))
-    before.telemetry.reloaded("; ".join(problems))
+    before.wiring.telemetry.reloaded("; ".join(problems))
 
 
-def _take_effect(after: Wiring, before: Wiring) -> None:
-    """Let go of what was decided by other settings, and say what has changed."""
-    after.take_effect()
-    if after.settings.log != before.settings.log:
-        configure_logging(after.settings.log.level, after.settings.log.format)
-    changed = sorted(_changed(before.settings.model_dump(), after.settings.model_dump()))
+def _report(after: Generation, before: Generation) -> None:
+    """Set up logging by the new settings, and log which keys have changed."""
+    new, old = after.wiring.settings, before.wiring.settings
+    if new.log != old.log:
+        configure_logging(new.log.level, new.log.format)
+    changed = sorted(_changed(old.model_dump(), new.model_dump()))
     log.info("configuration: loaded, and in force; changed: %s", ", ".join(changed) or "nothing")
-    after.telemetry.reloaded()
+    after.wiring.telemetry.reloaded()
 
 
 def _with_fixed(settings: Settings, before: Settings) -> Settings:
-    """Return the settings without what cannot change while the service runs, and say what that is."""
+    """Return the settings with the ``FIXED`` ones of before, and log which of them have changed."""
     kept = {name: getattr(before, name) for name in FIXED if getattr(settings, name) != getattr(before, name)}
     for name in kept:
         log.warning("configuration: %s has changed, which takes a restart", name)
@@ -94,7 +109,7 @@ def _with_fixed(settings: Settings, before: Settings) -> Settings:
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """Yield the keys whose values differ, and no value."""
+    """Yield the keys whose values differ."""
     for name in before.keys() | after.keys():
         old, new = before.get(name), after.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from service.gate.protocol import BoundedHeadProtocol
 from service.settings import Settings
 from service.settings.load import CONFIG, SECRETS, SESSION_KEY
 from service.telemetry.events import configure_logging
@@ -44,7 +45,7 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
         uds=None if settings.uds is None else str(settings.uds),
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHeadProtocol,
         ws="none",  # a proxy may forward an Upgrade header; the verify call is an HTTP call all the same
         lifespan="on",
         log_config=None,

@@ -1,20 +1,16 @@
-"""THE HOT PATH: a plain ASGI application in front of everything else.
+"""THE HOT PATH: verify calls, answered by a plain ASGI application.
 
 A verify call goes parse → authenticate → decide → render, and whatever happens on the way, an exception of our
-own included, ends in ``decide()``. Calls that are no verify calls go to the web application behind, which loads
-while the first verify calls are already being answered.
+own included, ends in ``decide()``.
 """
 
-import asyncio
-import gc
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from contextvars import ContextVar
+from abc import ABC, abstractmethod
 from typing import Final, NoReturn
 
-from service.core.errors import Broken, Code, Refusal, Rejected, UntrustedPeer
+from service.core.errors import Broken, Refusal, Rejected, UntrustedPeer
 from service.core.model import (
     NO_CREDENTIAL,
     Allow,
@@ -32,47 +28,54 @@ from service.core.model import (
 )
 from service.core.policy import decide
 from service.core.prefect.secret_flags import MAX_BODY
-from service.core.request.cookies import HOST_PREFIX, ours, session_of, set_session, without_ours
+from service.core.problems import Problem
+from service.core.request.cookies import HOST_PREFIX, own_cookies, session_cookie, set_session, strip_own_cookies
 from service.core.request.faces import browser_of, parse_browser, parse_call
 from service.core.request.headers import parse_credential
-from service.gate.asgi import ASGIApp, Message, Receive, Scope, Send, body_of, send_json
-from service.gate.reload import Read, Reloads
+from service.gate.asgi import Message, Receive, Scope, Send, body_of
+from service.gate.generation import Generation
+from service.gate.refusals import RefusalPages
 from service.gate.wiring import Wiring
-from service.rendering.answers import WireHeaders, allow_headers, render
-from service.settings import Settings
+from service.rendering.answers import allow_headers, reaches_a_person, render
+from service.rendering.wire import WireHeaders
 
 log = logging.getLogger(__name__)
-
-LoadWeb = Callable[[Callable[[], Wiring]], ASGIApp]
 
 _EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 _ENDPOINTS: Final = {
     f"/{face}/{gate}": (face, gate, b"") for face in (Face.FORWARD_AUTH, Face.AUTH_REQUEST) for gate in Gate
 }
-_EXT_AUTHZ: Final = f"/{Face.EXT_AUTHZ}/".encode()
+EXT_AUTHZ_PREFIX: Final = f"/{Face.EXT_AUTHZ}/"
+_EXT_AUTHZ: Final = EXT_AUTHZ_PREFIX.encode()
 _NOTHING_MORE: Final[WireHeaders] = []
 _GATES: Final = {gate.encode(): gate for gate in Gate}
 
 
-class ForwardAuth:
-    """The service: an ASGI application that answers verify calls, and hands the rest on."""
+class VerifyEndpoints(ABC):
+    """Answers verify calls by the generation in force, and leaves every other call to ``_answer_other``."""
 
-    def __init__(self, settings: Settings, load_web: LoadWeb, read_settings: Read | None = None) -> None:
-        """Take ``read_settings`` where the settings are to be read again on SIGHUP."""
-        self.wiring = Wiring(settings)
-        self._verdicts, self._telemetry = self.wiring.verdicts, self.wiring.telemetry  # the same for every wiring
-        self._trusts, self._access = self.wiring.proxies.trusts, self.wiring.access
-        self._load_web = load_web
-        self._read_settings = read_settings
-        self._web: asyncio.Task[ASGIApp] | None = None
-        self._in_force: ContextVar[Wiring] = ContextVar("in_force")  # for the web application, by call
-        self._reloads: asyncio.Task[None] | None = None
+    def __init__(self, generation: Generation) -> None:
+        state = generation.wiring.state
+        self._verdicts, self._telemetry = state.verdicts, state.telemetry
+        self._refusal_pages = RefusalPages()
+        self.use(generation)
+
+    def use(self, generation: Generation) -> None:
+        """Decide by another generation from the next call on."""
+        wiring = generation.wiring
+        self.generation, self.wiring = generation, wiring
+        self._trusts, self._access = wiring.proxies.trusts, wiring.access
+        generation.take_effect()
+
+    @abstractmethod
+    async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what is no verify call."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - a frame costs
         """Answer one call (ASGI 3.0)."""
         call = (_ENDPOINTS.get(scope["path"]) or _ext_authz_call(scope)) if scope["type"] == "http" else None
         if call is None:
-            await self._elsewhere(scope, receive, send)
+            await self._answer_other(scope, receive, send)
             return
         face, gate, target = call
         request: ForwardedRequest | None = None
@@ -105,7 +108,7 @@ class ForwardAuth:
             who.__context__ = None
         except Exception:
             log.exception("a verify call failed; it is refused")
-            who = Broken("The auth service failed on this request: try again, and tell its operators.")
+            who = Broken(Problem.INTERNAL)
         if decision is None:
             decision = decide(request, who, gate, self._access, browser=browser)
         if isinstance(decision, Allow):
@@ -113,13 +116,12 @@ class ForwardAuth:
             if not decision.known:
                 self._telemetry.unknown_route(request)
             if self._telemetry.log_allowed:
-                self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", reason="", peer=peer)
+                self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", peer=peer)
             headers = allow_headers(decision.principal.identity) + headers
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
-        reason = who.reason if isinstance(who, Refusal) else decision.code
-        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, reason=reason, peer=peer)
+        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, peer=peer)
 
     async def _refuse(
         self,
@@ -130,17 +132,16 @@ class ForwardAuth:
         face: Face,
         gate: Gate,
         browser: Browser | None,
-        reason: str,
         peer: str,
     ) -> None:
         """Log and send what is not an Allow."""
         if isinstance(decision, Deny) and not decision.known:
             self._telemetry.unknown_route(request)
         request_id = secrets.token_hex(8)
-        self._telemetry.decided(
-            decision, request, face=face, gate=gate, request_id=request_id, reason=reason, peer=peer
-        )
-        answer = render(decision, face, gate, request_id, browser)
+        self._telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, peer=peer)
+        to_a_person = reaches_a_person(decision, gate, browser)
+        page = await self._refusal_pages.page(self.wiring.settings) if to_a_person else None
+        answer = render(decision, face, gate, request_id, browser, page)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
@@ -158,13 +159,13 @@ class ForwardAuth:
         key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
         proof = self._verdicts.recall(key)
         if proof is not None:
-            return proof.principal, [(b"cookie", without_ours(header))]
-        cookie = session_of(ours(header, HOST_PREFIX if secure else b""))
+            return proof.principal, [(b"cookie", strip_own_cookies(header))]
+        cookie = session_cookie(own_cookies(header, HOST_PREFIX if secure else b""))
         if isinstance(cookie, NoCredential):
             return cookie, _NOTHING_MORE
-        passed_on: WireHeaders = [(b"cookie", without_ours(header))]
+        passed_on: WireHeaders = [(b"cookie", strip_own_cookies(header))]
         era = self._verdicts.era
-        with self.wiring:
+        with self.generation:
             opened = await sessions.open(cookie)
         if opened.sealed is None:
             self._verdicts.remember(key, opened.proof, era)
@@ -176,15 +177,13 @@ class ForwardAuth:
     @staticmethod
     def _refuse_peer(peer: str) -> NoReturn:
         """Let our proxies ask, and nobody else; whoever may open the Unix socket has no address."""
-        raise UntrustedPeer(
-            "This address may not call the verify endpoints.", reason=f"{peer!r} is not in trusted_proxies"
-        )
+        raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=peer)
 
     async def _prove(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Proof:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
         era = self._verdicts.era
-        with self.wiring as wiring:
-            proof = await self._authenticate(wiring, gate, parse_credential(presented), client)
+        with self.generation as generation:
+            proof = await self._authenticate(generation.wiring, gate, parse_credential(presented), client)
         self._verdicts.remember(key, proof, era)
         return proof
 
@@ -192,100 +191,11 @@ class ForwardAuth:
     async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic, client: str) -> Proof:
         if isinstance(credential, Bearer):
             if gate is Gate.BASIC or not wiring.issuers:
-                raise Rejected("A JWT is not accepted here: send a user name and password.", reason="wrong kind")
+                raise Rejected(Problem.JWT_NOT_ACCEPTED)
             return await wiring.tokens.authenticate(credential)
         if gate is Gate.JWT:
-            raise Rejected("A user name and password are not accepted here: send a JWT.", reason="wrong kind")
+            raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
         return await wiring.guard.authenticate(credential, client)
-
-    # everything else --------------------------------------------------------------------------------------
-
-    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the probes, which must not wait for the web application, and hand the rest on to it."""
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        path = scope["path"]
-        if path == "/healthz":
-            await send_json(send, 200, {"status": "alive"})
-        elif path == "/readyz":
-            await send_json(send, 200 if self.wiring.ready else 503, self.wiring.state())
-        elif self._web is None or path.startswith(_EXT_AUTHZ.decode()):
-            await self._not_found(send)
-        else:
-            self._in_force.set(self.wiring)
-            with self.wiring:
-                await self._behind(self._web, scope, receive, send)
-
-    @staticmethod
-    async def _behind(web: "asyncio.Task[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the web application answer; if it fails, or never loaded, that is 503 like every fault of ours."""
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await (await asyncio.shield(web))(scope, receive, watched)
-        except Exception:
-            log.exception("the web application failed")
-            if not begun:
-                fault = {"detail": "The service failed: tell its operators.", "code": Code.INTERNAL_ERROR}
-                await send_json(send, 503, {**fault, "request_id": secrets.token_hex(8)})
-
-    @staticmethod
-    async def _not_found(send: Send) -> None:
-        body = {"detail": "There is nothing here.", "code": Code.NOT_FOUND, "request_id": secrets.token_hex(8)}
-        await send_json(send, 404, body)
-
-    # from start to stop -----------------------------------------------------------------------------------
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    await self.start()
-                except Exception as problem:  # noqa: BLE001 - whatever it is, the start is refused
-                    await send({"type": "lifespan.startup.failed", "message": str(problem)})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                await self.stop()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
-
-    async def start(self) -> None:
-        """Start the adapters, and begin to load the web application, without waiting for it."""
-        await self.wiring.start()
-        self._web = asyncio.create_task(self._loaded_web())
-        if self._read_settings is not None:
-            reloads = Reloads(self._read_settings, self._swap)
-            self._reloads = asyncio.create_task(reloads.at_each_hangup(self.wiring))
-
-    async def _loaded_web(self) -> ASGIApp:
-        self._in_force.set(self.wiring)
-        web = await asyncio.to_thread(self._load_web, self._in_force.get)
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays: collections on the hot path need not walk through it
-        gc.set_threshold(5_000, 10, 10)  # a call leaves no cycles behind, so there is little to look for
-        return web
-
-    def _swap(self, wiring: Wiring) -> None:
-        """Let another wiring decide from the next call on."""
-        self.wiring, self._trusts, self._access = wiring, wiring.proxies.trusts, wiring.access
-
-    async def stop(self) -> None:
-        """Stop what start() began."""
-        for work in (self._reloads, self._web):
-            if work is not None:
-                work.cancel()
-        await self.wiring.close()
 
 
 def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:

@@ -1,53 +1,38 @@
-"""What people see under /_auth/: each page says what happened, and what to do next.
+"""The pages that people see: each says what happened, and what to do next.
 
-A page works without JavaScript, loads nothing from elsewhere, is framed by nobody and kept by no cache. Whatever it
-shows is escaped, and a link that leads to anything but a page turns the whole page into an error.
+A page works without JavaScript, loads nothing from other sites, cannot be framed and is not cached. Everything that it
+shows is escaped. If a link is not a plain address of a page, an error page is shown instead.
 """
 
-import hashlib
-import logging
-import re
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import resources
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from starlette.responses import HTMLResponse, Response
+from service.core.errors import Later, Refusal
+from service.core.model import Session
+from service.core.problems import Cause, Problem
+from service.core.request.redirects import HOME, PAGES
+from service.rendering.cures import Cure, checks_of, cure_of, heading_of, ways_of
+from service.rendering.refusal_page import GAPS, RefusalPage, wait_sentence
+from service.rendering.sentences import duration, sentence_for_person
+from service.rendering.templating import Templates
+from service.rendering.wire import Answer
 
-log = logging.getLogger(__name__)
-
-_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "same-origin",  # under "no-referrer", browsers send our own forms with "Origin: null"
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-_POLICY: Final = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'{}; "
-    "frame-ancestors 'none'; base-uri 'none'"
-)
-_MEDIA_TYPES: Final = {
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-}
-_ORIGIN: Final = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_LINK: Final = re.compile(r"(/(?!/)|https://|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?/)[^\x00-\x20\x7f\\]*")
-_LINK_OVER_HTTP: Final = re.compile(r"(/(?!/)|https?://)[^\x00-\x20\x7f\\]*")
-_UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+UNNAMED_PROVIDER: Final = "single sign-on"  # what the pages call a provider without a name
+_ASK: Final = frozenset({Cure.ASK_FOR_ROLE, Cure.OTHER_ACCOUNT, Cure.NOTHING})  # somebody else has to help
 
 
 class Moment(NamedTuple):
-    """A time as a person is told it: ``at``, seen from ``now``, both in seconds since the epoch."""
+    """A time as a page shows it: ``at``, seen from ``now``, both in seconds since the epoch."""
 
     at: float
     now: float
 
     @property
     def iso(self) -> str:
-        """Return it as the datetime attribute of a time element."""
+        """Return the value of a time element's datetime attribute."""
         return f"{datetime.fromtimestamp(self.at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     @property
@@ -63,37 +48,18 @@ class Moment(NamedTuple):
         return f"in {length}" if self.at > self.now else f"{length} ago"
 
 
-def duration(seconds: float) -> str:
-    """Return a length of time in the largest unit that fits."""
-    unit, size = next((one for one in _UNITS if seconds >= one[1]), _UNITS[-1])
-    count = max(1, round(seconds / size))
-    return f"{count} {unit}{'s' if count > 1 else ''}"
-
-
 class Pages:
-    """The pages under one title, and the files they refer to.
+    """The pages, with one title, and the static files that they refer to.
 
     ``help`` says whom to ask, and is shown with each refusal. ``allow_http`` permits links to plain http beyond this
     machine, for a provider that is configured so.
     """
 
     def __init__(self, title: str, help: str = "", *, allow_http: bool = False) -> None:  # noqa: A002 - its setting's name
-        self._link = _LINK_OVER_HTTP if allow_http else _LINK
-        self._static = {
-            one.name: _Static.of(one.name, one.read_bytes())
-            for one in (resources.files("service.rendering") / "static").iterdir()
-        }
-        environment = Environment(
-            loader=PackageLoader("service.rendering"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            auto_reload=False,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.globals |= {"title": title, "help": help, "static": self._static_href}
-        environment.filters["duration"] = duration
-        self._templates = {one: environment.get_template(one) for one in environment.list_templates(["html"])}
+        self._title = title
+        self._templates = Templates(title, help, allow_http=allow_http)
+        self._page = self._templates.page
+        self.static = self._templates.static
 
     # signing in and out -----------------------------------------------------------------------------------
 
@@ -111,7 +77,7 @@ class Pages:
         notice: str = "",
         status: int = 200,
         retry_after: int = 0,
-    ) -> HTMLResponse:
+    ) -> Answer:
         """Return the form for local users, the button that leads to the provider, or both."""
         return self._page(
             "sign_in.html",
@@ -127,17 +93,15 @@ class Pages:
             notice=notice,
         )
 
-    def redirecting(self, *, href: str, provider: str) -> HTMLResponse:
-        """Return a page that leads on at once, with the fragment of the address where ``href`` is a path of ours.
+    def redirecting(self, *, href: str, provider: str) -> Answer:
+        """Return a page that goes on to ``href`` at once, with the address's fragment if ``href`` is of this host.
 
-        It also leads from our form to another origin, where a redirect would be held to our form-action at each hop.
+        After a form it replaces a redirect to another origin, which the page's form-action would forbid.
         """
         return self._page("redirecting.html", 200, links={"href": href}, provider=provider)
 
-    def signed_out(
-        self, *, sign_in_href: str, everywhere: bool = False, provider_still: str | None = None
-    ) -> HTMLResponse:
-        """Return the end of a session; ``provider_still`` names the provider where another may go on."""
+    def signed_out(self, *, sign_in_href: str, everywhere: bool = False, provider_still: str | None = None) -> Answer:
+        """Return the page after sign-out; ``provider_still`` names a provider that may still have a session."""
         return self._page(
             "signed_out.html",
             200,
@@ -155,8 +119,11 @@ class Pages:
         back_href: str = "/",
         everywhere: bool = True,
         provider_origin: str = "",
-    ) -> HTMLResponse:
-        """Return the question; ``everywhere`` offers all devices. ``provider_origin`` is where the answer leads."""
+    ) -> Answer:
+        """Return the question before sign-out; ``everywhere`` offers all devices.
+
+        ``provider_origin`` is where the form may lead after this host.
+        """
         return self._page(
             "confirm_sign_out.html",
             200,
@@ -167,113 +134,132 @@ class Pages:
             everywhere=everywhere,
         )
 
-    # being in, or not -------------------------------------------------------------------------------------
+    # signed in ----------------------------------------------------------------------------------------------
 
     def me(
-        self, *, who: Sequence[tuple[str, str | Sequence[str] | Moment]], sign_out_href: str, home_href: str
-    ) -> HTMLResponse:
-        """Return who one is here, a row each; a list's items stand apart."""
-        return self._page("me.html", 200, links={"sign_out_href": sign_out_href, "home_href": home_href}, who=who)
+        self,
+        session: Session,
+        roles: Sequence[str],
+        *,
+        provider: str,
+        claims: Mapping[str, str],
+        ends: float,
+        ends_when_idle: float,
+        now: float,
+    ) -> Answer:
+        """Return who one is here.
+
+        ``provider`` is the name of the provider of this session, empty for a user of the users file; ``claims`` tells
+        from which claim each part was taken. Times are in seconds since the epoch.
+        """
+        rows: list[tuple[str, str | Sequence[str] | Moment]] = [
+            ("Name", session.name),
+            ("Subject", _if_other(session.subject, session.name)),
+            ("E-mail", session.email),
+            ("Signed in through", provider or "the users file"),
+            ("Issuer", session.issuer if provider else ""),
+            ("Groups", session.groups),
+            ("Roles", roles),
+            ("Taken from", [f"{what}: {claim}" for what, claim in claims.items() if claim] if provider else ""),
+            ("Signed in", Moment(session.began, now)),
+            ("Ends", Moment(ends, now)),
+            ("Ends when idle", Moment(ends_when_idle, now)),
+        ]
+        links = {"sign_out_href": f"{PAGES}logout", "home_href": HOME}
+        return self._page("me.html", 200, links=links, who=[row for row in rows if row[1]])
+
+    # refused ------------------------------------------------------------------------------------------------
+
+    def no_access(self, session: Session, roles: Sequence[str], *, switch_href: str) -> Answer:
+        """Return who one is here, and whom to ask for more: whoever helps a person who was refused needs that."""
+        who = {
+            "name": session.name,
+            "subject": _if_other(session.subject, session.name),
+            "email": session.email,
+            "issuer": session.issuer,
+            "roles": roles,
+            "groups": session.groups,
+        }
+        cause = Cause(Problem.ROLES_NOT_ENOUGH if roles else Problem.NO_ROLE)
+        return self.denied(who, cause, have="" if roles else "no role", switch_href=switch_href)
 
     def denied(
         self,
-        *,
         who: Mapping[str, str | Sequence[str]],
-        needed: str,
-        have: str,
-        request_id: str,
+        cause: Cause,
+        *,
         switch_href: str,
-        back_href: str,
-    ) -> HTMLResponse:
-        """Return a 403 for somebody: who they are (name, subject, email, issuer, groups, roles) and what they lack.
-
-        ``needed`` is a sentence; what is empty or missing is not shown.
-        """
+        have: str = "",
+        request_id: str = "",
+    ) -> Answer:
+        """Return a 403 for somebody: who they are (name, subject, email, issuer, groups, roles) and what they lack."""
         return self._page(
             "denied.html",
             403,
-            links={"switch_href": switch_href, "back_href": back_href},
+            links={"switch_href": switch_href, "back_href": HOME},
             who=who,
-            needed=needed,
+            needed=sentence_for_person(cause),
             have=have,
             request_id=request_id,
         )
 
-    def error(
+    def refused(self, refusal: Refusal, *, request_id: str, again_href: str, switch_href: str) -> Answer:
+        """Return a refusal on a page under /_auth/: what happened, and the way on.
+
+        ``again_href`` is where one tries again, which is to sign in; ``switch_href`` where one does as somebody else.
+        """
+        cause = refusal.cause
+        hrefs = {"retry_href": again_href, "sign_in_href": again_href, "switch_href": switch_href}
+        retry_after = refusal.retry_after if isinstance(refusal, Later) else 0
+        content = {
+            "heading": heading_of(refusal.code, cause),
+            "detail": sentence_for_person(cause),
+            "wait": wait_sentence(retry_after),
+            "request_id": request_id,
+            "code": refusal.code,
+        }
+        cure, checks = cure_of(refusal.code, cause), checks_of(cause)
+        return self._refused(refusal.status, cure, hrefs, content, checks=checks, retry_after=retry_after)
+
+    def refusal_page(self, *, switch_href: str) -> RefusalPage:
+        """Return the page for refusals at the gate, rendered once for each cure; what differs is filled in later."""
+        mark = secrets.token_hex(16)
+        gaps = {gap: f"{mark}{gap}{mark}" for gap in GAPS}
+        hrefs = {"retry_href": "", "sign_in_href": f"{PAGES}login", "switch_href": switch_href}
+        pages = {
+            cure: self._refused(403, cure, hrefs, gaps if cure is Cure.RETRY else {**gaps, "wait": ""}) for cure in Cure
+        }
+        headers = [one for one in pages[Cure.RETRY].headers if one[0] != b"content-length"]
+        return RefusalPage({cure: page.body.decode().split(mark) for cure, page in pages.items()}, headers)
+
+    def _refused(
         self,
-        *,
         status: int,
-        heading: str,
-        detail: str,
-        request_id: str,
-        retry_href: str | None,
-        code: str,
+        cure: Cure,
+        hrefs: dict[str, str],
+        content: Mapping[str, str],
+        *,
         checks: Sequence[str] = (),
         retry_after: int = 0,
-    ) -> HTMLResponse:
-        """Return what happened and the way on; ``checks`` are what to look at, ``retry_after`` is in seconds."""
+    ) -> Answer:
         return self._page(
             "error.html",
             status,
-            links={"retry_href": retry_href or ""},
+            links=hrefs,
             retry_after=retry_after,
-            heading=heading,
-            detail=detail,
-            request_id=request_id,
-            code=code,
+            ways=ways_of(cure, title=self._title, **hrefs),
+            asks=cure in _ASK,
             checks=checks,
+            **content,
         )
 
-    def _page(
-        self,
-        template: str,
-        status: int,
-        *,
-        links: dict[str, str],
-        form_origin: str = "",
-        retry_after: int = 0,
-        **content: Any,
-    ) -> HTMLResponse:
-        astray = [name for name, href in links.items() if href and not self._link.fullmatch(href)]
-        if astray or (form_origin and not _ORIGIN.fullmatch(form_origin)):
-            log.error("a page was not shown: %s leads to no page", ", ".join(astray) or "form_origin")
-            return self.error(
-                status=503,
-                heading="This page could not be shown",
-                detail="It would have held a link that leads to no page. Nothing was changed.",
-                request_id=content.get("request_id", ""),
-                retry_href=None,
-                code="internal_error",
-            )
-        body = self._templates[template].render(links | content, retry_after=retry_after)
-        policy = _POLICY.format(f" {form_origin}" if form_origin else "")
-        later = {"Retry-After": str(retry_after)} if retry_after else {}
-        return HTMLResponse(body, status, {**_HEADERS, "Content-Security-Policy": policy, **later})
 
-    # what pages refer to ----------------------------------------------------------------------------------
-
-    def static(self, name: str, version: str = "") -> Response:
-        """Return the file of that name, one of a closed set, or 404.
-
-        Under its own version it may be kept for ever; under another, as beside a newer replica, not at all.
-        """
-        found = self._static.get(name)
-        if found is None:
-            return Response(status_code=404, headers=_HEADERS)
-        kept = "public, max-age=31536000, immutable" if version == found.version else "no-store"
-        headers = {**_HEADERS, "Cache-Control": kept, "Content-Security-Policy": "default-src 'none'"}
-        return Response(found.content, media_type=found.media_type, headers=headers)
-
-    def _static_href(self, name: str) -> str:
-        return f"/_auth/static/{name}?v={self._static[name].version}"
+@lru_cache(maxsize=4)
+def pages_of(title: str, help: str, *, allow_http: bool) -> Pages:  # noqa: A002 - its setting's name
+    """Return the pages of a configuration; those of the last ones are kept, since making them takes a while."""
+    return Pages(title, help, allow_http=allow_http)
 
 
-class _Static(NamedTuple):
-    content: bytes
-    media_type: str
-    version: str
-
-    @classmethod
-    def of(cls, name: str, content: bytes) -> "_Static":
-        """Return the file with a version that changes with its content."""
-        return cls(content, _MEDIA_TYPES[name.rpartition(".")[2]], hashlib.sha256(content).hexdigest()[:16])
+def _if_other(subject: str, name: str) -> str:
+    """Return a subject, or an empty text if it is the name, which is shown already."""
+    return subject if subject != name else ""

@@ -1,185 +1,25 @@
-"""What a caller reads, and what the log has, of a cause: the one place where a problem is put into words.
+"""A cause in words: for a machine, for a person, and for the log."""
 
-A sentence says what is wrong and what to do next. It is made of the cause's facts, none of which is a secret.
-"""
-
-from collections.abc import Mapping
+import string
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from service.core.errors import Cause, Problem
+from service.core.problems import Cause
+from service.rendering.capabilities import MEANING
+from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
 
 MAX_FACT: Final = 200  # characters of a fact in the log
 
-_P: Final = Problem
-_UNREADABLE: Final = "This token cannot be read: copy it again, whole."
-_NOT_ACCESS_TOKEN: Final = "This is not an access token: send the access token instead."
-_SIGN_IN_AGAIN: Final = "Your session has ended: reload the page to sign in."
-_SESSION_UNREADABLE: Final = "Your session cannot be read: reload the page to sign in again."
-_OUT_OF_REACH: Final = "The identity provider cannot be reached just now: try again shortly."
-_PAIR_WRONG: Final = "The user name or the password is wrong: check PREFECT_API_AUTH_STRING ('user:password')."
-_NOT_BEGUN: Final = "This sign-in was not begun in this browser, was used already, or took too long: sign in again."
-_UNPROVEN: Final = "The identity provider's answer could not be verified: sign in again, or tell whoever runs this."
-
-SENTENCES: Final[Mapping[Problem, str]] = {
-    # the forwarded request, or a request for a page
-    _P.HEADER_REPEATED: "The header {header} was sent more than once. Send it once.",
-    _P.HEADER_MISSING: "The proxy did not send {header}. Check its forward-auth configuration.",
-    _P.METHOD_UNKNOWN: "The request's method is not one that Prefect's API has.",
-    _P.SCHEME_UNKNOWN: "The forwarded protocol is neither HTTP nor WebSocket.",
-    _P.HOST_INVALID: "The forwarded host is not a host name.",
-    _P.URL_TOO_LONG: "The request's URL is too long.",
-    _P.URL_NOT_PLAIN: "The request's URL is not a plain path and query.",
-    _P.URL_NOT_ABSOLUTE: "The original URL is not absolute.",
-    _P.PATH_ESCAPE_INCOMPLETE: "The request's path has an incomplete percent-escape.",
-    _P.PATH_NOT_UTF8: "The request's path is not UTF-8.",
-    _P.PATH_HIDES_CHARACTER: "The request's path hides a character that changes its meaning.",
-    _P.PATH_HAS_PARAMETERS: "The request's path has parameters (';').",
-    _P.PATH_HAS_EMPTY_OR_DOT_SEGMENTS: "The request's path has empty or dot segments.",
-    _P.CLIENT_ADDRESS_INVALID: "The client's address is not an IP address.",
-    _P.FORWARDED_FOR_TOO_LONG: "X-Forwarded-For is too long.",
-    _P.VERIFY_METHOD_NOT_GET: "The verify endpoint is asked with GET.",
-    _P.COOKIES_TOO_LARGE: "Your browser sends more cookies than can be read: delete this site's cookies, then reload the "
-    "page.",
-    _P.FORM_UNREADABLE: "This form cannot be read: go back and try again.",
-    _P.REQUEST_MISSING: "There is no request.",
-    _P.PEER_NOT_TRUSTED: "This address may not call the verify endpoints.",
-    _P.CROSS_SITE_REQUEST: "This request came from another site, and a browser's own credentials do not permit that: "
-    "open Prefect itself and try there.",
-    # nothing was presented
-    _P.NO_CREDENTIAL: "Send a credential: set PREFECT_API_KEY to a JWT, or PREFECT_API_AUTH_STRING to 'user:password'.",
-    _P.NO_JWT: "Send a JWT: set PREFECT_API_KEY.",
-    _P.NO_PASSWORD: "Send a user name and password: set PREFECT_API_AUTH_STRING to 'user:password'.",
-    _P.NOT_SIGNED_IN: "You are not signed in: reload the page to sign in.",
-    _P.NO_CREDENTIAL_ON_WEBSOCKET: "This WebSocket carried no credential, so events and task-run states are lost: Prefect "
-    'does not send PREFECT_API_KEY there. Set PREFECT_CLIENT_CUSTOM_HEADERS=\'{{"Authorization": "Bearer <token>"}}\' '
-    "(Prefect 3.4.8 and newer), or put the token into the URL, PREFECT_API_URL=https://jwt:<token>@<host>/api "
-    "(every version).",
-    # the Authorization header
-    _P.AUTHORIZATION_TOO_LARGE: "The Authorization header is too large.",
-    _P.AUTHORIZATION_SCHEME_UNKNOWN: "The Authorization header is neither Bearer nor Basic.",
-    _P.BEARER_NOT_A_TOKEN: "The Bearer credential is not a token: expected 'Bearer <JWT>'.",
-    _P.BASIC_NOT_BASE64: "The Basic credential is not base64 of UTF-8 text (RFC 7617).",
-    _P.BASIC_WITHOUT_COLON: "The Basic credential has no colon: set PREFECT_API_AUTH_STRING to 'user:password', or to "
-    "'jwt:<token>' for a JWT.",
-    _P.BASIC_TOKEN_AS_NAME: "The token stands where the user name belongs: use 'https://jwt:<token>@host'.",
-    _P.PAIR_UNUSABLE: "The user name or password is empty, too long, or has control characters.",
-    _P.JWT_NOT_ACCEPTED: "A JWT is not accepted here: send a user name and password.",
-    _P.PASSWORD_NOT_ACCEPTED: "A user name and password are not accepted here: send a JWT.",
-    # the form and the signature of a JWT
-    _P.TOKEN_NOT_A_JWT: "This is not a JWT: set PREFECT_API_KEY to an access token of your identity provider.",
-    **dict.fromkeys(
-        (
-            _P.TOKEN_NOT_BASE64URL,
-            _P.TOKEN_NOT_CANONICAL,
-            _P.TOKEN_NOT_JSON_OBJECT,
-            _P.TOKEN_TOO_MANY_CONTAINERS,
-            _P.TOKEN_NAME_REPEATED,
-            _P.TOKEN_JSON_CONSTANT,
-            _P.TOKEN_HEADER_INVALID,
-            _P.TOKEN_UNREADABLE,
-            _P.TOKEN_TOO_LONG,
-        ),
-        _UNREADABLE,
-    ),
-    _P.TOKEN_EXTENSION_UNSUPPORTED: "This token uses an extension that is not supported here.",
-    _P.TOKEN_ENCRYPTED: "This token is encrypted or compressed: send a signed one.",
-    _P.ALGORITHM_NOT_ACCEPTED: "This token is signed with an algorithm that is not accepted here.",
-    _P.SIGNING_KEY_UNKNOWN: "This token's signing key is not one of its issuer's: obtain a new token.",
-    _P.SIGNATURE_INVALID: "This token's signature could not be verified: obtain a new one.",
-    # the claims of a JWT
-    _P.ISSUER_NOT_TRUSTED: "This token's issuer is not trusted here: obtain one from an accepted identity provider.",
-    _P.TOKEN_TYPE_NOT_ACCEPTED: "This token is not of a type that is accepted here: send an access token.",
-    _P.NOT_AN_ACCESS_TOKEN: _NOT_ACCESS_TOKEN,
-    _P.AUDIENCE_MISSING: "This token names no audience: obtain it for Prefect's API.",
-    _P.AUDIENCE_OTHER: "This token is for another audience: obtain it for Prefect's API.",
-    _P.PARTY_NOT_ACCEPTED: "This token was issued to a client that is not accepted here.",
-    _P.EXPIRY_MISSING: "This token never expires: only tokens with an expiry are accepted.",
-    _P.TOKEN_EXPIRED: "This token expired {seconds:ago} ago: obtain a new one.",
-    _P.TOKEN_NOT_YET_VALID: "This token is not valid yet: check the clocks of the issuer and of this service.",
-    _P.DATE_INVALID: "This token's dates cannot be read.",
-    _P.SCOPE_MISSING: "This token lacks the scope {scope!r}: request it when you obtain the token.",
-    _P.CLAIM_NOT_ACCEPTED: "This token's claim {claim!r} is missing or is not one that is accepted here.",
-    _P.PRINCIPAL_NOT_NAMED: "This token's claims 'sub' and {claim!r} do not name one principal.",
-    _P.CLAIM_AMBIGUOUS: "This token's claim {claim!r} does not name one principal.",
-    _P.CLAIM_UNUSABLE: "This token's claim {claim!r} has characters, or a length, that cannot be used.",
-    _P.GROUPS_TOO_MANY: "This token names too many groups.",
-    # names and passwords
-    **dict.fromkeys((_P.PAIR_WRONG, _P.PASSWORD_CHANGED), _PAIR_WRONG),
-    _P.PAIR_WRONG_AT_ISSUER: "The client id or the client secret is wrong: check PREFECT_API_AUTH_STRING "
-    "('client_id:client_secret').",
-    _P.CLIENT_TOKEN_NOT_ACCEPTED: "The identity provider knows this client, but gave it no token that is accepted here: "
-    "tell whoever runs this.",
-    _P.TOO_MANY_GUESSES: "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",
-    _P.PASSWORD_CHECKS_FULL: "Too many passwords are being checked at once: try again shortly.",
-    _P.CLIENT_CHECKS_FULL: "Too many clients are being proved at once: try again shortly.",
-    # an issuer, or a provider, that does not decide
-    _P.ISSUER_OUT_OF_REACH: _OUT_OF_REACH,
-    _P.KEYS_OUT_OF_REACH: "The identity provider's keys cannot be reached just now: try again shortly.",
-    _P.KEY_NOT_KNOWN_YET: "This token's key is not known yet: try again shortly.",
-    _P.GRANT_REFUSED: "The identity provider does not grant what this service asks it for: tell whoever runs this.",
-    _P.SESSION_NOT_RENEWABLE: "The identity provider cannot be reached, so your session cannot be renewed: try again "
-    "shortly.",
-    # sessions
-    **dict.fromkeys(
-        (_P.SESSION_UNREADABLE, _P.SESSION_COOKIE_REPEATED, _P.SESSION_COOKIE_INCOMPLETE), _SESSION_UNREADABLE
-    ),
-    _P.SESSION_OUTDATED: "Your session is of an older version: reload the page to sign in.",
-    **dict.fromkeys(
-        (_P.SESSION_LIFETIME_OVER, _P.SESSION_FROM_THE_FUTURE, _P.SESSION_WITHOUT_AUTHORITY), _SIGN_IN_AGAIN
-    ),
-    _P.SESSION_IDLE_TOO_LONG: "Your session ended while it was not used: reload the page to sign in.",
-    _P.SESSION_REVOKED: "You were signed out: reload the page to sign in again.",
-    _P.SESSION_ENDED_BY_PROVIDER: "The identity provider has ended your session: reload the page to sign in.",
-    _P.SESSION_TOO_LARGE: "Your groups do not fit into a session: ask for a claim with fewer of them.",
-    # signing in
-    _P.SIGN_IN_NOT_SET_UP: "Sign-in is not set up here. Use the API host with a credential.",
-    _P.SIGN_IN_NOT_SET_UP_LOCALLY: "Sign-in with a password is not set up here.",
-    _P.SIGN_IN_OVER_HTTP: "This address is plain http, over which a session would not be safe: open it with https://, or "
-    "permit it with session.allow_http.",
-    _P.SIGN_IN_NOT_BEGUN: _NOT_BEGUN,
-    _P.SIGN_IN_UNPROVEN: _UNPROVEN,
-    _P.PROVIDER_DENIED: "The identity provider did not let you in: sign in with another account, or ask for access.",
-    _P.PROVIDER_CODE_USED: "This sign-in was used already, or took too long: sign in again.",
-    _P.PROVIDER_WANTS_INTERACTION: "The identity provider asks for something that was not done there: sign in again.",
-    _P.PROVIDER_REFUSES_CLIENT: "The identity provider does not accept this service as it is set up: tell whoever runs "
-    "it.",
-    _P.PROVIDER_BUSY: "The identity provider has a problem just now: try again in a moment.",
-    _P.PROVIDER_ERROR: "The identity provider ended the sign-in: try again.",
-    _P.PERSON_NOT_PERMITTED: "You are known to the identity provider, but not permitted to enter here: ask for access.",
-    _P.EMAIL_NOT_VERIFIED: "Your e-mail address is not confirmed at the identity provider: confirm it there, then sign in "
-    "again.",
-    # what a provider signed, or sent, is not what was asked for: the log alone tells them apart
-    **dict.fromkeys(
-        (
-            _P.RESPONSE_ISSUER_OTHER,
-            _P.PROVIDER_TOKEN_ISSUER_OTHER,
-            _P.NOT_AN_ID_TOKEN,
-            _P.ID_TOKEN_PARTY_OTHER,
-            _P.ID_TOKEN_NONCE_OTHER,
-            _P.ID_TOKEN_WITHOUT_SUBJECT,
-            _P.ID_TOKEN_MISSING,
-            _P.ACCESS_TOKEN_HASH_OTHER,
-            _P.SUBJECT_OTHER,
-            _P.USERINFO_REFUSED,
-            _P.USERINFO_SUBJECT_OTHER,
-            _P.ISSUED_AT_MISSING,
-            _P.NOT_A_LOGOUT_TOKEN,
-            _P.LOGOUT_TOKEN_TOO_OLD,
-            _P.LOGOUT_TOKEN_WITHOUT_SESSION,
-            _P.LOGOUT_TOKEN_WITHOUT_ID,
-            _P.LOGOUT_TOKEN_USED,
-            _P.LOGOUT_TOKEN_UNREADABLE,
-            _P.PROVIDER_NOT_CONFIGURED,
-        ),
-        _UNPROVEN,
-    ),
-    _P.INTERNAL: "The auth service failed on this request: try again, and tell its operators.",
-}
-
 
 def sentence(cause: Cause) -> str:
-    """Return what a caller reads of a cause."""
-    raise NotImplementedError
+    """Return what a machine, or an operator, reads about a cause."""
+    return _FORMATTER.vformat(SENTENCES[cause.problem], (), cause.facts)
+
+
+def sentence_for_person(cause: Cause) -> str:
+    """Return what a person reads about a cause on a page."""
+    template = FOR_PEOPLE.get(cause.problem) or SENTENCES[cause.problem]
+    return _FORMATTER.vformat(template, (), cause.facts)
 
 
 def log_reason(cause: Cause) -> str:
@@ -188,6 +28,72 @@ def log_reason(cause: Cause) -> str:
     return " ".join((cause.problem, *shown))
 
 
+def duration(seconds: float) -> str:
+    """Return a length of time in the largest unit that fits."""
+    unit, size = next((one for one in _UNITS if seconds >= one[1]), _UNITS[-1])
+    count = max(1, round(seconds / size))
+    return f"{count} {unit}{'s' if count > 1 else ''}"
+
+
+_UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+
+
 def _short(value: Any) -> str:
-    shown = repr(sorted(value) if isinstance(value, frozenset | set) else value)
-    return shown if len(shown) <= MAX_FACT else f"{shown[:MAX_FACT]}…"
+    if isinstance(value, Cause):
+        return f"({log_reason(value)})"
+    if isinstance(value, frozenset):
+        value = sorted(value)
+    text = value if isinstance(value, str) and value.isidentifier() else repr(value)
+    return text if len(text) <= MAX_FACT else f"{text[:MAX_FACT]}…"
+
+
+# how the facts of a refusal for roles are written -------------------------------------------------------------
+
+
+def _held(roles: Sequence[str]) -> str:
+    *others, one = roles or ("",)
+    if not one:
+        return "without a role here"
+    return f"with the roles {', '.join(others)} and {one}" if others else f"with the role {one}"
+
+
+def _either(needed: Sequence[str]) -> str:
+    return " or ".join(f"'{one}'" for one in needed)
+
+
+def _right(needed: Sequence[str]) -> str:
+    return next(meaning for capability, meaning in MEANING.items() if capability in needed)
+
+
+def _ask(holders: Sequence[str]) -> str:
+    if not holders:
+        return "No role here has that."
+    *others, one = holders
+    return f"Ask for the role {', '.join(others)} or {one}." if others else f"Ask for the role {one}."
+
+
+def _ask_least(holders: Sequence[str]) -> str:
+    return _ask(holders[:1])
+
+
+_SPECS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "duration": duration,
+    "list": ", ".join,
+    "held": _held,
+    "either": _either,
+    "right": _right,
+    "ask": _ask,
+    "ask-least": _ask_least,
+}
+
+
+class _Formatter(string.Formatter):
+    """``str.format`` with the format specifications of ``_SPECS``."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Return a fact as its specification says."""
+        write = _SPECS.get(format_spec)
+        return write(value) if write is not None else str(super().format_field(value, format_spec))
+
+
+_FORMATTER: Final = _Formatter()

@@ -32,7 +32,7 @@ class RoleSettings(Section):
         return self
 
     def role(self, name: str) -> Role:
-        """Return what the core needs to know of it; raises ValueError for a route or limit that makes no sense."""
+        """Return the role for the core; raises UnusableError for limits that make no sense."""
         limits = {"work_pool": self.work_pools, "flow": self.flows, "deployment": self.deployments}
         return Role(
             name,

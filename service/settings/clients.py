@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from service.core.globs import overlap
+from service.core.globs import patterns_overlap
 from service.settings.fields import Section, Words
 
 
@@ -45,5 +45,5 @@ def shared_names(sections: Sequence[tuple[str, ClientCredentialsSettings | None]
         f"client_credentials.clients: {one!r} of {url} and {other!r} of {another} are met by one name"
         for place, (url, one) in enumerate(asked)
         for another, other in asked[place + 1 :]
-        if url != another and overlap(one, other)
+        if url != another and patterns_overlap(one, other)
     ]

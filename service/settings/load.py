@@ -10,6 +10,8 @@ from typing import Any, Final, TypeGuard, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
+from service.core.errors import UnusableError
+from service.rendering.sentences import sentence
 from service.settings.clouds import CloudError, read_place
 from service.settings.fields import check_place, split
 from service.settings.files import read_secret, read_toml
@@ -226,15 +228,18 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any], source: str, sources
 
 def _sentences(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
     sentences = []
-    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+    for problem in error.errors(include_input=False, include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, UnusableError):  # of the core, which has no words
+            message = sentence(cause.cause)
+        elif problem["type"] == "extra_forbidden":
             message = "no such key (see docs/configuration.md)"
         elif problem["type"] == "missing":
             message = "this key is needed"
-        for sentence in message.split("\n"):  # a look at the whole may find several problems, each with its key
-            text = f"{key}: {sentence}" if key else sentence
+        for line in message.split("\n"):  # one validator of the whole may find several problems, each with its key
+            text = f"{key}: {line}" if key else line
             source = _source_of(text.partition(": ")[0], sources)
             sentences.append(f"{text} ({source})" if source else text)
     return sentences

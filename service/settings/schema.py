@@ -12,9 +12,11 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.core.errors import UnusableError
 from service.core.identity.grants import Grant
 from service.core.model import ALGORITHMS, IssuerTrust
 from service.core.prefect.roles import BUILT_IN, Access
+from service.rendering.sentences import sentence
 from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, check_names
 from service.settings.clients import ClientCredentialsSettings, shared_names
 from service.settings.fields import (
@@ -57,6 +59,11 @@ class IssuerSettings(Section):
     )
     authorized_parties: Words = Field(
         frozenset(), description="If set, the client (`azp`, otherwise `client_id`) must be one of these."
+    )
+    client_id_as_audience: bool = Field(
+        default=False,
+        description="If a token has no `aud`, its `client_id` must be one of `audiences`. AWS Cognito's access tokens "
+        "need this.",
     )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the principal in headers.")
     email_claim: str = Field(
@@ -246,8 +253,8 @@ class Settings(BaseSettings):
         for name, one in self.roles.items():
             try:
                 Access([one.role(name)], routes)
-            except ValueError as problem:
-                yield f"roles.{name}: {problem}"
+            except UnusableError as problem:
+                yield f"roles.{name}: {sentence(problem.cause)}"
         issuers, known = self._vouching, {*BUILT_IN, *self.roles}
         for number, grant in enumerate(self.grants):
             if grant.issuer not in issuers and (grant.issuer or len(issuers) != 1):  # it would never hold

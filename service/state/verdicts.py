@@ -1,8 +1,7 @@
-"""What was proved a short while ago: the memory that the hot path reads instead of parsing and verifying.
+"""The cache of recently verified credentials, which the hot path reads instead of parsing and verifying again.
 
-Keyed by a fingerprint of the very bytes that were sent, at this very gate. A spelling that was not seen before is a
-stranger's, and takes the long way; so is a password from an address that it was not seen from, lest guesses be
-answered from memory, where nobody counts them.
+The key is an HMAC of exactly the bytes that were sent, at one gate. Any other spelling of a credential is verified as
+if it were new. So is a password from another address: otherwise the cache could answer guesses that nobody counts.
 """
 
 import time
@@ -14,32 +13,34 @@ from service.state.fingerprints import Fingerprints
 
 
 class Verdicts:
-    """Remembers proofs for at most ``seconds``, and never beyond their own end or a ``forget()``.
+    """Remembers proofs for at most ``seconds``, until they expire, or until ``forget()``.
 
-    Refusals are not remembered, so strangers cannot fill it; of more than ``capacity`` the oldest goes first.
+    Refusals are not remembered, so only verified callers add entries. If there are more than ``capacity``, the oldest
+    is dropped. ``renew()`` sets both limits; before that, nothing is remembered.
     """
 
-    def __init__(self, *, seconds: float, capacity: int) -> None:
+    def __init__(self) -> None:
         self.era = 0
-        self.renew(seconds=seconds, capacity=capacity)
-        self._fingerprints = {gate: Fingerprints() for gate in Gate}  # what one gate believed is nothing to another
+        self._seconds = 0.0
+        # first in, first out: keeping the order of use would cost time on each call
+        self._proofs: FIFOCache[bytes, Proof] = FIFOCache(1)
+        self._fingerprints = {gate: Fingerprints() for gate in Gate}  # a proof at one gate is not valid at another
 
     def renew(self, *, seconds: float, capacity: int) -> None:
-        """Forget everything, and go on within these bounds."""
+        """Forget everything, and use these limits from now on; ``seconds`` of 0 turns the cache off."""
         self.era += 1
         self._seconds = seconds
-        # order of use would have to be kept on each call, and all go soon
-        self._proofs: FIFOCache[bytes, Proof] = FIFOCache(capacity)
+        self._proofs = FIFOCache(capacity)
 
     def key_of(self, gate: Gate, presented: bytes, address: str = "") -> bytes:
-        """Return the key under which a proof of these bytes at this gate, from this address, is remembered."""
+        """Return the cache key of these bytes at this gate; for a password, of the address as well."""
         fingerprint = self._fingerprints[gate].of(presented)
         if address and presented[1:2] not in b"eE":  # anything but a Bearer
             return fingerprint + address.encode()
         return fingerprint
 
     def recall(self, key: bytes) -> Proof | None:
-        """Return what was proved a short time ago, if it may still be believed."""
+        """Return the cached proof if it has not expired, or None."""
         try:
             proof = self._proofs[key]
         except KeyError:
@@ -47,12 +48,12 @@ class Verdicts:
         return proof if time.time() < proof.until else None
 
     def remember(self, key: bytes, proof: Proof, era: int) -> None:
-        """Remember a proof, unless what it rests on has changed since ``era`` was read, before it was made."""
+        """Remember a proof, unless ``forget()`` or ``renew()`` was called since ``era`` was read."""
         until = min(proof.until, time.time() + self._seconds)
         if era == self.era and self._seconds:
             self._proofs[key] = proof._replace(until=until)
 
     def forget(self) -> None:
-        """Forget everything: keys, users or sessions have changed."""
+        """Forget everything, because keys, users or sessions have changed."""
         self.era += 1
         self._proofs.clear()

@@ -12,6 +12,7 @@ from cachetools import TTLCache
 from service.core.errors import Refusal
 from service.core.model import Allow, Decision, Face, ForwardedRequest, Gate, Session
 from service.core.prefect.routes import websocket_endpoint
+from service.rendering.sentences import log_reason
 
 log = logging.getLogger("service.decisions")
 
@@ -59,7 +60,6 @@ class Telemetry:
         face: Face,
         gate: Gate,
         request_id: str,
-        reason: str,
         peer: str,
     ) -> None:
         """Count a refusal, and log a decision; the query, headers and credentials are never logged."""
@@ -84,7 +84,7 @@ class Telemetry:
             fields |= {
                 "status": decision.status,
                 "code": decision.code,
-                "reason": reason,
+                "reason": log_reason(decision.cause),
                 "request_id": request_id,
             }
             log.info("refused", extra={"fields": fields})
@@ -124,7 +124,7 @@ class Telemetry:
         """Count and log that signing in, or out, was refused."""
         self.sign_ins[refusal.code] += 1
         if self._within_bounds():
-            fields = {"code": refusal.code, "reason": refusal.reason, "request_id": request_id}
+            fields = {"code": refusal.code, "reason": log_reason(refusal.cause), "request_id": request_id}
             log.info("sign-in refused", extra={"fields": fields})
 
     def _note_lost_websocket(self, code: str, request: ForwardedRequest | None, gate: Gate) -> None:

@@ -1,7 +1,6 @@
-"""Who am I? And the small things that pages and the UI's shell fetch from under /_auth/."""
+"""Who one is here, why one was refused, and what pages and the UI fetch from under /_auth/."""
 
 import time
-from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request
@@ -10,13 +9,15 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from service.authn.sessions import Opened
 from service.core.errors import SessionEnded
 from service.core.model import Session, SessionCookie
-from service.core.request.cookies import session_of
-from service.core.request.redirects import HOME, PAGES
-from service.rendering.pages import Moment
-from service.web.visits import Desk, Visit, seconds_left
+from service.core.problems import Problem
+from service.core.request.cookies import session_cookie
+from service.core.request.redirects import PAGES
+from service.gate.refusals import switch_href
+from service.rendering.answers import refusal_content
+from service.web.page_context import PageContext, PageRequest, as_response, seconds_left
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
-# what Prefect's own /ui-settings says by default: enough for the UI's shell to stand and show its first refusal
+# Prefect's own /ui-settings by default: enough for the UI to start, and to show its first refusal
 _UI_SETTINGS: Final = {
     "api_url": "/api",
     "csrf_enabled": False,
@@ -29,25 +30,21 @@ _UI_SETTINGS: Final = {
 }
 
 
-_NO_ROLE: Final = "You are signed in, and have no role here: without one, nothing of Prefect is shown."
-_BEYOND_ROLES: Final = "You are signed in, and what you asked for takes more than your roles."
-
-
 class Account:
-    """The routes that tell."""
+    """The routes for a person who is signed in."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
         self.router = router = APIRouter(include_in_schema=False)
-        visit = Depends(desk.visit)
+        parsed = Depends(context.parse)
 
         @router.get("/me")
-        async def me(request: Request, visit: Annotated[Visit, visit]) -> Response:
-            return await self._me(visit, as_json=not request.headers.get("accept", "").startswith("text/html"))
+        async def me(request: Request, page_request: Annotated[PageRequest, parsed]) -> Response:
+            return await self._me(page_request, as_json=not request.headers.get("accept", "").startswith("text/html"))
 
         @router.get("/denied")
-        async def denied(visit: Annotated[Visit, visit]) -> Response:
-            return await self._denied(visit)
+        async def denied(page_request: Annotated[PageRequest, parsed]) -> Response:
+            return await self._denied(page_request)
 
         @router.get("/ui-settings")
         async def ui_settings() -> Response:
@@ -55,16 +52,16 @@ class Account:
 
         @router.get("/static/{name}")
         async def static(name: str, v: str = "") -> Response:
-            return desk.pages.static(name, v)
+            return as_response(context.pages.static(name, v))
 
-    async def _me(self, visit: Visit, *, as_json: bool) -> Response:
+    async def _me(self, page_request: PageRequest, *, as_json: bool) -> Response:
         try:
-            opened = await self._open(visit)
+            opened = await self._open(page_request)
         except SessionEnded as refusal:
             if as_json:
-                return JSONResponse({"detail": refusal.detail, "code": refusal.code, "request_id": ""}, 401, _NO_STORE)
+                return JSONResponse(refusal_content(refusal.code, refusal.cause, ""), 401, _NO_STORE)
             return RedirectResponse(f"{PAGES}login", 303, _NO_STORE)
-        session, policy = opened.session, self._desk.wiring.session_policy
+        session, policy = opened.session, self._context.wiring.session_policy
         if as_json:
             response: Response = JSONResponse(
                 {
@@ -82,69 +79,50 @@ class Account:
                 headers=_NO_STORE,
             )
         else:
-            response = self._desk.pages.me(
-                who=self._rows(session, opened.proof.principal.roles), sign_out_href=f"{PAGES}logout", home_href=HOME
+            page = self._context.pages.me(
+                session,
+                opened.proof.principal.roles,
+                provider=self._context.provider_name if self._is_of_provider(session) else "",
+                claims=self._claims(session),
+                ends=session.began + policy.lifetime,
+                ends_when_idle=session.seen + policy.idle,
+                now=time.time(),
             )
-        return _renewed(response, opened, visit)
+            response = as_response(page)
+        return _renewed(response, opened, page_request)
 
-    async def _denied(self, visit: Visit) -> Response:
-        """Tell people who were refused who they are here, and what they have: whoever helps them asks for that."""
+    async def _denied(self, page_request: PageRequest) -> Response:
+        """Tell people who were refused who they are here, and which roles they have."""
         try:
-            opened = await self._open(visit)
+            opened = await self._open(page_request)
         except SessionEnded:
             return RedirectResponse(f"{PAGES}login", 303, _NO_STORE)
-        session, roles = opened.session, opened.proof.principal.roles
-        response = self._desk.pages.denied(
-            who={
-                "name": session.name,
-                "subject": session.subject if session.subject != session.name else "",
-                "email": session.email,
-                "issuer": session.issuer,
-                "roles": roles,
-                "groups": session.groups,
-            },
-            needed=_BEYOND_ROLES if roles else _NO_ROLE,
-            have="" if roles else "no role",
-            request_id="",
-            switch_href=self._desk.switch_href,
-            back_href=HOME,
+        page = self._context.pages.no_access(
+            opened.session, opened.proof.principal.roles, switch_href=switch_href(self._context.settings)
         )
-        return _renewed(response, opened, visit)
+        response = as_response(page)
+        return _renewed(response, opened, page_request)
 
-    async def _open(self, visit: Visit) -> Opened:
-        cookie = session_of(visit.cookies)
-        if not isinstance(cookie, SessionCookie) or self._desk.wiring.sessions is None:
-            raise SessionEnded("You are not signed in.", reason="no session")
-        return await self._desk.wiring.sessions.open(cookie)
+    async def _open(self, page_request: PageRequest) -> Opened:
+        cookie = session_cookie(page_request.cookies)
+        if not isinstance(cookie, SessionCookie) or self._context.wiring.sessions is None:
+            raise SessionEnded(Problem.NOT_SIGNED_IN)
+        return await self._context.wiring.sessions.open(cookie)
 
     def _claims(self, session: Session) -> dict[str, str]:
         """Return which claim each part of an identity was taken from."""
-        oidc = self._desk.settings.oidc
-        if oidc is None or session.issuer != oidc.issuer:
+        oidc = self._context.settings.oidc
+        if oidc is None or not self._is_of_provider(session):
             return {"user": "name in the users file"}
         return {"user": oidc.principal_claim, "email": oidc.email_claim, "groups": oidc.groups_claim}
 
-    def _rows(self, session: Session, roles: Sequence[str]) -> list[tuple[str, str | Sequence[str] | Moment]]:
-        claims, now = self._claims(session), time.time()
-        from_claims = [f"{what}: {claim}" for what, claim in claims.items() if claim]
-        rows: list[tuple[str, str | Sequence[str] | Moment]] = [
-            ("Name", session.name),
-            ("Subject", session.subject if session.subject != session.name else ""),
-            ("E-mail", session.email),
-            ("Signed in through", self._desk.provider_name if "email" in claims else "the users file"),
-            ("Issuer", session.issuer if "email" in claims else ""),
-            ("Groups", session.groups),
-            ("Roles", roles),
-            ("Taken from", from_claims if "email" in claims else ""),
-            ("Signed in", Moment(session.began, now)),
-            ("Ends", Moment(session.began + self._desk.wiring.session_policy.lifetime, now)),
-            ("Ends when idle", Moment(session.seen + self._desk.wiring.session_policy.idle, now)),
-        ]
-        return [(label, value) for label, value in rows if value]
+    def _is_of_provider(self, session: Session) -> bool:
+        oidc = self._context.settings.oidc
+        return oidc is not None and session.issuer == oidc.issuer
 
 
-def _renewed(response: Response, opened: Opened, visit: Visit) -> Response:
-    """Return the response with the session, where it was sealed anew: a refresh token may have been spent on it."""
+def _renewed(response: Response, opened: Opened, page_request: PageRequest) -> Response:
+    """Return the response, with the session if it was sealed anew: a refresh token may have been used up for that."""
     if opened.sealed is not None:
-        visit.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
+        page_request.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
     return response

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
+from service.gate.application import ForwardAuth
 from service.gate.asgi import ASGIApp
-from service.gate.verify import ForwardAuth
 from service.gate.wiring import Wiring
 from service.settings import Settings, load
 from service.telemetry.events import configure_logging
 
 
 def create_app(settings: Settings | None = None) -> ForwardAuth:
-    """Return the ASGI application; without settings, from where they stand, at the start and at each SIGHUP."""
+    """Return the ASGI application; without ``settings``, they are read at the start and at each SIGHUP."""
     if settings is not None:
         return ForwardAuth(settings, _load_web)
     settings = _read_settings()

@@ -1,7 +1,7 @@
-"""Attempts to sign in: each has a state of its own, sealed into a cookie of its own, so tabs do not meet.
+"""Attempts to sign in: each has its own state, sealed into its own cookie, so several tabs can sign in at once.
 
-Whoever ends an attempt must hold the cookie that began it: a state, a code or a form that somebody else prepared is
-worth nothing in another browser (RFC 6749 §10.12, RFC 9700 §4.7).
+An attempt can be completed only by the browser that has its cookie. A state, a code or a form that an attacker prepared
+does not work in another browser (RFC 6749 §10.12, RFC 9700 §4.7).
 """
 
 import json
@@ -15,20 +15,20 @@ from starlette.responses import Response
 
 from service.authn.seal import Seal
 from service.core.request.cookies import NAME
-from service.web.visits import Visit
+from service.web.page_context import PageRequest
 
-LASTS: Final = 1_800  # seconds; a second factor may have to be fetched
-AT_ONCE: Final = 4  # tabs; the oldest goes first
-ROUND: Final = 60.0  # seconds
-MAX_ROUNDS: Final = 2  # for one page
-MAX_TABS: Final = 20  # for all together
+ATTEMPT_SECONDS: Final = 1_800  # a second factor may take a while
+MAX_ATTEMPTS: Final = 4  # in one browser; the oldest is dropped first
+LOOP_SECONDS: Final = 60.0  # in which sign-ins are counted
+MAX_SIGN_INS_PER_PAGE: Final = 2
+MAX_SIGN_INS: Final = 20  # for all pages
 _PREFIX: Final = NAME + b"-attempt-"
-_ROUNDS: Final = NAME + b"-rounds"
+_SIGN_INS: Final = NAME + b"-sign-ins"
 _NAME_LENGTH: Final = 12
 
 
 class Attempt(NamedTuple):
-    """One attempt to sign in: what must come back (``state``, ``nonce``), and what it was begun for."""
+    """One attempt to sign in: the values that must come back (``state``, ``nonce``), and where it leads."""
 
     state: str
     nonce: str
@@ -38,7 +38,7 @@ class Attempt(NamedTuple):
 
 
 class Attempts:
-    """Begins attempts, finds the one that is being ended, and counts rounds that lead nowhere."""
+    """Begins, finds and ends attempts, and detects a browser that signs in again and again."""
 
     def __init__(self, seal: Seal) -> None:
         self._seal = seal
@@ -48,29 +48,29 @@ class Attempts:
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         return Attempt(state, nonce, verifier, return_to, time.time())
 
-    def keep(self, attempt: Attempt, visit: Visit, response: Response) -> None:
-        """Let the browser hold the attempt, and let go of those that are too many."""
+    def keep(self, attempt: Attempt, page_request: PageRequest, response: Response) -> None:
+        """Set the attempt's cookie, and delete the cookies of the oldest attempts if there are too many."""
         sealed = self._seal.seal("attempt", json.dumps(list(attempt)).encode())
-        visit.set_cookie(response, _cookie_name(attempt.state), sealed, LASTS)
-        held = [(one.began if one else 0.0, name) for name, one in self._held(visit)]
-        for _, name in sorted(held, reverse=True)[AT_ONCE - 1 :]:
-            visit.set_cookie(response, name, "", 0)
+        page_request.set_cookie(response, _cookie_name(attempt.state), sealed, ATTEMPT_SECONDS)
+        held = [(one.began if one else 0.0, name) for name, one in self._held(page_request)]
+        for _, name in sorted(held, reverse=True)[MAX_ATTEMPTS - 1 :]:
+            page_request.set_cookie(response, name, "", 0)
 
-    def find(self, state: str, visit: Visit) -> Attempt | None:
-        """Return the attempt of this state if this browser began it, a while ago at most."""
-        for _, attempt in self._held(visit):
+    def find(self, state: str, page_request: PageRequest) -> Attempt | None:
+        """Return the attempt with this state if this browser began it and it has not expired."""
+        for _, attempt in self._held(page_request):
             if attempt is not None and compare_digest(attempt.state.encode(), state.encode()):
-                return attempt if 0 <= time.time() - attempt.began < LASTS else None
+                return attempt if 0 <= time.time() - attempt.began < ATTEMPT_SECONDS else None
         return None
 
-    def end(self, attempt: Attempt, visit: Visit, response: Response) -> None:
-        """Let the browser let go of an attempt: it is good for one end."""
-        visit.set_cookie(response, _cookie_name(attempt.state), "", 0)
+    def end(self, attempt: Attempt, page_request: PageRequest, response: Response) -> None:
+        """Delete the attempt's cookie: an attempt is good for one use."""
+        page_request.set_cookie(response, _cookie_name(attempt.state), "", 0)
 
-    def _held(self, visit: Visit) -> list[tuple[str, Attempt | None]]:
+    def _held(self, page_request: PageRequest) -> list[tuple[str, Attempt | None]]:
         return [
             (name.decode("latin-1"), self._open(value))
-            for name, value in visit.cookies.items()
+            for name, value in page_request.cookies.items()
             if name.startswith(_PREFIX)
         ]
 
@@ -79,34 +79,37 @@ class Attempts:
         fields = [] if document is None else json.loads(document)
         return Attempt(*fields) if len(fields) == len(Attempt._fields) else None
 
-    # rounds -----------------------------------------------------------------------------------------------
+    # sign-in loops ----------------------------------------------------------------------------------------
 
-    def _rounds(self, visit: Visit) -> list[tuple[str, float]]:
-        """Return where to, and when, this browser has signed in within the last minute."""
-        document = self._seal.open("rounds", visit.cookies.get(_ROUNDS, b"").decode("latin-1"))
-        now = time.time()
-        return [] if document is None else [(to, at) for to, at in json.loads(document) if 0 <= now - at < ROUND]
+    def is_looping(self, page_request: PageRequest, return_to: str) -> bool:
+        """Tell whether this browser has just signed in twice for one page, and so does not keep its session.
 
-    def go_in_circles(self, visit: Visit, return_to: str) -> bool:
-        """Tell whether whoever comes to sign in has just done so twice for one page: the session does not hold.
-
-        A browser that opens many tabs again signs in once for each, at the same time.
+        A browser that reopens many tabs signs in once for each page, at the same time: that is no loop.
         """
-        rounds, mark = self._rounds(visit), _mark(return_to)
-        return sum(to == mark for to, _ in rounds) >= MAX_ROUNDS or len(rounds) >= MAX_TABS
+        recent, mark = self._recent_sign_ins(page_request), _mark(return_to)
+        of_this_page = sum(page == mark for page, _ in recent)
+        return of_this_page >= MAX_SIGN_INS_PER_PAGE or len(recent) >= MAX_SIGN_INS
 
-    def count_round(self, visit: Visit, return_to: str, response: Response) -> None:
-        """Note that a sign-in for this page has succeeded."""
-        rounds = [*self._rounds(visit), (_mark(return_to), time.time())][-MAX_TABS:]
-        visit.set_cookie(response, _ROUNDS.decode(), self._seal.seal("rounds", json.dumps(rounds).encode()), int(ROUND))
+    def count_sign_in(self, page_request: PageRequest, return_to: str, response: Response) -> None:
+        """Count a successful sign-in for a page."""
+        recent = [*self._recent_sign_ins(page_request), (_mark(return_to), time.time())][-MAX_SIGN_INS:]
+        sealed = self._seal.seal("sign-ins", json.dumps(recent).encode())
+        page_request.set_cookie(response, _SIGN_INS.decode(), sealed, int(LOOP_SECONDS))
 
-    def forget_rounds(self, visit: Visit, response: Response) -> None:
-        """Let a person try again, or sign in as somebody else."""
-        visit.set_cookie(response, _ROUNDS.decode(), "", 0)
+    def forget_sign_ins(self, page_request: PageRequest, response: Response) -> None:
+        """Count from zero again, so that a person can try again, or sign in as somebody else."""
+        page_request.set_cookie(response, _SIGN_INS.decode(), "", 0)
+
+    def _recent_sign_ins(self, page_request: PageRequest) -> list[tuple[str, float]]:
+        """Return the pages, as marks, for which this browser has signed in lately, and when."""
+        document = self._seal.open("sign-ins", page_request.cookies.get(_SIGN_INS, b"").decode("latin-1"))
+        now = time.time()
+        recent = [] if document is None else json.loads(document)
+        return [(page, at) for page, at in recent if 0 <= now - at < LOOP_SECONDS]
 
 
 def _mark(return_to: str) -> str:
-    """Return what stands for a page in little room; one page has many fragments."""
+    """Return a short hash of a page's address, without the fragment."""
     return sha256(return_to.partition("#")[0].encode()).hexdigest()[:8]
 
 

@@ -1,103 +1,98 @@
 """Signing in: at the provider (authorization code and PKCE), or with the form for users of the users file."""
 
-import secrets
 import time
 from typing import Annotated, Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Request
 from starlette.responses import RedirectResponse, Response
 
+from service.authn.passwords import Passwords
 from service.authn.sessions import new_session_id
 from service.core.errors import Refusal, Rejected, SignInFailed, Throttled
 from service.core.identity.sign_in import SignedIn, pkce_challenge, provider_error
 from service.core.model import Basic, Principal, Session
+from service.core.problems import Cause, Problem
 from service.core.request.cookies import keeps_secure
-from service.core.request.headers import MAX_PASSWORD, MAX_USERNAME
+from service.core.request.headers import MAX_USERNAME
 from service.core.request.redirects import HOME, PAGES, parse_return_to, with_fragment
 from service.gate.wiring import Wiring
+from service.rendering.sentences import sentence_for_person
 from service.web.attempts import Attempt, Attempts
-from service.web.visits import Desk, Visit, seconds_left
+from service.web.page_context import PageContext, PageRequest, as_response, seconds_left
 
-_LONG: Final = 4096
-_CIRCLES: Final = (
-    "Cookies are allowed for this site, third-party rules and extensions included.",
-    "The address begins with https:// (or is this machine's own).",
-    "The clocks of this computer and of the server are right.",
-)
-_NOT_BEGUN: Final = "This sign-in was not begun in this browser, was used already, or took too long: sign in again."
-_WRONG: Final = "The user name or the password is wrong."
+MAX_FIELD: Final = 4096  # characters of a form's field
 
 
 class Login:
-    """The routes that lead in."""
+    """The routes of signing in."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
         self.router = router = APIRouter(include_in_schema=False)
-        visit = Depends(desk.visit)
+        parsed = Depends(context.parse)
 
         @router.get("/login")
-        async def login(visit: Annotated[Visit, visit], return_to: str = HOME) -> Response:
-            return self._entrance(visit, parse_return_to(return_to))
+        async def login(page_request: Annotated[PageRequest, parsed], return_to: str = HOME) -> Response:
+            return self._sign_in_page(page_request, parse_return_to(return_to))
 
         @router.get("/start")
         async def start(
-            visit: Annotated[Visit, visit], return_to: str = HOME, fragment: str = "", switch: str = ""
+            page_request: Annotated[PageRequest, parsed], return_to: str = HOME, fragment: str = "", switch: str = ""
         ) -> Response:
-            return await self._start(visit, with_fragment(parse_return_to(return_to), fragment), bool(switch))
+            return await self._start(page_request, with_fragment(parse_return_to(return_to), fragment), bool(switch))
 
         @router.get("/callback")
-        async def callback(request: Request, visit: Annotated[Visit, visit]) -> Response:
-            return await self._callback(visit, dict(request.query_params))
+        async def callback(request: Request, page_request: Annotated[PageRequest, parsed]) -> Response:
+            return await self._callback(page_request, dict(request.query_params))
 
         @router.post("/login")
         async def local(
-            visit: Annotated[Visit, visit],
-            username: Annotated[str, Form(max_length=_LONG)] = "",
-            password: Annotated[str, Form(max_length=_LONG)] = "",
-            csrf: Annotated[str, Form(max_length=_LONG)] = "",
-            return_to: Annotated[str, Form(max_length=_LONG)] = HOME,
-            fragment: Annotated[str, Form(max_length=_LONG)] = "",
+            page_request: Annotated[PageRequest, parsed],
+            username: Annotated[str, Form(max_length=MAX_FIELD)] = "",
+            password: Annotated[str, Form(max_length=MAX_FIELD)] = "",
+            csrf: Annotated[str, Form(max_length=MAX_FIELD)] = "",
+            return_to: Annotated[str, Form(max_length=MAX_FIELD)] = HOME,
+            fragment: Annotated[str, Form(max_length=MAX_FIELD)] = "",
         ) -> Response:
             return_to = parse_return_to(return_to)
-            return await self._local(visit, Basic(username, password), csrf, return_to, fragment)
+            return await self._local(page_request, Basic(username, password), csrf, return_to, fragment)
 
     @property
     def _wiring(self) -> Wiring:
-        return self._desk.wiring
+        return self._context.wiring
 
     @property
     def _attempts(self) -> Attempts:
         return Attempts(self._wiring.seal)
 
-    # the entrance -----------------------------------------------------------------------------------------
+    # the sign-in page -------------------------------------------------------------------------------------
 
-    def _entrance(self, visit: Visit, return_to: str) -> Response:
-        """Show the form, the way to the provider, or both; stop where signing in has led nowhere twice."""
-        if not self._desk.settings.people_sign_in:
-            raise SignInFailed("Sign-in is not set up here. Use the API host with a credential.", reason="not set up")
-        if not self._may_keep_cookies(visit):
-            raise SignInFailed(
-                "This address is plain http, over which a session would not be safe: open it with https://, or permit "
-                "it with session.allow_http.",
-                reason=f"{visit.request.origin} is not https",
+    def _sign_in_page(self, page_request: PageRequest, return_to: str) -> Response:
+        """Show the form, the link to the provider, or both; stop if this browser does not keep its session."""
+        if not self._context.settings.people_sign_in:
+            raise SignInFailed(Problem.SIGN_IN_NOT_SET_UP)
+        if not self._may_keep_cookies(page_request):
+            raise SignInFailed(Problem.SIGN_IN_OVER_HTTP, origin=page_request.request.origin)
+        if self._attempts.is_looping(page_request, return_to):
+            return self._loop_stopped(page_request, return_to)
+        if not self._context.settings.local_sign_in:
+            return as_response(
+                self._context.pages.redirecting(href=self._start_href(return_to), provider=self._context.provider_name)
             )
-        if self._attempts.go_in_circles(visit, return_to):
-            return self._stopped(visit, return_to)
-        if not self._desk.settings.local_sign_in:
-            return self._desk.pages.redirecting(href=self._start_href(return_to), provider=self._desk.provider_name)
-        return self._form(visit, return_to)
+        return self._form(page_request, return_to)
 
-    def _may_keep_cookies(self, visit: Visit) -> bool:
-        return not visit.secure or keeps_secure(visit.request)
+    def _may_keep_cookies(self, page_request: PageRequest) -> bool:
+        return not page_request.secure or keeps_secure(page_request.request)
 
-    def _form(self, visit: Visit, return_to: str, status: int = 200, retry_after: int = 0, **shown: str) -> Response:
+    def _form(
+        self, page_request: PageRequest, return_to: str, status: int = 200, retry_after: int = 0, **shown: str
+    ) -> Response:
         attempt = self._attempts.begin(return_to)
-        by_provider = self._desk.settings.oidc is not None
-        response = self._desk.pages.sign_in(
+        by_provider = self._context.settings.oidc is not None
+        page = self._context.pages.sign_in(
             local=True,
-            provider=self._desk.provider_name if by_provider else None,
+            provider=self._context.provider_name if by_provider else None,
             provider_href=self._start_href(return_to) if by_provider else "",
             action=f"{PAGES}login",
             csrf=attempt.state,
@@ -106,20 +101,13 @@ class Login:
             retry_after=retry_after,
             **shown,
         )
-        self._attempts.keep(attempt, visit, response)
+        response = as_response(page)
+        self._attempts.keep(attempt, page_request, response)
         return response
 
-    def _stopped(self, visit: Visit, return_to: str) -> Response:
-        response = self._desk.pages.error(
-            status=400,
-            heading="Signing in does not hold",
-            detail="You signed in twice, but this browser did not keep the session. Check these, then try again.",
-            request_id=secrets.token_hex(8),
-            retry_href=_again(return_to),
-            code="sign_in_failed",
-            checks=_CIRCLES,
-        )
-        self._attempts.forget_rounds(visit, response)
+    def _loop_stopped(self, page_request: PageRequest, return_to: str) -> Response:
+        response = self._context.refused(SignInFailed(Problem.SIGN_IN_LOOPS), return_to)
+        self._attempts.forget_sign_ins(page_request, response)
         return response
 
     @staticmethod
@@ -128,52 +116,52 @@ class Login:
 
     # at the provider --------------------------------------------------------------------------------------
 
-    async def _start(self, visit: Visit, return_to: str, switch: bool) -> Response:  # noqa: FBT001 - from a query
+    async def _start(self, page_request: PageRequest, return_to: str, switch: bool) -> Response:  # noqa: FBT001 - from a query
         """Send the browser to the provider, with an attempt of its own."""
         provider = self._wiring.provider
         if provider is None:
             return RedirectResponse(f"{PAGES}login", 303)
-        if self._attempts.go_in_circles(visit, return_to) and not switch:
-            return self._stopped(visit, return_to)
+        if self._attempts.is_looping(page_request, return_to) and not switch:
+            return self._loop_stopped(page_request, return_to)
         attempt = self._attempts.begin(return_to)
         try:
             url = await provider.authorization_url(
                 state=attempt.state,
                 nonce=attempt.nonce,
                 code_challenge=pkce_challenge(attempt.verifier),
-                redirect_uri=visit.callback,
+                redirect_uri=page_request.callback,
                 prompt="select_account" if switch else "",
             )
         except Refusal as refusal:
-            return self._desk.refused(refusal, _again(return_to))
+            return self._context.refused(refusal, return_to)
         response = RedirectResponse(url, 302, {"Cache-Control": "no-store"})
-        self._attempts.keep(attempt, visit, response)
+        self._attempts.keep(attempt, page_request, response)
         return response
 
-    async def _callback(self, visit: Visit, query: dict[str, str]) -> Response:
-        """End an attempt that this browser began: redeem the code, begin a session, go where it was begun for."""
-        attempt = self._attempts.find(query.get("state", ""), visit)
+    async def _callback(self, page_request: PageRequest, query: dict[str, str]) -> Response:
+        """End an attempt of this browser: redeem the code, begin a session, and go where the person wanted to."""
+        attempt = self._attempts.find(query.get("state", ""), page_request)
         if attempt is None:
-            raise SignInFailed(_NOT_BEGUN, reason="no attempt of this state in this browser")
+            raise SignInFailed(Problem.SIGN_IN_NOT_BEGUN)
         try:
-            session = await self._redeem(visit, query, attempt)
+            session = await self._redeem(page_request, query, attempt)
         except Refusal as refusal:
-            response = self._desk.refused(refusal, _again(attempt.return_to))
-            self._attempts.end(attempt, visit, response)
+            response = self._context.refused(refusal, attempt.return_to)
+            self._attempts.end(attempt, page_request, response)
             return response
-        return self._signed_in(visit, attempt, session, attempt.return_to)
+        return self._signed_in(page_request, attempt, session, attempt.return_to)
 
-    async def _redeem(self, visit: Visit, query: dict[str, str], attempt: Attempt) -> Session:
-        provider, settings = self._wiring.provider, self._desk.settings.oidc
+    async def _redeem(self, page_request: PageRequest, query: dict[str, str], attempt: Attempt) -> Session:
+        provider, settings = self._wiring.provider, self._context.settings.oidc
         if provider is None or settings is None:
-            raise SignInFailed(_NOT_BEGUN, reason="no provider is configured")
+            raise SignInFailed(Problem.PROVIDER_NOT_CONFIGURED)
         if "error" in query or not query.get("code"):
             raise provider_error(query.get("error", ""), query.get("error_description", ""))
         who = await provider.redeem(
             query["code"],
             code_verifier=attempt.verifier,
             nonce=attempt.nonce,
-            redirect_uri=visit.callback,
+            redirect_uri=page_request.callback,
             response_issuer=query.get("iss", ""),
         )
         return _begun(
@@ -187,60 +175,48 @@ class Login:
 
     # with a password --------------------------------------------------------------------------------------
 
-    async def _local(self, visit: Visit, pair: Basic, csrf: str, return_to: str, fragment: str) -> Response:
-        """Check a password; a form that this browser was not given is shown again, and checks nothing."""
-        passwords, throttle = self._wiring.passwords, self._wiring.throttle
-        if passwords is None or not self._desk.settings.local_sign_in:
-            raise SignInFailed("Sign-in with a password is not set up here.", reason="not set up")
-        attempt = self._attempts.find(csrf, visit) if visit.browser.same_origin else None
+    async def _local(
+        self, page_request: PageRequest, pair: Basic, csrf: str, return_to: str, fragment: str
+    ) -> Response:
+        """Check a password. A form that this browser did not get from here is shown again, and nothing is checked."""
+        passwords, username = self._wiring.passwords, pair.username[:MAX_USERNAME]
+        if passwords is None or not self._context.settings.local_sign_in:
+            raise SignInFailed(Problem.SIGN_IN_NOT_SET_UP_LOCALLY)
+        attempt = self._attempts.find(csrf, page_request) if page_request.browser.same_origin else None
         if attempt is None:
-            return self._form(visit, return_to, 400, username=pair.username[:MAX_USERNAME], notice=_NOT_BEGUN)
-        client = visit.request.client
-        wait = throttle.retry_after(client, pair.username)
-        if wait:
-            return self._form(visit, return_to, 429, wait, problem="There were too many wrong passwords.")
-        await throttle.failed(client, pair.username)  # until it is known to be right: guesses may come all at once
+            notice = sentence_for_person(Cause(Problem.SIGN_IN_NOT_BEGUN))
+            return self._form(page_request, return_to, 400, username=username, notice=notice)
         try:
-            session = await self._prove(pair)
-        except Rejected as refusal:
+            session = await self._verify(passwords, pair, page_request.request.client)
+        except (Rejected, Throttled) as refusal:
             self._wiring.telemetry.sign_in_refused(refusal, "")
-            return self._form(visit, return_to, 403, username=pair.username[:MAX_USERNAME], problem=_WRONG)
-        except Throttled as refusal:
-            await throttle.undecided(client, pair.username)
-            return self._form(visit, return_to, 429, refusal.retry_after, problem=refusal.detail)
-        await throttle.succeeded(client, pair.username)
-        return self._signed_in(visit, attempt, session, with_fragment(return_to, fragment))
+            status, retry_after = (429, refusal.retry_after) if isinstance(refusal, Throttled) else (403, 0)
+            problem = sentence_for_person(refusal.cause)
+            return self._form(page_request, return_to, status, retry_after, username=username, problem=problem)
+        return self._signed_in(page_request, attempt, session, with_fragment(return_to, fragment))
 
-    async def _prove(self, pair: Basic) -> Session:
-        passwords = self._wiring.passwords
-        if (
-            passwords is None
-            or not pair.username
-            or len(pair.username) > MAX_USERNAME
-            or len(pair.password) > MAX_PASSWORD
-        ):
-            raise Rejected(_WRONG, reason="no user has such a name or password")
-        mark = passwords.mark_of(pair.username)
-        who = (await passwords.authenticate(pair)).principal
-        if mark != passwords.mark_of(pair.username):
-            raise Rejected(_WRONG, reason="the password was changed meanwhile")
-        return _begun(who, claims={}, check_at=float("inf"), password_mark=mark)
+    async def _verify(self, passwords: Passwords, pair: Basic, client: str) -> Session:
+        mark = passwords.password_mark(pair.username)
+        proof = await self._wiring.guard.authenticate_user(pair.username, pair.password, client)
+        if mark != passwords.password_mark(pair.username):
+            raise Rejected(Problem.PASSWORD_CHANGED)
+        return _begun(proof.principal, claims={}, check_at=float("inf"), password_mark=mark)
 
-    def _signed_in(self, visit: Visit, attempt: Attempt, session: Session, return_to: str) -> Response:
+    def _signed_in(self, page_request: PageRequest, attempt: Attempt, session: Session, return_to: str) -> Response:
         sessions = self._wiring.sessions
         if sessions is None:
-            raise SignInFailed(_NOT_BEGUN, reason="nobody can sign in")
+            raise SignInFailed(Problem.SIGN_IN_NOT_SET_UP)
         response = RedirectResponse(return_to, 303, {"Cache-Control": "no-store"})
         until = session.began + self._wiring.session_policy.lifetime
-        visit.set_session(response, sessions.seal(session), seconds_left(until))
-        self._attempts.end(attempt, visit, response)
-        self._attempts.count_round(visit, return_to, response)
-        self._wiring.telemetry.signed_in(session, visit.request.client)
+        page_request.set_session(response, sessions.seal(session), seconds_left(until))
+        self._attempts.end(attempt, page_request, response)
+        self._attempts.count_sign_in(page_request, return_to, response)
+        self._wiring.telemetry.signed_in(session, page_request.request.client)
         return response
 
 
 def _begun(who: SignedIn | Principal, **more: Any) -> Session:
-    """Return a session that begins now, for whom a provider or a password has proved."""
+    """Return a session that begins now, of a person whom a provider or a password has proved."""
     now = time.time()
     return Session(
         id=new_session_id(),
@@ -253,9 +229,3 @@ def _begun(who: SignedIn | Principal, **more: Any) -> Session:
         seen=now,
         **more,
     )
-
-
-def _again(return_to: str) -> str:
-    """Return where to try again, to come back to the same address, fragment included."""
-    address, mark, fragment = return_to.partition("#")
-    return f"{PAGES}login?return_to={quote(address, safe='')}{mark}{fragment}"

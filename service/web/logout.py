@@ -8,41 +8,44 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from service.core.errors import OutOfReach, Refusal, Rejected
 from service.core.model import Session
+from service.core.problems import Problem
 from service.core.request.redirects import HOME, PAGES
 from service.gate.wiring import Wiring
+from service.state.revocations import of_provider_session, of_subject
 from service.web.attempts import Attempts
-from service.web.visits import Desk, Visit
+from service.web.page_context import PageContext, PageRequest, as_response
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Logout:
-    """The routes that lead out."""
+    """The routes of signing out."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self._context = context
         self.router = router = APIRouter(include_in_schema=False)
-        visit = Depends(desk.visit)
+        parsed = Depends(context.parse)
 
         @router.get("/logout")
-        async def ask(visit: Annotated[Visit, visit]) -> Response:
-            return self._ask(visit)
+        async def ask(page_request: Annotated[PageRequest, parsed]) -> Response:
+            return self._ask(page_request)
 
         @router.post("/logout")
         async def sign_out(
-            visit: Annotated[Visit, visit],
+            page_request: Annotated[PageRequest, parsed],
             csrf: Annotated[str, Form()] = "",
             everywhere: Annotated[str, Form()] = "",
         ) -> Response:
-            return await self._sign_out(visit, csrf, everywhere=bool(everywhere))
+            return await self._sign_out(page_request, csrf, everywhere=bool(everywhere))
 
         @router.get("/signed-out")
         async def signed_out(everywhere: str = "", still: str = "") -> Response:
-            response = desk.pages.signed_out(
+            page = context.pages.signed_out(
                 sign_in_href=f"{PAGES}login",
                 everywhere=bool(everywhere),
-                provider_still=desk.provider_name if still and desk.settings.oidc else None,
+                provider_still=context.provider_name if still and context.settings.oidc else None,
             )
+            response = as_response(page)
             response.headers["clear-site-data"] = '"cache"'
             return response
 
@@ -52,48 +55,51 @@ class Logout:
 
     @property
     def _wiring(self) -> Wiring:
-        return self._desk.wiring
+        return self._context.wiring
 
     @property
     def _attempts(self) -> Attempts:
         return Attempts(self._wiring.seal)
 
-    def _ask(self, visit: Visit) -> Response:
-        session = self._desk.session(visit)
+    def _ask(self, page_request: PageRequest) -> Response:
+        session = self._context.session(page_request)
         if session is None:
             return self._signed_out(still=self._wiring.provider is not None)
-        return self._desk.pages.confirm_sign_out(
+        page = self._context.pages.confirm_sign_out(
             action=f"{PAGES}logout",
             csrf=self._wiring.seal.seal("sign-out", session.id.encode()),
             who=session.name,
             back_href=HOME,
         )
+        return as_response(page)
 
-    async def _sign_out(self, visit: Visit, csrf: str, *, everywhere: bool) -> Response:
-        """End the session of this browser, or all of this person's; another session's form asks again."""
-        session = self._desk.session(visit)
+    async def _sign_out(self, page_request: PageRequest, csrf: str, *, everywhere: bool) -> Response:
+        """End the session of this browser, or all sessions of this person. The form of another session asks again."""
+        session = self._context.session(page_request)
         if session is None:
             response = self._signed_out(still=self._wiring.provider is not None)
-            if visit.browser.same_origin:  # another site's form comes without the cookie, and must not drop it
-                visit.clear_session(response)
+            # a form of another site comes without the cookie, and must not delete it
+            if page_request.browser.same_origin:
+                page_request.clear_session(response)
             return response
-        if not visit.browser.same_origin or self._wiring.seal.open("sign-out", csrf) != session.id.encode():
-            return self._ask(visit)
-        revocations = self._wiring.revocations  # each holds here at once, and on other replicas once the store knows
-        await revocations.revoke_session(session.id)
+        if not page_request.browser.same_origin or self._wiring.seal.open("sign-out", csrf) != session.id.encode():
+            return self._ask(page_request)
+        log = self._wiring.revocation_log  # in force here at once, and on other replicas once the store knows
+        await log.end(session)
         if everywhere:
-            await revocations.revoke_subject(session.issuer, session.subject, time.time())
+            await log.revoke(of_subject(session.issuer, session.subject, time.time()))
         provider = self._wiring.provider
-        leads_to = await self._provider_href(visit, session)
+        leads_to = await self._provider_href(page_request, session)
         if provider is not None and session.refresh_token:
             await provider.revoke(session.refresh_token)
-        if leads_to:  # by a page: a redirect from our form would be held to our form-action at each hop of theirs
-            response = self._desk.pages.redirecting(href=leads_to, provider=self._desk.provider_name)
+        if leads_to:  # by a page: our form-action would forbid a redirect of our form, at each hop
+            page = self._context.pages.redirecting(href=leads_to, provider=self._context.provider_name)
+            response = as_response(page)
         else:
             still = provider is not None and session.issuer == provider.trust.issuer
             response = self._signed_out(still=still, everywhere=everywhere)
-        visit.clear_session(response)
-        self._attempts.forget_rounds(visit, response)
+        page_request.clear_session(response)
+        self._attempts.forget_sign_ins(page_request, response)
         self._wiring.telemetry.signed_out(session)
         return response
 
@@ -102,31 +108,31 @@ class Logout:
         marks = "&".join(name for name, is_so in (("everywhere=1", everywhere), ("still=1", still)) if is_so)
         return RedirectResponse(f"{PAGES}signed-out" + (f"?{marks}" if marks else ""), 303, _NO_STORE)
 
-    async def _provider_href(self, visit: Visit, session: Session) -> str:
-        """Return where the provider ends its own session too, or nothing where it cannot, or is out of reach."""
-        provider, settings = self._wiring.provider, self._desk.settings.oidc
+    async def _provider_href(self, page_request: PageRequest, session: Session) -> str:
+        """Return where the provider ends its own session, or an empty text if it cannot or is out of reach."""
+        provider, settings = self._wiring.provider, self._context.settings.oidc
         if provider is None or settings is None or not settings.logout or session.issuer != provider.trust.issuer:
             return ""
         try:
-            back = f"{visit.request.origin}{PAGES}signed-out"
+            back = f"{page_request.request.origin}{PAGES}signed-out"
             return await provider.logout_url(id_token=session.id_token, return_to=back) or ""
         except Refusal:
             return ""
 
     async def _back_channel(self, logout_token: str) -> Response:
         """End the sessions that a provider names in a logout token (OIDC Back-Channel Logout §2.5 to §2.8)."""
-        provider, revocations = self._wiring.provider, self._wiring.revocations
+        provider, revocation_log = self._wiring.provider, self._wiring.revocation_log
         try:
             if provider is None:
-                raise Rejected("No provider is configured.")
+                raise Rejected(Problem.PROVIDER_NOT_CONFIGURED)
             notice = await provider.verify_logout_token(logout_token.encode("ascii", "replace"), time.time())
-            remembered = notice.until - time.time()
-            if not await revocations.first_use(f"logout token of {provider.trust.issuer}", notice.token_id, remembered):
-                raise Rejected("This logout token was used before.")
+            issuer, now = provider.trust.issuer, time.time()
+            if not await revocation_log.first_use(f"logout token of {issuer}", notice.token_id, notice.until - now):
+                raise Rejected(Problem.LOGOUT_TOKEN_USED)
             if notice.sid:
-                await revocations.revoke_provider_session(provider.trust.issuer, notice.sid, time.time())
+                await revocation_log.revoke(of_provider_session(issuer, notice.sid, now))
             else:
-                await revocations.revoke_subject(provider.trust.issuer, notice.subject, time.time())
+                await revocation_log.revoke(of_subject(issuer, notice.subject, now))
         except OutOfReach as refusal:
             self._wiring.telemetry.sign_in_refused(refusal, "")
             return JSONResponse({"error": "temporarily_unavailable"}, 503, _NO_STORE)

@@ -96,7 +96,7 @@ async def test_a_tally_counts_members_and_all_and_ends_as_a_whole(store: Store) 
     of_bob, of_all, remaining = await store.tally("t", "bob", 60)
     assert (of_bob, of_all) == (1, 3)
     assert 55 < remaining <= 60
-    await store.strike("t", "ann")
+    await store.remove_from_tally("t", "ann")
     assert (await store.tally("t", "bob", 60))[:2] == (2, 2)
     await store.tally("short", "ann", 0.2)
     await asyncio.sleep(0.1)
@@ -210,7 +210,12 @@ def test_without_the_package_the_start_says_what_to_install(monkeypatch: pytest.
 
 async def test_nobody_there_is_unavailable() -> None:
     store = Store(f"redis://:{PASSWORD}@127.0.0.1:{free_port()}", "test:")
-    for call in (store.claim("a", 1), store.tally("a", "b", 1), store.strike("a", "b"), store.read("a", "0")):
+    for call in (
+        store.claim("a", 1),
+        store.tally("a", "b", 1),
+        store.remove_from_tally("a", "b"),
+        store.read("a", "0"),
+    ):
         with pytest.raises(StoreUnavailable):
             await call
     with pytest.raises(StoreUnavailable):

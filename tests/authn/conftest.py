@@ -1,4 +1,5 @@
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -6,10 +7,12 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
-from service.authn.issuers import Issuer, KeyPolicy
+from service.adapters.discovery import KeySource
+from service.authn.issuers import Issuer
 from service.authn.passwords import Passwords
 from service.authn.tokens import Tokens
 from service.core.model import ALGORITHMS, Bearer, Gate, IssuerTrust, Principal, Proof
+from service.state.issuer_keys import IssuerKeys, KeyPolicy
 from service.state.verdicts import Verdicts
 from tests.support.issuer import Issuer as Provider
 
@@ -51,6 +54,20 @@ def recall(of: Remembering | Passwords, credential: Any) -> Principal | None:
     return proof.principal if proof else None
 
 
+def issuer_of(
+    trust: IssuerTrust,
+    client: httpx.AsyncClient,
+    *,
+    jwks_url: str = "",
+    policy: KeyPolicy = QUICK,
+    allow_http: bool = False,
+    on_change: Callable[[], None] = lambda: None,
+) -> Issuer:
+    """Return an issuer of whom nothing has been fetched yet."""
+    source = KeySource.configured(trust.issuer, jwks_url, allow_http=allow_http)
+    return Issuer(trust, IssuerKeys(source, client, on_change), policy)
+
+
 class Keeping(Protocol):
     def __call__(
         self, provider: Provider, policy: KeyPolicy = ..., *, start: bool = ..., discovery: bool = ...
@@ -67,14 +84,17 @@ def keeping() -> Keeping:
     ) -> AsyncIterator[tuple[Issuer, Remembering]]:
         trust = IssuerTrust(provider.url, frozenset({"prefect"}), ALGORITHMS)
         issuers: dict[str, Issuer] = {}
-        tokens = Remembering(Tokens(issuers), Verdicts(seconds=60, capacity=100))
+        verdicts = Verdicts()
+        verdicts.renew(seconds=60, capacity=100)
+        tokens = Remembering(Tokens(issuers), verdicts)
         async with httpx.AsyncClient() as client:
-            url = None if discovery else provider.jwks_url
-            issuer = Issuer(trust, jwks_url=url, policy=policy, client=client, on_change=tokens.verdicts.forget)
+            url = "" if discovery else provider.jwks_url
+            issuer = issuer_of(trust, client, jwks_url=url, policy=policy, on_change=verdicts.forget)
             issuers[provider.url] = issuer
-            if start:
-                issuer.start()
+            keeper = asyncio.create_task(issuer.keys.keep_fresh(policy)) if start else None
             yield issuer, tokens
-            await issuer.stop()
+            if keeper is not None:
+                keeper.cancel()
+            await issuer.keys.close()
 
     return keep

@@ -10,13 +10,15 @@ from contextlib import nullcontext
 import httpx
 import pytest
 
+from service.adapters.discovery import parse_max_age
 from service.adapters.oauth_client_auth import ClientPolicy
 from service.adapters.oauth_endpoints import Endpoints
 from service.adapters.outbound import FetchError, PlainHTTP, check_url, open_client, plain_http_from
-from service.authn.issuers import Issuer, KeyPolicy, parse_max_age
+from service.authn.issuers import Issuer
 from service.core.errors import OutOfReach, Rejected
 from service.core.model import ALGORITHMS, Bearer, IssuerTrust
-from tests.authn.conftest import QUICK, Keeping, authenticate, recall
+from service.state.issuer_keys import KeyPolicy
+from tests.authn.conftest import QUICK, Keeping, authenticate, issuer_of, recall
 from tests.support.issuer import Issuer as Provider
 from tests.support.issuer import Reply
 from tests.support.waiting import free_port
@@ -29,7 +31,7 @@ def bearer(provider: Provider, **changes: object) -> Bearer:
 
 
 def settled(issuer: Issuer) -> bool:
-    return issuer.warm and issuer._flight is None
+    return issuer.warm and issuer.keys.source not in issuer.keys._flight
 
 
 async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool], seconds: float = 5) -> None:
@@ -102,8 +104,31 @@ async def test_a_token_younger_than_the_keys_is_put_off_and_not_rejected(provide
         with pytest.raises(OutOfReach) as refusal:
             await authenticate(tokens, young)
         assert 1 <= refusal.value.retry_after <= QUICK.cooldown + 1
-        issuer._cool_until = 0  # as if it had passed
+        issuer.keys._cool_until = 0  # as if it had passed
         assert await authenticate(tokens, young)
+
+
+async def test_a_token_of_the_very_second_of_the_last_fetch_may_be_younger_than_the_keys(
+    provider: Provider, keeping: Keeping
+) -> None:
+    """A NumericDate of whole seconds says that a token was issued within that second, not at its beginning."""
+    async with keeping(provider) as (issuer, tokens):
+        await until(lambda: settled(issuer))
+        with pytest.raises(Rejected):
+            await authenticate(tokens, bearer(provider, header={"kid": "stranger"}))  # arms the cool-down
+        provider.rotate()
+        issuer.keys.fetched_wall = 1_000_000_000.9
+        for issued_at, kind in (
+            (1_000_000_000, OutOfReach),
+            (1_000_000_001, OutOfReach),
+            (1_000_000_000.95, OutOfReach),
+            (999_999_999, Rejected),
+            (1_000_000_000.5, Rejected),
+            ("1000000001", Rejected),
+            (True, Rejected),
+        ):
+            with pytest.raises(kind):
+                await authenticate(tokens, bearer(provider, iat=issued_at))
 
 
 async def test_keys_are_refreshed_before_they_expire(provider: Provider, keeping: Keeping) -> None:
@@ -119,7 +144,7 @@ async def test_keys_are_refreshed_before_they_expire(provider: Provider, keeping
 
 async def test_a_removed_key_ends_what_was_remembered_of_it(provider: Provider, keeping: Keeping) -> None:
     async with keeping(provider, KeyPolicy(refresh=1, min_refresh=1, cooldown=30)) as (_, tokens):
-        token = bearer(provider)
+        token = bearer(provider, iat=int(time.time()) - 60)  # of a younger one, the key might not be known yet
         await authenticate(tokens, token)
         assert recall(tokens, token)
         provider.rotate()
@@ -133,7 +158,7 @@ async def test_an_unchanged_set_forgets_nothing(provider: Provider, keeping: Kee
     async with keeping(provider) as (issuer, tokens):
         token = bearer(provider)
         await authenticate(tokens, token)
-        assert await issuer.refresh()
+        assert await issuer.keys.refresh(issuer.policy)
         assert recall(tokens, token)
 
 
@@ -145,7 +170,7 @@ async def test_while_the_issuer_is_down_known_keys_are_served_for_a_bounded_time
         provider.stop()
         old, other = bearer(provider), bearer(provider, sub="other")
         await authenticate(tokens, old)
-        await until(lambda: issuer.failures > 0)
+        await until(lambda: issuer.keys.failures > 0)
         await authenticate(tokens, other)
         await until(lambda: not issuer.warm)
         assert recall(tokens, old) is None
@@ -196,8 +221,8 @@ async def test_a_bad_answer_keeps_the_last_good_keys(
         if body is not None and body.isspace():  # a good document, and too much of it
             body = json.dumps(provider.key_set()).encode() + body
         provider.body, provider.status, provider.headers = body, status, headers
-        assert not await issuer.refresh()
-        assert issuer.last_problem
+        assert not await issuer.keys.refresh(issuer.policy)
+        assert issuer.problem
         assert await authenticate(tokens, bearer(provider))
 
 
@@ -206,7 +231,7 @@ async def test_an_issuer_that_withdraws_all_keys_is_believed(provider: Provider,
         token = bearer(provider)
         await authenticate(tokens, token)
         provider.body = b'{"keys": []}'
-        assert await issuer.refresh()
+        assert await issuer.keys.refresh(issuer.policy)
         assert recall(tokens, token) is None
         with pytest.raises(OutOfReach):
             await authenticate(tokens, token)
@@ -218,8 +243,8 @@ async def test_discovery_must_speak_for_this_very_issuer(keeping: Keeping) -> No
         provider.url = f"http://127.0.0.1:{port}/"  # the document now says so
         impostor = Provider("RS256", port=port)  # configured without the slash
         async with keeping(impostor, start=False) as (issuer, _):
-            assert not await issuer.refresh()
-            assert "expected exactly" in issuer.last_problem
+            assert not await issuer.keys.refresh(issuer.policy)
+            assert "expected exactly" in issuer.problem
 
 
 @pytest.mark.parametrize(
@@ -249,12 +274,12 @@ def test_plain_http_passes_on_loopback_and_where_it_was_allowed() -> None:
 async def test_row27_a_document_from_elsewhere_does_not_send_us_to_our_own_machine(url: str) -> None:
     async with open_client("test") as client:
         for issuer_url, refused in (("https://idp.example", True), ("http://127.0.0.1:9", False)):
-            issuer = Issuer(IssuerTrust(issuer_url, frozenset({"prefect"}), ALGORITHMS), client=client)
-            issuer.metadata = {"token_endpoint": url}
+            issuer = issuer_of(IssuerTrust(issuer_url, frozenset({"prefect"}), ALGORITHMS), client)
+            issuer.keys.metadata = {"token_endpoint": url}
             with pytest.raises(FetchError) if refused else nullcontext():
-                await Endpoints(issuer, ClientPolicy("gate", "secret"), client).url("token_endpoint")
-        keys_beside_us = Issuer(issuer.trust, jwks_url="http://127.0.0.1:9/jwks", client=client)
-        assert keys_beside_us.allow_http is PlainHTTP.LOOPBACK  # the operator's own word
+                await Endpoints(issuer.as_provider(), ClientPolicy("gate", "secret"), client).url("token_endpoint")
+        keys_beside_us = issuer_of(issuer.trust, client, jwks_url="http://127.0.0.1:9/jwks")
+        assert keys_beside_us.keys.source.allow_http is PlainHTTP.LOOPBACK  # the operator's own word
 
 
 async def test_a_small_answer_that_unpacks_to_a_large_one_is_not_unpacked(provider: Provider) -> None:
@@ -262,9 +287,9 @@ async def test_a_small_answer_that_unpacks_to_a_large_one_is_not_unpacked(provid
     provider.replies["/packed"] = packed
     async with open_client("test") as client:
         trust = IssuerTrust(provider.url, frozenset({"prefect"}), ALGORITHMS)
-        issuer = Issuer(trust, jwks_url=f"{provider.url}/packed", client=client)
-        assert not await issuer.refresh()
-    assert "content-encoding" in issuer.last_problem
+        issuer = issuer_of(trust, client, jwks_url=f"{provider.url}/packed")
+        assert not await issuer.keys.refresh(issuer.policy)
+    assert "content-encoding" in issuer.problem
     assert provider.calls[-1].headers["accept-encoding"] == "identity"
 
 
@@ -293,5 +318,5 @@ async def test_cache_headers_are_honoured_within_bounds(
 ) -> None:
     provider.headers = {"Cache-Control": header}
     async with keeping(provider, start=False) as (issuer, _):
-        assert await issuer.refresh()
-        assert issuer._lifetime == lifetime
+        assert await issuer.keys.refresh(issuer.policy)
+        assert issuer.policy.lifetime(issuer.keys._max_age) == lifetime

@@ -9,13 +9,18 @@ from pathlib import Path
 import bcrypt
 import pytest
 
-from service.adapters.users_file import UsersFile, hash_password
+from service.adapters.users_file import Users, UsersFile, hash_password
 from service.authn import passwords as module
 from service.authn.passwords import HashingPolicy, Passwords
 from service.core.errors import Rejected, Throttled
+from service.core.identity.grant_index import RoleAssignment
 from service.core.model import Basic
+from service.state import passwords as memory
+from service.state.concurrency import RefusalDelay
 from service.state.fingerprints import Fingerprints
+from service.state.passwords import VerifiedPasswords
 from tests.authn.conftest import authenticate, recall
+from tests.support.refusals import logged, told
 
 pytestmark = pytest.mark.anyio
 ALICE = Basic("alice", "secret")
@@ -33,10 +38,13 @@ def file(tmp_path: Path) -> UsersFile:
 
 @pytest.fixture
 async def passwords(file: UsersFile) -> AsyncIterator[Passwords]:
-    made = Passwords(file, HashingPolicy(concurrency=1, queue=3, remember=60), "worker")
-    file._on_change = made.forget
+    made = passwords_of(file, HashingPolicy(concurrency=1, queue=3, remember=60))
     yield made
     made.close()
+
+
+def passwords_of(file: UsersFile, policy: HashingPolicy) -> Passwords:
+    return Passwords(file, policy, RoleAssignment("worker"), VerifiedPasswords(), RefusalDelay())
 
 
 class Slow:
@@ -58,7 +66,7 @@ async def test_a_right_pair_is_hashed_once(passwords: Passwords, monkeypatch: py
     assert recall(passwords, ALICE) is None
     who = await authenticate(passwords, ALICE)
     assert (who.issuer, who.name, who.roles) == ("local", "alice", ("worker",))
-    assert recall(passwords, ALICE) is who
+    assert recall(passwords, ALICE) == who
     later = time.time() + 61
     monkeypatch.setattr(time, "time", lambda: later)
     assert recall(passwords, ALICE) is None
@@ -83,9 +91,11 @@ async def test_a_wrong_pair_is_rejected_and_says_not_which_half_is_wrong(pair: B
     assert recall(passwords, pair) is None
     with pytest.raises(Rejected) as refusal:
         await authenticate(passwords, pair)
-    assert refusal.value.detail == module._WRONG
+    assert told(refusal.value) == (
+        "The user name or the password is wrong: check PREFECT_API_AUTH_STRING ('user:password')."
+    )
     known = pair.username in {"alice", "bob"}
-    assert refusal.value.reason == f"wrong pair of {f'user {pair.username!r}' if known else 'an unknown user'}"
+    assert logged(refusal.value) == f"pair_wrong user={pair.username if known else None}"
     assert recall(passwords, pair) is None
 
 
@@ -122,7 +132,7 @@ async def test_row22_each_user_has_one_entry_and_a_new_password_replaces_it(
     await file.reload_if_changed()
     assert recall(passwords, ALICE) is None
     await authenticate(passwords, Basic("alice", "new"))
-    assert len(passwords._remembered) == 1
+    assert len(passwords._verified._verified) == 1
     with pytest.raises(Rejected):
         await authenticate(passwords, ALICE)
 
@@ -130,8 +140,8 @@ async def test_row22_each_user_has_one_entry_and_a_new_password_replaces_it(
 async def test_row22_the_key_of_the_memory_has_a_delimiter(passwords: Passwords) -> None:
     pairs = [Basic("ab", "c"), Basic("a", "bc"), Basic("abc", ""), Basic("", "abc"), Basic("a", "bc\x00")]
     pairs += [Basic("a", "x" * 80 + "1"), Basic("a", "x" * 80 + "2")]
-    assert len({passwords._fingerprint(pair) for pair in pairs}) == len(pairs)
-    assert passwords._fingerprints.of(b"x") != Fingerprints().of(b"x")  # another process, another key
+    assert len({passwords._verified._fingerprint(pair) for pair in pairs}) == len(pairs)
+    assert passwords._verified._fingerprints.of(b"x") != Fingerprints().of(b"x")  # another process, another key
 
 
 async def test_a_reload_during_hashing_decides_by_the_new_file(
@@ -184,8 +194,7 @@ async def test_row25_the_queue_is_bounded_and_a_full_one_says_when_to_come_back(
 async def test_a_flood_of_strangers_does_not_shut_out_who_was_right_before(
     file: UsersFile, monkeypatch: pytest.MonkeyPatch, remember: float
 ) -> None:
-    passwords = Passwords(file, HashingPolicy(concurrency=1, queue=3, remember=remember))
-    file._on_change = passwords.forget
+    passwords = passwords_of(file, HashingPolicy(concurrency=1, queue=3, remember=remember))
     await passwords.authenticate(ALICE)
     slow = Slow(monkeypatch)
     now = time.time()
@@ -196,7 +205,7 @@ async def test_a_flood_of_strangers_does_not_shut_out_who_was_right_before(
         await asyncio.sleep(0.005)
     assert bool(recall(passwords, ALICE)) is bool(remember)
     assert recall(passwords, Basic("alice", "another")) is None
-    file._on_change()
+    file.users = Users({"alice": hash_password("new", 4)})
     assert recall(passwords, ALICE) is None
     slow.go.set()
     await asyncio.gather(*flood, return_exceptions=True)
@@ -227,5 +236,5 @@ async def test_row24_the_comparison_takes_constant_time(passwords: Passwords, mo
     await authenticate(passwords, ALICE)
     assert hashed == ["alice"]
     assert recall(passwords, ALICE)
-    monkeypatch.setattr(module, "compare_digest", lambda *_: False)
+    monkeypatch.setattr(memory, "compare_digest", lambda *_: False)
     assert recall(passwords, ALICE) is None

@@ -8,12 +8,25 @@ from functools import partial
 import pytest
 
 from service.authn.seal import Seal
-from service.authn.sessions import GRACE, RETRY, SIBLING, Claim, Opened, Sessions, Vouchers
+from service.authn.sessions import (
+    OUTAGE_GRACE,
+    PEER_RENEWAL,
+    RETRY_PAUSE,
+    ClaimRenewal,
+    Opened,
+    SessionAuthority,
+    Sessions,
+)
 from service.core.errors import NotPermitted, OutOfReach, Refusal, SessionEnded, SignInFailed
+from service.core.identity.grant_index import RoleAssignment
 from service.core.identity.sessions import SessionPolicy
 from service.core.model import Session, SessionCookie
-from service.core.request.cookies import CHUNK, HOST_PREFIX, MAX_SEALED, ours, session_of, set_session
-from service.state.revocations import Revocations
+from service.core.problems import Problem
+from service.core.request.cookies import CHUNK, HOST_PREFIX, MAX_SEALED, own_cookies, session_cookie, set_session
+from service.state.renewals import Renewals
+from service.state.revocation_log import RevocationLog
+from service.state.revocations import Revocations, of_session
+from tests.support.refusals import refused
 
 pytestmark = pytest.mark.anyio
 KEY = "a secret of more than thirty-two characters"
@@ -52,7 +65,7 @@ class Provider:
         if refusal is not None:
             raise refusal
         if old.refresh_token != self._good:
-            raise SessionEnded("The identity provider has ended your session.", reason="invalid_grant")
+            raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because="invalid_grant")
         self._good = "token-2" if self._good == "token-1" else "token-3"
         return old._replace(groups=self.groups, refresh_token=self._good, check_at=time.time() + 900)
 
@@ -61,13 +74,18 @@ def replica(
     provider: Provider | None = None,
     *,
     stands: Callable[[Session], bool] = lambda _: True,
-    claim: Claim | None = None,
-    revocations: Revocations | None = None,
+    claim: ClaimRenewal | None = None,
+    revocations: RevocationLog | None = None,
+    renewals: Renewals | None = None,
     policy: SessionPolicy = POLICY,
     keys: tuple[str, ...] = (KEY,),
 ) -> Sessions:
-    vouchers = {IDP: Vouchers(stands, provider.renew if provider else None)}
-    return Sessions(Seal(keys), policy, vouchers, revocations or Revocations(None, keep=60_000), claim)
+    authorities = {IDP: SessionAuthority(RoleAssignment(), stands, provider.renew if provider else None)}
+    return Sessions(Seal(keys), policy, authorities, revocations or shared_by_nobody(), renewals or Renewals(), claim)
+
+
+def shared_by_nobody() -> RevocationLog:
+    return RevocationLog(Revocations(), None)
 
 
 async def opened(sessions: Sessions, one: Session | str) -> Opened:
@@ -101,13 +119,13 @@ async def test_many_groups_take_many_cookies_and_come_back_whole(groups: int) ->
     one = session(groups=tuple(f"department-{number:04}-of-the-company" for number in range(groups)))
     cookies = set_session(sessions.seal(one), 60, secure=True)
     header = "; ".join(cookie.partition(";")[0] for cookie in cookies).encode()
-    found = session_of(ours(header, HOST_PREFIX))
+    found = session_cookie(own_cookies(header, HOST_PREFIX))
     assert isinstance(found, SessionCookie)
     assert (await sessions.open(found)).session.groups == one.groups
 
 
 async def test_more_groups_than_cookies_can_hold_are_refused_with_a_sentence() -> None:
-    with pytest.raises(SignInFailed, match="groups"):
+    with refused(SignInFailed, "groups"):
         replica().seal(session(groups=tuple(f"department-{number:04}-of-the-company" for number in range(500))))
 
 
@@ -148,10 +166,10 @@ async def test_it_ends_where_nobody_vouches_for_it_any_more() -> None:
 
 
 async def test_it_ends_once_it_is_revoked() -> None:
-    revocations = Revocations(None, keep=60_000)
+    revocations = shared_by_nobody()
     sessions, one = replica(revocations=revocations), session()
     assert await fate(sessions, one) == "good"
-    await revocations.revoke_session(one.id)
+    await revocations.revoke(of_session(one.id))
     assert await fate(sessions, one) == "session_ended"
     assert await fate(sessions, one._replace(id="s-2")) == "good"
 
@@ -244,28 +262,28 @@ async def test_without_a_refresh_token_it_lasts_until_its_own_end() -> None:
 
 async def test_it_ends_when_the_provider_says_so() -> None:
     provider = Provider()
-    provider.answers = [SessionEnded("no")]
-    assert await fate(replica(provider), due(SIBLING + 1)) == "session_ended"
+    provider.answers = [SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER)]
+    assert await fate(replica(provider), due(PEER_RENEWAL + 1)) == "session_ended"
 
 
 async def test_it_ends_when_it_is_revoked_while_it_is_being_renewed() -> None:
-    provider, revocations = Provider(), Revocations(None, keep=60_000)
+    provider, revocations = Provider(), shared_by_nobody()
     provider.wait.clear()
     sessions = replica(provider, revocations=revocations)
     one = due()
     request = asyncio.create_task(fate(sessions, one))
     while not provider.asked:
         await asyncio.sleep(0)
-    await revocations.revoke_session(one.id)
+    await revocations.revoke(of_session(one.id))
     provider.wait.set()
     assert await request == "session_ended"
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["with-a-store", "without-a-store"])
 async def test_who_may_not_enter_any_more_does_not_get_in_by_asking_again(*, shared: bool) -> None:
-    revocations = Revocations(None, keep=60_000)
+    revocations = shared_by_nobody()
     provider = Provider()
-    provider.answers = [NotPermitted("You are not permitted."), SessionEnded("That refresh token was used.")]
+    provider.answers = [NotPermitted(Problem.PERSON_NOT_PERMITTED), SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER)]
     claim = partial(revocations.first_use, "renewal") if shared else None
     sessions = replica(provider, claim=claim, revocations=revocations)
     cookie = sessions.seal(due())
@@ -284,9 +302,9 @@ async def test_who_has_too_many_groups_by_now_is_told(caplog: pytest.LogCaptureF
 
 
 async def test_while_the_provider_is_out_of_reach_a_session_lasts_for_a_bounded_time() -> None:
-    for overdue, expected in ((1.0, "good"), (GRACE - 5, "good"), (GRACE + 5, "issuer_unavailable")):
+    for overdue, expected in ((1.0, "good"), (OUTAGE_GRACE - 5, "good"), (OUTAGE_GRACE + 5, "issuer_unavailable")):
         provider = Provider()
-        provider.answers = [OutOfReach("down")]
+        provider.answers = [OutOfReach(Problem.ISSUER_OUT_OF_REACH)]
         sessions = replica(provider)
         assert [await fate(sessions, due(overdue)) for _ in range(3)] == [expected] * 3, overdue
         assert provider.asked == 1  # it is left alone for a while
@@ -295,44 +313,44 @@ async def test_while_the_provider_is_out_of_reach_a_session_lasts_for_a_bounded_
 async def test_a_provider_that_is_back_is_asked_again_and_nobody_was_signed_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.authn.sessions.RETRY", 0.0)
+    monkeypatch.setattr("service.authn.sessions.RETRY_PAUSE", 0.0)
     provider = Provider()
-    provider.answers = [OutOfReach("down"), None]
+    provider.answers = [OutOfReach(Problem.ISSUER_OUT_OF_REACH), None]
     sessions = replica(provider)
-    cookie = sessions.seal(due(GRACE + 5))
+    cookie = sessions.seal(due(OUTAGE_GRACE + 5))
     assert await fate(sessions, cookie) == "issuer_unavailable"
     assert (await opened(sessions, cookie)).session.refresh_token == "token-2"
 
 
 async def test_what_was_not_vouched_for_is_not_remembered_for_long() -> None:
     provider = Provider()
-    provider.answers = [OutOfReach("down")]
+    provider.answers = [OutOfReach(Problem.ISSUER_OUT_OF_REACH)]
     proof = (await opened(replica(provider), due())).proof
-    assert proof.until <= time.time() + RETRY
+    assert proof.until <= time.time() + RETRY_PAUSE
 
 
 # several replicas -----------------------------------------------------------------------------------------
 
 
 async def test_with_a_store_one_replica_renews_and_the_others_carry_on() -> None:
-    shared, provider = Revocations(None, keep=60_000), Provider()
+    shared, provider = shared_by_nobody(), Provider()
     provider.wait.clear()
     one, other = (replica(provider, claim=partial(shared.first_use, "renewal"), revocations=shared) for _ in range(2))
-    cookie = one.seal(due(GRACE + 5))  # back from a long lunch
+    cookie = one.seal(due(OUTAGE_GRACE + 5))  # back from a long lunch
     renewing = asyncio.create_task(opened(one, cookie))
     while not provider.asked:
         await asyncio.sleep(0)
     carried_on = await opened(other, cookie)
     assert carried_on.session.refresh_token == "token-1"
-    assert carried_on.proof.until <= time.time() + RETRY
+    assert carried_on.proof.until <= time.time() + RETRY_PAUSE
     provider.wait.set()
     assert (await renewing).session.refresh_token == "token-2"
     assert provider.asked == 1
 
 
 async def test_with_a_store_an_end_is_one_for_all() -> None:
-    shared, provider = Revocations(None, keep=60_000), Provider()
-    provider.answers = [SessionEnded("no")]
+    shared, provider = shared_by_nobody(), Provider()
+    provider.answers = [SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER)]
     one, other = (replica(provider, claim=partial(shared.first_use, "renewal"), revocations=shared) for _ in range(2))
     cookie = one.seal(due())
     assert await fate(one, cookie) == "session_ended"
@@ -346,16 +364,16 @@ async def test_with_a_store_an_outage_is_not_outlasted_by_leaving_it_to_each_oth
     several: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.authn.sessions.RETRY", 0.0)
-    shared, provider = Revocations(None, keep=60_000), Provider()
-    provider.answers = [OutOfReach("down")]
+    monkeypatch.setattr("service.authn.sessions.RETRY_PAUSE", 0.0)
+    shared, provider = shared_by_nobody(), Provider()
+    provider.answers = [OutOfReach(Problem.ISSUER_OUT_OF_REACH)]
     claim = partial(shared.first_use, "renewal")
     one, other = (replica(provider, claim=claim, revocations=shared) for _ in range(2))
-    cookie = one.seal(due(GRACE + 5))
+    cookie = one.seal(due(OUTAGE_GRACE + 5))
     assert await fate(one, cookie) == "issuer_unavailable"
     patient = other if several else one
     assert await fate(patient, cookie) == "good"  # for a moment: a sibling may be renewing it
-    monkeypatch.setattr("service.authn.sessions.SIBLING", 0.0)  # the moment is over
+    monkeypatch.setattr("service.authn.sessions.PEER_RENEWAL", 0.0)  # the moment is over
     assert await fate(patient, cookie) == "issuer_unavailable"
 
 
@@ -366,5 +384,5 @@ async def test_without_a_store_a_token_that_a_sibling_may_have_used_is_forgiven_
     assert (await opened(one, cookie)).session.refresh_token == "token-2"
     forgiven = await opened(other, cookie)
     assert forgiven.session.refresh_token == "token-1"
-    assert forgiven.proof.until <= time.time() + RETRY
-    assert await fate(other, due(SIBLING + 1)) == "session_ended"
+    assert forgiven.proof.until <= time.time() + RETRY_PAUSE
+    assert await fate(other, due(PEER_RENEWAL + 1)) == "session_ended"

@@ -14,8 +14,8 @@ from service.core.policy import decide
 from service.core.prefect.roles import Access, Granted
 from service.core.prefect.routes import Capability, Route, Routes
 from service.core.request.headers import parse_credential, parse_host, parse_method, parse_scheme, parse_target
+from service.gate.application import ForwardAuth
 from service.gate.asgi import Receive, Scope, Send
-from service.gate.verify import ForwardAuth
 from service.rendering.answers import allow_headers, render
 from service.web.app import create_app
 
@@ -67,7 +67,7 @@ def unjudged() -> ForwardAuth:
 def ordinary() -> FastAPI:
     """Return the same decision, by the same functions, as one would write it with FastAPI."""
     service: ForwardAuth = create_app()
-    verdicts = service.wiring.verdicts
+    verdicts = service.state.verdicts
 
     async def lifespan(_: FastAPI) -> Any:
         await service.start()

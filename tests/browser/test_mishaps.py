@@ -46,7 +46,7 @@ def test_blocked_cookies_are_no_loop(forgetful_browser: BrowserContext, way: Way
     way.fill_in(page)
 
     expect(page.get_by_text("This sign-in was not begun in this browser")).to_be_visible()
-    expect(page.get_by_role("link", name="Try again").or_(way.first_field(page))).to_be_visible()
+    expect(page.get_by_role("link", name="Sign in again").or_(way.first_field(page))).to_be_visible()
     assert len(traffic.to("/")) < AT_MOST
 
 
@@ -75,7 +75,7 @@ def test_a_session_that_does_not_hold_is_no_loop(dropping_site: Site, page: Page
 
     way.fill_in(page)
 
-    expect(page.get_by_role("heading", name="Signing in does not hold")).to_be_visible()
+    expect(page.get_by_role("heading", name="This browser did not keep your session")).to_be_visible()
     expect(page.get_by_text("Cookies are allowed for this site")).to_be_visible()
     assert len(traffic.to("/")) < AT_MOST
 

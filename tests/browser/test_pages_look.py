@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from service.rendering.pages import Pages
-from tests.support.sample_pages import every_page
+from tests.support.sample_pages import every_page, headers_of
 
 SITE = "https://prefect.test"
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "pages"
@@ -44,7 +44,7 @@ class Stage:
             route.fulfill(status=200, content_type="text/html", body=elsewhere)
             return
         # A browser reports a status such as 403 as an error of its own: here it is the page that is looked at.
-        route.fulfill(status=200, headers=dict(found.headers), body=bytes(found.body))
+        route.fulfill(status=200, headers=headers_of(found), body=found.body)
 
     def open(self, name: str, fragment: str = "") -> None:
         self.page.goto(f"{SITE}/shown/{name}{fragment}")

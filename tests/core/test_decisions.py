@@ -1,6 +1,7 @@
 """The decision table of the contract, and how each proxy is told."""
 
 import json
+from html import escape
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -35,13 +36,18 @@ from service.core.model import (
 from service.core.policy import decide
 from service.core.prefect.roles import BUILT_IN, Access
 from service.core.prefect.routes import Routes, known_routes
+from service.core.problems import Problem
 from service.rendering.answers import IDENTITY_HEADERS, header_text, render
+from service.rendering.pages import Pages
+from service.rendering.sentences import sentence_for_person
 
 ACCESS = Access(BUILT_IN.values(), Routes(known_routes()))
 REQUEST = ForwardedRequest("POST", "https", "h", "/api/flows/filter", "", "203.0.113.7")
 WHO = Principal("https://idp.example", "svc", "svc@example.com", ("a", "b,c"), ("worker",), "svc")
 
 
+PAGE_OF_REFUSALS = Pages("Prefect", "Ask the data team.").refusal_page(switch_href="/_auth/login")
+OPENS_A_PAGE = Browser(navigates=True, same_origin=False, another_site=False)
 Who = Principal | NoCredential | Refusal
 
 
@@ -51,13 +57,13 @@ def decided(request: ForwardedRequest | None, who: Who, gate: Gate, browser: Bro
 
 TABLE = [
     pytest.param(NO_CREDENTIAL, 401, "credential_required", id="nobody"),
-    pytest.param(Rejected("no"), 401, "invalid_token", id="rejected"),
-    pytest.param(MalformedCredential("no"), 400, "invalid_request", id="malformed-credential"),
-    pytest.param(MalformedRequest("no"), 400, "invalid_request", id="malformed-request"),
-    pytest.param(UntrustedPeer("no"), 403, "untrusted_proxy", id="untrusted"),
-    pytest.param(OutOfReach("no", retry_after=7), 503, "issuer_unavailable", id="out-of-reach"),
-    pytest.param(Throttled("no", retry_after=2), 429, "throttled", id="throttled"),
-    pytest.param(Broken("no"), 503, "internal_error", id="broken"),
+    pytest.param(Rejected(Problem.TOKEN_NOT_A_JWT), 401, "invalid_token", id="rejected"),
+    pytest.param(MalformedCredential(Problem.BASIC_NOT_BASE64), 400, "invalid_request", id="malformed-credential"),
+    pytest.param(MalformedRequest(Problem.PATH_NOT_UTF8), 400, "invalid_request", id="malformed-request"),
+    pytest.param(UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer="192.0.2.1"), 403, "untrusted_proxy", id="untrusted"),
+    pytest.param(OutOfReach(Problem.ISSUER_OUT_OF_REACH, retry_after=7), 503, "issuer_unavailable", id="out-of-reach"),
+    pytest.param(Throttled(Problem.PASSWORD_CHECKS_FULL, retry_after=2), 429, "throttled", id="throttled"),
+    pytest.param(Broken(Problem.INTERNAL), 503, "internal_error", id="broken"),
 ]
 
 
@@ -110,9 +116,13 @@ def test_a_challenge_names_what_the_gate_takes(gate: Gate, schemes: list[bytes])
 
 
 def test_a_rejected_token_is_named_in_the_challenge() -> None:
-    answer = render(decided(REQUEST, Rejected('it "expired"'), Gate.JWT), Face.FORWARD_AUTH, Gate.JWT, "")
+    who = Rejected(Problem.SCOPE_MISSING, scope='"a\\b"\r\nX: y')
+    answer = render(decided(REQUEST, who, Gate.JWT), Face.FORWARD_AUTH, Gate.JWT, "")
     challenge = dict(answer.headers)[b"www-authenticate"]
-    assert challenge == b"""Bearer realm="Prefect API", error="invalid_token", error_description="it 'expired'\""""
+    assert challenge == (
+        b'Bearer realm="Prefect API", error="invalid_token", error_description="This token lacks the scope '
+        b"''ab'rnX: y': request it when you obtain the token.\""
+    )
 
 
 @pytest.mark.parametrize(("who", "status", "code"), TABLE)
@@ -127,9 +137,8 @@ def test_nginx_gets_401_or_403_and_the_real_status_beside(who: NoCredential | Re
 
 
 def test_a_page_reaches_nginx_as_one_harmless_line() -> None:
-    who = MalformedRequest("zoë <b>\r\nX: y\x7f")
-    browser = Browser(navigates=True, same_origin=True, another_site=False)
-    answer = render(decide(REQUEST, who, Gate.UI, browser), Face.AUTH_REQUEST, Gate.UI, "", browser)
+    who = MalformedRequest(Problem.HEADER_REPEATED, header="zoë <b>\r\nX: y\x7f")
+    answer = render(decided(REQUEST, who, Gate.UI), Face.AUTH_REQUEST, Gate.UI, "", OPENS_A_PAGE, PAGE_OF_REFUSALS)
     line = dict(answer.headers)[b"x-auth-body"].decode("ascii")
     assert line.startswith("<!doctype html>")
     assert line.isprintable()
@@ -167,8 +176,7 @@ def test_row12_whoever_has_no_email_group_or_role_has_the_headers_all_the_same()
 
 # people ---------------------------------------------------------------------------------------------------
 
-ENDED = SessionEnded("Your session has ended: reload the page to sign in.")
-OPENS_A_PAGE = Browser(navigates=True, same_origin=False, another_site=False)
+ENDED = SessionEnded(Problem.SESSION_LIFETIME_OVER)
 FETCHES = Browser(navigates=False, same_origin=True, another_site=False)
 FROM_ELSEWHERE = Browser(navigates=False, same_origin=False, another_site=True)
 PAGE = ForwardedRequest("GET", "https", "h", "/v2/runs", "tab=Logs", "203.0.113.7", "/v2/runs?tab=Logs", "https://h")
@@ -249,14 +257,14 @@ def test_nor_does_another_site_write_with_a_password_that_a_browser_remembers(
 
 
 @pytest.mark.parametrize("face", Face)
-@pytest.mark.parametrize("who", [NO_CREDENTIAL, Rejected("no")], ids=["nobody", "rejected"])
+@pytest.mark.parametrize("who", [NO_CREDENTIAL, Rejected(Problem.TOKEN_NOT_A_JWT)], ids=["nobody", "rejected"])
 def test_a_browser_at_a_machines_gate_is_not_made_to_ask_for_a_password_nor_shown_a_page(
     who: NoCredential | Refusal, face: Face
 ) -> None:
     for gate, schemes in ((Gate.API, [b"Bearer"]), (Gate.JWT, [b"Bearer"]), (Gate.BASIC, [])):
         for browser in (OPENS_A_PAGE, FETCHES, FROM_ELSEWHERE):
             for request in (PAGE, PAGE._replace(path="/ui-settings")):
-                answer = render(decided(request, who, gate, browser), face, gate, "", browser)
+                answer = render(decided(request, who, gate, browser), face, gate, "", browser, PAGE_OF_REFUSALS)
                 challenges = [value for name, value in answer.headers if name == b"www-authenticate"]
                 assert answer.status == 401
                 assert [value.split(b" ")[0] for value in challenges] == schemes
@@ -268,30 +276,37 @@ def test_a_browser_at_a_machines_gate_is_not_made_to_ask_for_a_password_nor_show
     ("who", "status", "code"),
     [
         *TABLE[1:],
-        pytest.param(NotPermitted("no"), 403, "insufficient_scope", id="not-permitted"),
+        pytest.param(NotPermitted(Problem.PERSON_NOT_PERMITTED), 403, "insufficient_scope", id="not-permitted"),
     ],
 )
 def test_who_opens_a_page_that_is_refused_reads_why_on_a_page(who: Refusal, status: int, code: str, face: Face) -> None:
-    refusal = type(who)('a <b>"sentence"</b> & more')
-    answer = render(decided(PAGE, refusal, Gate.UI, OPENS_A_PAGE), face, Gate.UI, "r1", OPENS_A_PAGE)
+    answer = render(decided(PAGE, who, Gate.UI, OPENS_A_PAGE), face, Gate.UI, "r1", OPENS_A_PAGE, PAGE_OF_REFUSALS)
     headers = dict(answer.headers)
     assert answer.status == status or face is Face.AUTH_REQUEST
     assert headers[b"content-type"] == b"text/html; charset=utf-8"
     assert b"frame-ancestors 'none'" in headers[b"content-security-policy"]
     assert headers[b"cache-control"] == b"no-store"
-    assert b"a &lt;b&gt;&quot;sentence&quot;&lt;/b&gt; &amp; more" in answer.body
-    assert b"<b>" not in answer.body
-    assert code.encode() in answer.body
+    assert escape(sentence_for_person(who.cause)).encode() in answer.body
+    assert f"<code>{code}</code>".encode() in answer.body
+    assert b"<code>r1</code>" in answer.body
     assert b"www-authenticate" not in headers
     assert b"location" not in headers
 
 
 def test_who_lacks_a_role_for_a_page_is_led_to_whom_to_ask() -> None:
     decision = decided(PAGE, WHO._replace(roles=()), Gate.UI, OPENS_A_PAGE)
-    answer = render(decision, Face.FORWARD_AUTH, Gate.UI, "r1", OPENS_A_PAGE)
+    answer = render(decision, Face.FORWARD_AUTH, Gate.UI, "r1", OPENS_A_PAGE, PAGE_OF_REFUSALS)
     assert answer.status == 403
     assert b'href="/_auth/denied"' in answer.body
     assert b"without a role here" in answer.body
+
+
+def test_until_there_is_a_page_a_person_reads_the_same_refusal_as_json() -> None:
+    decision = decided(PAGE, WHO._replace(roles=()), Gate.UI, OPENS_A_PAGE)
+    answer = render(decision, Face.FORWARD_AUTH, Gate.UI, "r1", OPENS_A_PAGE)
+    assert dict(answer.headers)[b"content-type"] == b"application/json"
+    assert json.loads(answer.body)["code"] == "insufficient_scope"
+    assert "without a role here" in json.loads(answer.body)["detail"]
 
 
 def test_nginx_is_told_where_a_person_signs_in() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.globs import met, overlap
+from service.core.globs import matches_any, patterns_overlap
 
 SMALL = ["".join(one) for length in range(5) for one in product("ab/", repeat=length)]
 PATTERNS = st.lists(st.sampled_from(["a", "b", "/", "*", "**"]), max_size=4).map("".join)
@@ -17,11 +17,11 @@ PATTERNS = st.lists(st.sampled_from(["a", "b", "/", "*", "**"]), max_size=4).map
 def test_two_patterns_overlap_if_some_value_meets_both(one: str, other: str) -> None:
     """What two short patterns have in common shows in a short value."""
     one, other = (re.sub(r"\*{3,}", "**", pattern) for pattern in (one, other))
-    assert overlap(one, other) == overlap(other, one)
-    if any(met([one], value) and met([other], value) for value in SMALL):
-        assert overlap(one, other)
+    assert patterns_overlap(one, other) == patterns_overlap(other, one)
+    if any(matches_any([one], value) and matches_any([other], value) for value in SMALL):
+        assert patterns_overlap(one, other)
     elif len(one.replace("*", "")) + len(other.replace("*", "")) <= 4:
-        assert not overlap(one, other)
+        assert not patterns_overlap(one, other)
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_two_patterns_overlap_if_some_value_meets_both(one: str, other: str) -> 
     ],
 )
 def test_examples(one: str, other: str, both: bool) -> None:  # noqa: FBT001
-    assert overlap(one, other) is both
+    assert patterns_overlap(one, other) is both

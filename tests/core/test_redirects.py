@@ -7,7 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.core.request.redirects import HOME, MAX_RETURN_TO, parse_return_to, sign_in_location, with_fragment
+from service.core.request.redirects import (
+    HOME,
+    MAX_RETURN_TO,
+    parse_return_to,
+    sign_in_href,
+    switch_account_href,
+    with_fragment,
+)
 
 ORIGIN = "https://prefect.example.com"
 
@@ -92,7 +99,7 @@ def test_whatever_is_not_plainly_ours_leads_home(raw: str) -> None:
 @pytest.mark.parametrize("raw", OURS.values(), ids=OURS)
 def test_a_page_of_this_host_is_found_again_exactly(raw: str) -> None:
     assert parse_return_to(raw) == raw
-    assert parse_qs(urlsplit(sign_in_location(raw)).query) == {"return_to": [raw]}
+    assert parse_qs(urlsplit(sign_in_href(raw)).query) == {"return_to": [raw]}
 
 
 @given(st.text(max_size=80).map(lambda text: "/" + text) | st.text(max_size=80))
@@ -107,8 +114,16 @@ def test_row35_no_text_at_all_leads_elsewhere(raw: str) -> None:
 @given(st.text(alphabet="/\\@:.%?#;_ \t\r\n\x00aefhinopstuvx0259\uff0f", max_size=40))
 def test_row35_no_arrangement_of_the_dangerous_characters_leads_elsewhere(raw: str) -> None:
     assert stays_here(parse_return_to(raw))
-    assert stays_here(sign_in_location(raw))
-    assert re.fullmatch(r"/_auth/login\?return_to=[A-Za-z0-9%._~-]+", sign_in_location(raw))
+    assert stays_here(sign_in_href(raw))
+    assert re.fullmatch(r"/_auth/login\?return_to=[A-Za-z0-9%._~-]+(#[\x21-\x7e]+)?", sign_in_href(raw))
+    assert re.fullmatch(r"/_auth/start\?switch=1&return_to=[A-Za-z0-9%._~&=+-]+", switch_account_href(raw))
+
+
+def test_the_fragment_is_taken_along_to_sign_in() -> None:
+    assert sign_in_href("/runs?a=b#tab=logs") == "/_auth/login?return_to=%2Fruns%3Fa%3Db#tab=logs"
+    switching = urlsplit(switch_account_href("/runs?a=b#tab=a%20b"))
+    assert switching.path == "/_auth/start"
+    assert parse_qs(switching.query) == {"switch": ["1"], "return_to": ["/runs?a=b"], "fragment": ["tab=a b"]}
 
 
 @given(st.text(max_size=60), st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from service.core.errors import UnusableError
 from service.core.model import Principal
-from service.core.prefect.roles import BUILT_IN, Access, Granted, Lack, Lacking, Role
+from service.core.prefect.roles import BUILT_IN, Access, Granted, Lacking, Role
 from service.core.prefect.routes import Capability, Routes, known_routes, parse_table
+from service.core.problems import Cause, Problem
+from service.rendering.sentences import log_reason, sentence, sentence_for_person
 from tests.support.forwarded_requests import call, concrete, filled_in
+from tests.support.refusals import refused
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 JSON_BODY = b'{"limit": 200}'
@@ -61,17 +65,25 @@ def test_a_flow_run_may_ask_for_secrets_of_its_blocks(access: Access) -> None:
     assert isinstance(access.judge(request, ("worker",)), Granted)
     assert isinstance(access.judge(request, ("deployer",)), Granted)
     assert access.judge(request, ("viewer",)) == Lacking(
-        access.routes.find("GET", request.path), Lack.SECRETS, frozenset({Capability.READ_SECRET})
+        access.routes.find("GET", request.path),
+        Problem.SECRETS_NOT_PERMITTED,
+        frozenset({Capability.READ_SECRET}),
+        ("worker", "deployer", "admin"),
     )
 
 
 def test_the_pages_of_a_viewer_show_blocks_without_secrets(access: Access) -> None:
     request = call("POST", "/api/block_documents/filter")
     assert isinstance(access.judge(request, ("viewer",), b'{"include_secrets": false}'), Granted)
-    for body, lack in ((b'{"include_secrets": true}', Lack.SECRETS), (None, Lack.BODY), (b"", Lack.BODY)):
+    not_sent = Problem.SECRETS_BODY_NOT_SENT
+    for body, problem in (
+        (b'{"include_secrets": true}', Problem.SECRETS_NOT_PERMITTED),
+        (None, not_sent),
+        (b"", not_sent),
+    ):
         verdict = access.judge(request, ("viewer",), body)
         assert isinstance(verdict, Lacking)
-        assert verdict.lack is lack
+        assert verdict.problem is problem
         assert isinstance(access.judge(request, ("worker",), body), Granted)
 
 
@@ -115,7 +127,7 @@ def test_a_custom_role_has_capabilities_and_single_routes(routes: Routes) -> Non
 
 
 def test_a_role_that_names_an_unknown_route_is_refused_with_its_name(routes: Routes) -> None:
-    with pytest.raises(ValueError, match=r"'tidy'.*DELETE /api/flow_run/\{id\}"):
+    with refused(UnusableError, r"'tidy'.*DELETE /api/flow_run/\{id\}"):
         Access([Role("tidy", routes=frozenset({"DELETE /api/flow_run/{id}"}))], routes)
 
 
@@ -153,7 +165,9 @@ def test_a_role_can_be_limited_to_work_pools_where_the_path_names_one(
     verdict = access.judge(call(method, path), ("etl",))
     assert isinstance(verdict, Granted) == open_
     if isinstance(verdict, Lacking):
-        assert verdict.lack is Lack.LIMIT
+        assert verdict.problem is Problem.OUTSIDE_LIMITS
+        assert verdict.holders[-1] == "admin"
+        assert "etl" not in verdict.holders
     assert isinstance(access.judge(call(method, path), ("etl", "worker")), Granted)
 
 
@@ -168,49 +182,89 @@ def test_a_role_can_be_limited_to_flows_and_deployments(routes: Routes) -> None:
 
 @pytest.mark.parametrize("limits", [{"pool": ("x",)}, {"work_pool": ()}])
 def test_a_limit_that_would_not_limit_is_refused(limits: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(ValueError, match="'etl'"):
+    with refused(UnusableError, "'etl'"):
         Role("etl", frozenset({Capability.READ}), limits=limits)
 
 
 def test_everything_cannot_be_limited() -> None:
-    with pytest.raises(ValueError, match="'etl'"):
+    with refused(UnusableError, "'etl'"):
         Role("etl", frozenset({Capability.ADMIN}), limits={"work_pool": ("x",)})
 
 
 WHO = Principal("https://idp.example", "svc", roles=("viewer",))
 
 
-def refused(access: Access, method: str, target: str, who: Principal = WHO, body: bytes | None = None) -> str:
+def cause(access: Access, method: str, target: str, who: Principal = WHO, body: bytes | None = None) -> Cause:
     request = call(method, target)
     verdict = access.judge(request, who.roles, body)
     assert isinstance(verdict, Lacking)
-    return access.refusal(request, who, verdict)
+    return verdict.cause(request, who)
+
+
+def read(access: Access, method: str, target: str, who: Principal = WHO, body: bytes | None = None) -> str:
+    return sentence(cause(access, method, target, who, body))
 
 
 def test_a_refusal_says_who_what_was_needed_and_what_they_have(access: Access) -> None:
-    assert refused(access, "POST", "/api/deployments/") == (
+    assert read(access, "POST", "/api/deployments/") == (
         "You are 'svc' of https://idp.example, with the role viewer. POST /api/deployments/ needs 'deploy'. "
-        "Ask for the role admin or deployer."
+        "Ask for the role deployer or admin."
     )
-    assert refused(access, "POST", filled_in("/api/flow_runs/{id}/set_state")).endswith(
+    assert read(access, "POST", filled_in("/api/flow_runs/{id}/set_state")).endswith(
         "POST /api/flow_runs/{id}/set_state needs 'report' or 'run' or 'work'. "
-        "Ask for the role admin, deployer, runner or worker."
+        "Ask for the role runner, worker, deployer or admin."
     )
-    assert "without a role here" in refused(access, "GET", "/api/flows/name/x", WHO._replace(roles=()))
-    assert "with the roles viewer and runner" in refused(
+    assert "without a role here" in read(access, "GET", "/api/flows/name/x", WHO._replace(roles=()))
+    assert "with the roles viewer and runner" in read(
         access, "DELETE", filled_in("/api/flows/{id}"), WHO._replace(roles=("viewer", "runner"))
     )
 
 
 def test_a_refusal_says_what_is_special(access: Access, routes: Routes) -> None:
-    unknown = refused(access, "GET", "/nowhere/" + "x" * 4000)
+    unknown = read(access, "GET", "/nowhere/" + "x" * 4000)
     assert "no known route" in unknown
     assert len(unknown) < 400
     secrets = "/api/block_documents/filter"
-    assert "include_secrets needs 'read-secret'" in refused(access, "POST", secrets, body=b'{"include_secrets":1}')
-    assert "the proxy does not send" in refused(access, "POST", secrets)
+    assert "include_secrets needs 'read-secret'" in read(access, "POST", secrets, body=b'{"include_secrets":1}')
+    assert "the proxy does not send" in read(access, "POST", secrets)
     limited = Access([LIMITED], routes)
-    assert "other names" in refused(limited, "GET", "/api/work_pools/prod", WHO._replace(roles=("etl",)))
+    assert "other names" in read(limited, "GET", "/api/work_pools/prod", WHO._replace(roles=("etl",)))
+
+
+def test_a_person_reads_what_they_wanted_and_the_least_role_that_has_it(access: Access) -> None:
+    def told(method: str, target: str, who: Principal = WHO, body: bytes | None = None) -> str:
+        return sentence_for_person(cause(access, method, target, who, body))
+
+    nobody = WHO._replace(roles=())
+    assert told("GET", "/v2/runs", nobody) == (
+        "You are signed in as svc, without a role here. This takes the right to open the UI, and see health and "
+        "versions. Ask for the role viewer."
+    )
+    assert told("POST", filled_in("/api/deployments/{id}/create_flow_run")) == (
+        "You are signed in as svc, with the role viewer. This takes the right to start, cancel, retry, pause and "
+        "resume runs, and answer runs that wait for input. Ask for the role runner."
+    )
+    assert "Ask for the role deployer." in told("POST", "/api/deployments/")
+    assert "There is no known page at this address" in told("GET", "/nothing")
+    assert "the right to see the secrets of blocks. Ask for the role worker." in told("GET", "/docs?include_secrets=1")
+
+
+def test_the_log_has_what_was_refused_and_never_the_query(access: Access) -> None:
+    assert log_reason(cause(access, "GET", "/api/health?include_secrets=SECRET")) == (
+        "secrets_not_permitted name=svc issuer='https://idp.example' roles=('viewer',) route='GET /api/health' "
+        "needed=['read-secret'] holders=('worker', 'deployer', 'admin')"
+    )
+    assert "SECRET" not in log_reason(cause(access, "GET", "/nothing?token=SECRET"))
+    assert len(log_reason(cause(access, "GET", "/nowhere/" + "x" * 4000))) < 500
+
+
+def test_roles_are_ordered_by_what_they_open(routes: Routes) -> None:
+    all_but_secrets = Role("everything", frozenset(Capability) - {Capability.ADMIN, Capability.READ_SECRET})
+    one_route = Role("one", routes=frozenset({"POST /api/deployments/"}))
+    access = Access([BUILT_IN["admin"], all_but_secrets, BUILT_IN["deployer"], one_route], routes)
+    verdict = access.judge(call("POST", "/api/deployments/"), ())
+    assert isinstance(verdict, Lacking)
+    assert verdict.holders == ("one", "deployer", "everything", "admin")
 
 
 def test_each_capability_opens_some_route_and_belongs_to_some_role(routes: Routes) -> None:

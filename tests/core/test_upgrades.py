@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from service.core.errors import UnusableError
 from service.core.prefect.routes import Routes, parse_table
 from service.core.prefect.versions import Changes, changes
+from tests.support.refusals import refused
 
 ROUTES = Routes(
     [
@@ -41,16 +43,16 @@ def test_a_route_that_may_tell_secrets_in_a_new_way_is_listed() -> None:
         return {"parameters": [{"in": "query", "name": name}, {"in": "header", "name": "x-secret"}]}
 
     blocks = {"post": {"requestBody": ASKS}}
-    assert changes(document(flows={"get": asked_by("include_secrets")}, blocks=blocks), ROUTES).telling == ()
-    assert changes(document(flows={"get": asked_by("showSecrets")}, blocks=blocks), ROUTES).telling == (
+    assert changes(document(flows={"get": asked_by("include_secrets")}, blocks=blocks), ROUTES).secret_flags == ()
+    assert changes(document(flows={"get": asked_by("showSecrets")}, blocks=blocks), ROUTES).secret_flags == (
         "GET /api/flows/{name}",
     )
-    assert changes(document(flows={"get": {"requestBody": ASKS}}, blocks=blocks), ROUTES).telling == (
+    assert changes(document(flows={"get": {"requestBody": ASKS}}, blocks=blocks), ROUTES).secret_flags == (
         "GET /api/flows/{name}",
     )
 
 
 @pytest.mark.parametrize("other", [{}, {"openapi": "3.1.0"}, {"openapi": "3.1.0", "paths": {}}, {"paths": {"/x": {}}}])
 def test_what_is_no_openapi_document_is_refused(other: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="not an OpenAPI document"):
+    with refused(UnusableError, "not an OpenAPI document"):
         changes(other, ROUTES)

@@ -39,4 +39,4 @@ GONE = {
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_table_knows_each_route_of_each_version(version: str) -> None:
     found = changes(openapi_of(version), Routes(known_routes()))
-    assert found == Changes(unknown=(), gone=tuple(sorted(GONE[version])), telling=())
+    assert found == Changes(unknown=(), gone=tuple(sorted(GONE[version])), secret_flags=())

@@ -139,7 +139,7 @@ MISTAKES = {
     ),
     "empty-rule": (
         {"grants": [{"issuer": "local", "roles": ["viewer"], "claims": {"team": {}}}]},
-        "grants.0.claims.team: a rule for a claim says",
+        "grants.0.claims.team: name equals, any_of, all_of or glob",
     ),
     "roles-rendered-empty": (
         {"grants": [{"issuer": "local", "users": "alice", "roles": []}]},
@@ -157,7 +157,10 @@ MISTAKES = {
         {"issuer": {"keys__max_stale": "0"}},
         "issuer.keys: max_stale is less than refresh, 300: keys would run out",
     ),
-    "added-route": ({"prefect": {"routes": {"GET /x": "fly"}}}, "prefect.routes: "),
+    "added-route": (
+        {"prefect": {"routes": {"GET /x": "fly"}}},
+        "prefect.routes: 'fly' is not a capability: expected one of admin,",
+    ),
 }
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.adapters.store import Store
-from service.state.throttle import Throttle, sender_of
+from service.state.throttle import MAX_SENDERS, FailedAttempts, GuessLimits, Throttle, sender_of
 from tests.support.redis import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -31,9 +32,22 @@ def clock() -> Clock:
     return Clock()
 
 
+def throttle_of(
+    *,
+    attempts: int,
+    window: float,
+    per_name: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    capacity: int = MAX_SENDERS,
+    store: Store | None = None,
+) -> Throttle:
+    limits = GuessLimits(attempts, window, attempts if per_name is None else per_name)
+    return Throttle(FailedAttempts(clock, capacity), limits, store)
+
+
 @pytest.fixture
 def throttle(clock: Clock) -> Throttle:
-    return Throttle(attempts=3, window=WINDOW, clock=clock)
+    return throttle_of(attempts=3, window=WINDOW, clock=clock)
 
 
 async def fail(throttle: Throttle, address: str, *names: str) -> None:
@@ -110,7 +124,7 @@ async def test_an_account_of_ones_own_does_not_buy_more_guesses(throttle: Thrott
 
 async def test_a_limit_for_a_name_that_is_less_than_the_addresss(clock: Clock) -> None:
     """One worker with an old password does not stop the others behind the same address."""
-    throttle = Throttle(attempts=9, window=WINDOW, per_name=3, clock=clock)
+    throttle = throttle_of(attempts=9, window=WINDOW, per_name=3, clock=clock)
     await fail(throttle, "192.0.2.1", "old", "old", "old")
     assert throttle.retry_after("192.0.2.1", "old") == 300
     assert throttle.retry_after("192.0.2.1", "new") == 0
@@ -128,7 +142,7 @@ async def test_any_user_name_is_counted(throttle: Throttle, name: str) -> None:
 
 
 async def test_row23_strangers_fill_the_memory_and_lock_nobody_out_nor_free_an_attacker() -> None:
-    throttle = Throttle(attempts=3, window=WINDOW, clock=Clock(), capacity=1_000)
+    throttle = throttle_of(attempts=3, window=WINDOW, clock=Clock(), capacity=1_000)
     await fail(throttle, "192.0.2.1", "ann", "ann", "ann")
     for number in range(100_000):
         await throttle.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", "ann")
@@ -138,11 +152,11 @@ async def test_row23_strangers_fill_the_memory_and_lock_nobody_out_nor_free_an_a
     assert throttle.retry_after("192.0.2.3", "bob") == 0
     await fail(throttle, "192.0.2.3", "bob")
     assert throttle.retry_after("192.0.2.3", "bob") > 0  # and who comes later is counted all the same
-    assert len(throttle._few) + len(throttle._many) <= 2_000
+    assert len(throttle.failures._few) + len(throttle.failures._many) <= 2_000
 
 
 async def test_attackers_who_fill_both_memories_do_not_stop_the_counting() -> None:
-    throttle = Throttle(attempts=3, window=WINDOW, clock=Clock(), capacity=100)
+    throttle = throttle_of(attempts=3, window=WINDOW, clock=Clock(), capacity=100)
     for number in range(500):
         await fail(throttle, f"10.0.{number >> 8}.{number & 255}", "ann", "ann", "ann")
     await fail(throttle, "192.0.2.1", "ann", "ann", "ann")
@@ -153,7 +167,35 @@ async def test_attackers_who_fill_both_memories_do_not_stop_the_counting() -> No
 
 async def test_guesses_that_were_sent_all_at_once_take_no_more_memory_than_the_limit(throttle: Throttle) -> None:
     await fail(throttle, "192.0.2.1", *map(str, range(1_000)))
-    assert len(throttle._many["192.0.2.1"]) == 3
+    assert len(throttle.failures._many["192.0.2.1"].failures) == 3
+
+
+@pytest.mark.parametrize(
+    ("around", "guesses"), [(lambda n: f"2001:db8:0:{n:x}::1", 4), (lambda n: f"2001:db8:0:{n << 8:x}::1", 16)]
+)
+async def test_who_has_many_networks_has_not_so_many_times_the_guesses(
+    throttle: Throttle, around: Callable[[int], str], guesses: int
+) -> None:
+    """A /56 has 256 times a /64, and a /48 has 256 times a /56: the limits are 4 and 16 times those of one."""
+    sent = 0
+    for number in range(256):
+        if not throttle.retry_after(around(number), "ann"):
+            await throttle.failed(around(number), "ann")
+            sent += 1
+    assert sent == 3 * guesses
+    assert throttle.retry_after("2001:db8:1::1", "ann") == 0  # the next /48
+    assert throttle.retry_after("192.0.2.1", "ann") == 0
+
+
+async def test_who_is_right_frees_its_own_network_alone_of_what_was_counted(throttle: Throttle) -> None:
+    for number in range(11):
+        await throttle.failed(f"2001:db8:0:{number:x}::1", "ann")
+    await throttle.failed("2001:db8:0:ff::1", "ann")
+    assert throttle.retry_after("2001:db8:0:fe::1", "ann") > 0
+    await throttle.succeeded("2001:db8:0:ff::1", "ann")
+    assert throttle.retry_after("2001:db8:0:fe::1", "ann") == 0
+    await throttle.failed("2001:db8:0:fe::1", "ann")
+    assert throttle.retry_after("2001:db8:0:ff::1", "ann") > 0  # those of the others still count
 
 
 async def test_memory_is_given_back_after_the_window(throttle: Throttle, clock: Clock) -> None:
@@ -161,7 +203,7 @@ async def test_memory_is_given_back_after_the_window(throttle: Throttle, clock: 
     await fail(throttle, "192.0.2.2", "ann")
     clock.now += WINDOW
     await fail(throttle, "192.0.2.3", "ann", "ann", "ann")
-    assert (len(throttle._few), len(throttle._many)) == (0, 1)
+    assert (len(throttle.failures._few), len(throttle.failures._many)) == (0, 1)
 
 
 Step = tuple[float, str, str, bool]
@@ -175,7 +217,7 @@ STEPS = st.lists(
 def test_it_agrees_with_counting_everything(steps: list[Step]) -> None:
     """The whole history, counted anew at each step, gives the same answers."""
     clock = Clock()
-    throttle = Throttle(attempts=3, window=WINDOW, per_name=2, clock=clock)
+    throttle = throttle_of(attempts=3, window=WINDOW, per_name=2, clock=clock)
     history: list[tuple[float, str, str]] = []
     for pause, address, name, good in steps:
         clock.now += pause
@@ -209,7 +251,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 async def test_replicas_add_up_what_they_count(redis: RedisServer) -> None:
     stores = [Store(redis.url, "test:") for _ in range(2)]
-    one, two = (Throttle(attempts=4, window=WINDOW, store=store) for store in stores)
+    one, two = (throttle_of(attempts=4, window=WINDOW, store=store) for store in stores)
     await fail(one, "192.0.2.1", "ann", "bob", "bob")
     assert two.retry_after("192.0.2.1", "ann") == 0
     await fail(two, "192.0.2.1", "ann")
@@ -221,7 +263,7 @@ async def test_replicas_add_up_what_they_count(redis: RedisServer) -> None:
 
 async def test_success_here_is_success_elsewhere(redis: RedisServer) -> None:
     stores = [Store(redis.url, "test:") for _ in range(2)]
-    one, two = (Throttle(attempts=4, window=WINDOW, store=store) for store in stores)
+    one, two = (throttle_of(attempts=4, window=WINDOW, store=store) for store in stores)
     await fail(one, "192.0.2.1", "ann", "ann", "ann")
     await two.succeeded("192.0.2.1", "ann")
     await fail(two, "192.0.2.1", "ann")
@@ -232,7 +274,7 @@ async def test_success_here_is_success_elsewhere(redis: RedisServer) -> None:
 
 async def test_a_limit_for_a_name_is_added_up_too(redis: RedisServer) -> None:
     stores = [Store(redis.url, "test:") for _ in range(2)]
-    one, two = (Throttle(attempts=9, window=WINDOW, per_name=3, store=store) for store in stores)
+    one, two = (throttle_of(attempts=9, window=WINDOW, per_name=3, store=store) for store in stores)
     await fail(one, "192.0.2.1", "old", "old", "bob")
     await fail(two, "192.0.2.1", "old")
     assert two.retry_after("192.0.2.1", "old") > 0
@@ -243,7 +285,7 @@ async def test_a_limit_for_a_name_is_added_up_too(redis: RedisServer) -> None:
 
 async def test_what_was_counted_elsewhere_ends_when_it_ends_there(redis: RedisServer) -> None:
     stores = [Store(redis.url, "test:") for _ in range(2)]
-    one, two = (Throttle(attempts=4, window=20, store=store) for store in stores)
+    one, two = (throttle_of(attempts=4, window=20, store=store) for store in stores)
     await fail(one, "192.0.2.1", "ann", "ann", "ann")
     await asyncio.sleep(1.1)
     await fail(two, "192.0.2.1", "ann")
@@ -254,7 +296,7 @@ async def test_what_was_counted_elsewhere_ends_when_it_ends_there(redis: RedisSe
 
 async def test_without_the_store_each_counts_alone(redis: RedisServer) -> None:
     store = Store(redis.url, "test:")
-    throttle = Throttle(attempts=3, window=WINDOW, store=store)
+    throttle = throttle_of(attempts=3, window=WINDOW, store=store)
     await fail(throttle, "192.0.2.1", "ann")
     redis.stop()
     await fail(throttle, "192.0.2.1", "ann", "ann")

@@ -11,9 +11,15 @@ ALICE = Principal("local", "alice")
 HEADER = b"Basic YWxpY2U6c2VjcmV0"
 
 
+def verdicts_of(*, seconds: float, capacity: int) -> Verdicts:
+    made = Verdicts()
+    made.renew(seconds=seconds, capacity=capacity)
+    return made
+
+
 @pytest.fixture
 def verdicts() -> Verdicts:
-    return Verdicts(seconds=60, capacity=3)
+    return verdicts_of(seconds=60, capacity=3)
 
 
 def remember(verdicts: Verdicts, header: bytes = HEADER, gate: Gate = Gate.API, until: float = float("inf")) -> bytes:
@@ -39,7 +45,7 @@ def test_what_one_gate_believed_is_nothing_to_another(verdicts: Verdicts) -> Non
 def test_the_memory_holds_no_header(verdicts: Verdicts) -> None:
     remember(verdicts)
     assert HEADER not in repr(vars(verdicts)).encode()
-    assert verdicts.key_of(Gate.API, HEADER) != Verdicts(seconds=60, capacity=3).key_of(Gate.API, HEADER)
+    assert verdicts.key_of(Gate.API, HEADER) != verdicts_of(seconds=60, capacity=3).key_of(Gate.API, HEADER)
 
 
 @pytest.mark.parametrize(("until", "ends"), [(30.0, 30.0), (3600.0, 60.0)])
@@ -71,5 +77,5 @@ def test_a_change_ends_all_verdicts(verdicts: Verdicts) -> None:
 def test_the_oldest_goes_first_and_none_is_kept_where_the_bound_is_nought(verdicts: Verdicts) -> None:
     keys = [remember(verdicts, str(number).encode()) for number in range(4)]
     assert [verdicts.recall(key) is not None for key in keys] == [False, True, True, True]
-    none = Verdicts(seconds=0, capacity=3)
+    none = verdicts_of(seconds=0, capacity=3)
     assert none.recall(remember(none)) is None

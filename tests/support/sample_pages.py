@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from starlette.responses import HTMLResponse
-
-from service.rendering.pages import Moment, Pages
+from service.core.errors import Broken, Code, MalformedRequest, OutOfReach, SignInFailed, Throttled
+from service.core.model import Deny, Session, Unavailable
+from service.core.problems import Cause, Problem
+from service.rendering.pages import Pages
+from service.rendering.wire import Answer
 
 NOW = 1_790_000_000.0
 REQUEST_ID = "9f2c4d1e8a7b6c5d"
@@ -17,7 +19,14 @@ LOCAL: dict[str, Any] = {"action": "/_auth/login", "csrf": "a-csrf-value", "retu
 Say = Callable[[str], str]
 
 
-def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, HTMLResponse]:
+def headers_of(answer: Answer) -> dict[str, str]:
+    """Return the headers of an answer by name; none is there twice."""
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    assert len(headers) == len(answer.headers)
+    return headers
+
+
+def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answer]:
     """Return all pages by name; `say` may replace each text that a page shows."""
     name, provider = say("Ada Lovelace"), say("Acme SSO")
     teams = [say(f"/organisation/team-{number}") for number in range(groups)]
@@ -50,7 +59,7 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, HTMLR
             action="/_auth/logout", csrf=say("csrf"), who=name, provider_origin="https://sso.example.com"
         ),
         "denied": pages.denied(
-            who={
+            {
                 "name": name,
                 "subject": say("f3a1c0de"),
                 "email": say("ada@example.com"),
@@ -58,31 +67,76 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, HTMLR
                 "groups": teams,
                 "roles": [say("viewer")],
             },
-            needed=say("This needs the role deployer."),
+            lacking(say),
             have=say("viewer"),
             request_id=say(REQUEST_ID),
             switch_href="/_auth/start?switch=1",
-            back_href="/",
         ),
-        "error": pages.error(
-            status=503,
-            heading=say("Acme SSO does not answer"),
-            detail=say("You could not be signed in: try again in a moment."),
+        "error": pages.refused(
+            OutOfReach(Problem.ISSUER_OUT_OF_REACH, retry_after=5),
             request_id=say(REQUEST_ID),
-            retry_href="/_auth/login",
-            code=say("issuer_unavailable"),
-            checks=[say("Cookies are allowed for this site."), say("The address begins with https://.")],
-            retry_after=5,
+            again_href="/_auth/login",
+            switch_href="/_auth/login",
+        ),
+        "loop": pages.refused(
+            SignInFailed(Problem.SIGN_IN_LOOPS),
+            request_id=say(REQUEST_ID),
+            again_href="/_auth/login",
+            switch_href="/_auth/login",
         ),
         "me": pages.me(
-            who=[
-                ("Name", name),
-                ("E-mail", say("ada@example.com")),
-                (say("Groups"), teams),
-                ("Signed in", Moment(NOW - 3 * 3_600, NOW)),
-                ("Ends at the latest", Moment(NOW + 13 * 3_600, NOW)),
-            ],
-            sign_out_href="/_auth/logout",
-            home_href="/",
+            Session(
+                id="1",
+                issuer=say("https://sso.example.com/realms/data"),
+                subject=say("f3a1c0de"),
+                name=name,
+                email=say("ada@example.com"),
+                groups=tuple(teams),
+                claims={},
+                began=NOW - 3 * 3_600,
+                seen=NOW,
+                check_at=NOW,
+            ),
+            [say("viewer")],
+            provider=provider,
+            claims={"user": say("sub"), "groups": say("groups")},
+            ends=NOW + 13 * 3_600,
+            ends_when_idle=NOW + 8 * 3_600,
+            now=NOW,
         ),
+        **{f"gate-{name}": page for name, page in every_refusal(pages, say).items()},
     }
+
+
+def lacking(say: Say = str) -> Cause:
+    """Return what a person lacks."""
+    facts = {
+        "name": say("ada"),
+        "issuer": say("https://sso.example.com/realms/data"),
+        "roles": (say("viewer"),),
+        "route": say("POST /api/deployments/{id}/create_flow_run"),
+        "needed": ["run"],
+        "holders": (say("runner"), "admin"),
+    }
+    return Cause(Problem.CAPABILITY_MISSING, facts)
+
+
+def every_refusal(pages: Pages, say: Say = str) -> dict[str, Answer]:
+    """Return the page that a person sees at the gate, for each thing that can help."""
+    role = lacking(say)
+    later, throttled = Broken(Problem.INTERNAL), Throttled(Problem.TOO_MANY_GUESSES, retry_after=240, seconds=240)
+    repeated = MalformedRequest(Problem.HEADER_REPEATED, header=say("x-forwarded-uri"))
+    decisions: dict[str, Deny | Unavailable] = {
+        "role": Deny(403, Code.INSUFFICIENT_SCOPE, role),
+        "unknown-page": Deny(403, Code.INSUFFICIENT_SCOPE, role._replace(problem=Problem.ROUTE_UNKNOWN)),
+        "account": Deny(403, Code.INSUFFICIENT_SCOPE, Cause(Problem.PERSON_NOT_PERMITTED)),
+        "unconfirmed": Deny(403, Code.INSUFFICIENT_SCOPE, Cause(Problem.EMAIL_NOT_VERIFIED)),
+        "cross-site": Deny(403, Code.CROSS_ORIGIN, Cause(Problem.CROSS_SITE_REQUEST)),
+        "cookies": Deny(400, Code.INVALID_REQUEST, Cause(Problem.COOKIES_TOO_LARGE)),
+        "malformed": Deny(400, Code.INVALID_REQUEST, repeated.cause),
+        "peer": Deny(403, Code.UNTRUSTED_PROXY, Cause(Problem.PEER_NOT_TRUSTED)),
+        "broken": Unavailable(503, later.code, later.cause, later.retry_after),
+        "throttled": Unavailable(429, throttled.code, throttled.cause, throttled.retry_after),
+    }
+    page = pages.refusal_page(switch_href="/_auth/start?switch=1")
+    return {name: Answer(one.status, page.headers, page.fill(one, say(REQUEST_ID))) for name, one in decisions.items()}

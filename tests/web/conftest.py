@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.adapters.users_file import hash_password
-from service.gate.verify import ForwardAuth
+from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.telemetry.events import JSONFormatter
 from service.web.app import create_app

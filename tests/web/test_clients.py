@@ -92,7 +92,7 @@ async def test_guesses_reach_the_issuer_ten_times_and_do_not_hold_up_who_is_know
     assert sorted(one.status for one in guesses) == [401] * 10 + [429] * 40
     assert len(granting.calls) == 1 + 10
     assert (await call(NIGHT)).status == 200
-    call.app.wiring.verdicts.forget()
+    call.app.state.verdicts.forget()
     assert (await call(NIGHT)).status == 200
     assert (await call(NIGHT, X_Forwarded_For="198.51.100.9")).status == 200
     assert "forward_auth_guesses_refused_total 40.0" in (await call.raw("/metrics", [])).body.decode()
@@ -114,7 +114,7 @@ async def test_memory_answers_no_guess_from_where_guesses_are_counted(call: Call
 async def test_the_sign_in_page_counts_what_the_gates_count(call: Caller) -> None:
     for number in range(10):
         await call(basic(f"alice:guess {number}"))
-    assert call.app.wiring.throttle.retry_after("203.0.113.7", "alice") > 0
+    assert call.app.wiring.guard.throttle.retry_after("203.0.113.7", "alice") > 0
 
 
 async def test_tokens_are_not_counted(call: Caller, granting: Provider) -> None:

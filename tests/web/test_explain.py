@@ -77,7 +77,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
         (("--role", "runner", "POST", RESUME), 0, "route     POST /api/flow_runs/{id}/resume, opened by run"),
         (("--role", "viewer", "--role", "runner", "post", RESUME), 0, "opened    by run of the role runner"),
         (("--role", "viewer", "WS", "/api/events/in"), 1, "WS /api/events/in needs 'emit'"),
-        (("--role", "deployer", "GET", "/api/nothing"), 1, "route     none that is known: for the role admin alone"),
+        (("--role", "deployer", "GET", "/api/nothing"), 1, "route     none that is known: for the role admin only"),
         (("--role", "admin", "GET", "/api/../x"), 1, "400 invalid_request"),
         (("--role", "boss", "GET", "/"), 2, "there is no role boss"),
         (("--user", "alice", "GET", "/"), 2, "name it (--config)"),
@@ -97,7 +97,7 @@ def test_a_user_is_explained_without_a_password(told: Told) -> None:
     assert code == 1
     assert "You are 'alice' of local, with the role viewer. POST /api/deployments/ needs 'deploy'." in text
     assert "viewer: users.role" in text
-    assert "admin: grants.0, not given, for what it asks of 'users' is not met" in text
+    assert "admin: grants.0, not given: its condition 'users' is not met" in text
     assert told("explain", "--user", "alice", "POST", "/api/flows/filter")[0] == 0
     assert told("explain", "--user", "mallory", "GET", "/")[0] == 2
 
@@ -124,7 +124,7 @@ def test_claims_are_explained_as_if_they_were_signed(configured: Path, provider:
     assert (code, "configured are" in text) == (2, True)
     code, text = told("explain", "--claims-file", str(claims), "--issuer", provider.url, "POST", RESUME)
     assert code == 1
-    assert "resumer: grants.1, not given, for what it asks of 'team' is not met" in text
+    assert "resumer: grants.1, not given: its condition 'team' is not met" in text
     assert f"You are 'svc' of {provider.url}, without a role here" in text
     claims.write_text("[]")
     assert told("explain", "--claims-file", str(claims), "POST", RESUME)[0] == 2
@@ -153,9 +153,7 @@ def test_another_version_is_compared_from_a_file_or_a_running_server(provider: P
     try:
         for url in (provider.url, f"{provider.url}/api", f"{provider.url}/openapi.json"):
             code, text = told("routes", "diff", url)
-            assert (code, "1 not known, so for the role admin alone:\n  POST /api/brand_new/" in text) == (1, True), (
-                text
-            )
+            assert (code, "1 not known, so for the role admin only:\n  POST /api/brand_new/" in text) == (1, True), text
     finally:
         del provider.replies["/openapi.json"]
     Path("known.json").write_text("{}")

@@ -7,10 +7,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from starlette.responses import HTMLResponse, Response
 
-from service.rendering.pages import Moment, Pages, duration
-from tests.support.sample_pages import LOCAL, NOW, every_page
+from service.core.errors import Code, OutOfReach
+from service.core.model import Unavailable
+from service.core.problems import Cause, Problem
+from service.rendering.pages import Moment, Pages
+from service.rendering.sentences import duration
+from service.rendering.wire import Answer
+from tests.support.sample_pages import LOCAL, NOW, every_page, every_refusal, headers_of, lacking
 
 HELP = "Ask the data team: data@example.com or https://wiki.example.com/access."
 NAMES = list(every_page(Pages("Prefect", HELP)))
@@ -29,12 +33,12 @@ PAYLOADS = [
 class Parsed(HTMLParser):
     """A page as a browser reads it: balanced elements with their attributes, and the text."""
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Answer) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self._open: list[str] = []
-        self.feed(bytes(response.body).decode())
+        self.feed(response.body.decode())
         self.close()
         assert not self._open
 
@@ -78,19 +82,19 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def policy_of(response: Response) -> dict[str, list[str]]:
-    parts = [one.split() for one in response.headers["content-security-policy"].split(";")]
+def policy_of(response: Answer) -> dict[str, list[str]]:
+    parts = [one.split() for one in headers_of(response)["content-security-policy"].split(";")]
     return {one[0]: one[1:] for one in parts}
 
 
 def test_a_page_is_kept_framed_and_fed_by_nobody(pages: Pages, name: str) -> None:
     response = every_page(pages)[name]
-    assert response.headers["content-type"] == "text/html; charset=utf-8"
-    assert response.headers["cache-control"] == "no-store"
-    assert response.headers["x-content-type-options"] == "nosniff"
-    assert response.headers["x-frame-options"] == "DENY"
-    assert response.headers["referrer-policy"] == "same-origin"
-    assert response.headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers_of(response)["content-type"] == "text/html; charset=utf-8"
+    assert headers_of(response)["cache-control"] == "no-store"
+    assert headers_of(response)["x-content-type-options"] == "nosniff"
+    assert headers_of(response)["x-frame-options"] == "DENY"
+    assert headers_of(response)["referrer-policy"] == "same-origin"
+    assert headers_of(response)["cross-origin-opener-policy"] == "same-origin"
     form_action = ["'self'", "https://sso.example.com"] if name == "confirm-sign-out" else ["'self'"]
     assert policy_of(response) == {
         "default-src": ["'none'"],
@@ -123,13 +127,13 @@ def test_a_page_fetches_only_what_is_served_beside_it(pages: Pages, name: str) -
         place = urlsplit(one)
         assert (place.scheme, place.netloc) == ("", "")
         served = pages.static(place.path.removeprefix("/_auth/static/"), parse_qs(place.query)["v"][0])
-        assert served.status_code == 200
-        assert "immutable" in served.headers["cache-control"]
+        assert served.status == 200
+        assert "immutable" in headers_of(served)["cache-control"]
     assert any(".css" in one for one in fetched)
 
 
 @cache
-def shown(payload: str) -> dict[str, HTMLResponse]:
+def shown(payload: str) -> dict[str, Answer]:
     """Return all pages, with the payload in each text."""
     return every_page(Pages(f"Prefect{payload}", f"Ask.{payload}"), lambda text: text + payload)
 
@@ -140,7 +144,7 @@ def test_whatever_a_page_shows_is_text(payload: str, name: str) -> None:
     assert hostile.skeleton == plain.skeleton
     assert " ".join(payload.split()) in hostile.text
     assert hostile.values("href", "action", "src", "content") == plain.values("href", "action", "src", "content")
-    assert "set-cookie" not in shown(payload)[name].headers
+    assert "set-cookie" not in headers_of(shown(payload)[name])
 
 
 def test_help_leads_where_it_says(pages: Pages) -> None:
@@ -148,11 +152,12 @@ def test_help_leads_where_it_says(pages: Pages) -> None:
     assert {"mailto:data@example.com", "https://wiki.example.com/access"} <= set(hrefs)
 
 
-STATUSES = {"sign-in-wrong": 403, "sign-in-throttled": 429, "denied": 403, "error": 503}
+STATUSES = {"sign-in-wrong": 403, "sign-in-throttled": 429, "denied": 403, "error": 503, "loop": 400}
+STATUSES |= {f"gate-{name}": page.status for name, page in every_refusal(Pages("Prefect")).items()}
 
 
 def test_a_page_has_the_status_of_what_it_says(pages: Pages, name: str) -> None:
-    assert every_page(pages)[name].status_code == STATUSES.get(name, 200)
+    assert every_page(pages)[name].status == STATUSES.get(name, 200)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +165,11 @@ def test_a_page_has_the_status_of_what_it_says(pages: Pages, name: str) -> None:
 )
 def test_a_page_says_when_to_try_again(pages: Pages, name: str, seconds: str, words: str) -> None:
     response = every_page(pages)[name]
-    assert response.headers["retry-after"] == seconds
+    assert headers_of(response)["retry-after"] == seconds
     assert f"try again in about {words}." in Parsed(response).text
 
 
+DOWN = OutOfReach(Problem.ISSUER_OUT_OF_REACH)
 HOSTILE_LINKS = [
     "javascript:alert(1)",
     "JavaScript:alert(1)",
@@ -194,16 +200,16 @@ HOSTILE_LINKS = [
         ("signed_out", {"sign_in_href": None}),
         ("confirm_sign_out", {"action": None, "csrf": "", "who": ""}),
         ("confirm_sign_out", {"action": "/ok", "back_href": None, "csrf": "", "who": ""}),
-        ("me", {"who": [], "sign_out_href": None, "home_href": "/"}),
-        ("denied", {"who": {}, "needed": "", "have": "", "request_id": "", "switch_href": "/", "back_href": None}),
-        ("error", {"status": 400, "heading": "", "detail": "", "request_id": "", "retry_href": None, "code": ""}),
+        ("denied", {"who": {}, "cause": lacking(), "switch_href": None}),
+        ("refused", {"refusal": DOWN, "request_id": "", "again_href": None, "switch_href": "/"}),
+        ("refused", {"refusal": DOWN, "request_id": "", "again_href": "/", "switch_href": None}),
     ],
 )
 def test_a_link_that_leads_to_no_page_is_not_shown(pages: Pages, page: str, links: dict[str, Any], href: str) -> None:
     given = {name: href if value is None else value for name, value in links.items()}
     response = getattr(pages, page)(**given)
-    assert response.status_code == 503
-    assert href.strip() not in bytes(response.body).decode()
+    assert response.status == 503
+    assert href.strip() not in response.body.decode()
     assert "This page could not be shown" in Parsed(response).text
 
 
@@ -214,15 +220,15 @@ def test_a_link_that_leads_to_a_page_is_shown(pages: Pages, href: str) -> None:
 
 def test_plain_http_is_led_to_only_if_permitted() -> None:
     href = "http://sso.lan/out"
-    assert Pages("Prefect").redirecting(href=href, provider="P").status_code == 503
-    assert Pages("Prefect", allow_http=True).redirecting(href=href, provider="P").status_code == 200
-    assert Pages("Prefect", allow_http=True).redirecting(href="javascript:1", provider="P").status_code == 503
+    assert Pages("Prefect").redirecting(href=href, provider="P").status == 503
+    assert Pages("Prefect", allow_http=True).redirecting(href=href, provider="P").status == 200
+    assert Pages("Prefect", allow_http=True).redirecting(href="javascript:1", provider="P").status == 503
 
 
 @pytest.mark.parametrize("origin", ["https://a.example; script-src *", "*", "https://a.example/", "https:", "'none'"])
 def test_an_origin_cannot_change_the_policy(pages: Pages, origin: str) -> None:
     response = pages.confirm_sign_out(action="/", csrf="", who="", provider_origin=origin)
-    assert response.status_code == 503
+    assert response.status == 503
     assert policy_of(response)["form-action"] == ["'self'"]
 
 
@@ -286,7 +292,8 @@ def test_a_refusal_says_who_one_is_what_is_needed_and_whom_to_ask(pages: Pages) 
     for one in (
         "Ada Lovelace",
         "ada@example.com",
-        "This needs the role deployer.",
+        "the right to start, cancel, retry, pause and resume runs",
+        "Ask for the role runner.",
         "Ask the data team",
         "9f2c4d1e8a7b6c5d",
     ):
@@ -295,10 +302,10 @@ def test_a_refusal_says_who_one_is_what_is_needed_and_whom_to_ask(pages: Pages) 
 
 def test_what_is_not_known_of_a_person_is_left_out(pages: Pages) -> None:
     who = {"name": "Ada", "email": "", "groups": ()}
-    response = pages.denied(who=who, needed="No.", have="", request_id="1", switch_href="/a", back_href="/")
-    assert response.status_code == 403
-    labels = re.findall("<dt>(.*?)</dt>", bytes(response.body).decode())
-    assert labels == ["You came as", "Request"]
+    response = pages.denied(who, Cause(Problem.NO_ROLE), request_id="1", switch_href="/a")
+    assert response.status == 403
+    labels = re.findall("<dt>(.*?)</dt>", response.body.decode())
+    assert labels == ["Signed in as", "Request"]
 
 
 def test_many_groups_are_all_there(pages: Pages) -> None:
@@ -309,7 +316,8 @@ def test_many_groups_are_all_there(pages: Pages) -> None:
 
 def test_a_time_is_told_in_full_and_from_now(pages: Pages) -> None:
     page = Parsed(every_page(pages)["me"])
-    assert [one["datetime"] for one in page.all("time")] == ["2026-09-21T11:13:20Z", "2026-09-22T03:13:20Z"]
+    times = [one["datetime"] for one in page.all("time")]
+    assert times == ["2026-09-21T11:13:20Z", "2026-09-22T03:13:20Z", "2026-09-21T22:13:20Z"]
     assert "21 September 2026, 11:13 UTC 3 hours ago" in page.text
     assert "22 September 2026, 03:13 UTC in 13 hours" in page.text
 
@@ -331,6 +339,62 @@ def test_a_length_of_time(seconds: float, words: str) -> None:
     assert Moment(NOW + seconds, NOW).relative == (f"in {words}" if seconds else "1 second ago")
 
 
+# refusals at the gate ---------------------------------------------------------------------------------------
+
+HELPS = ("mailto:", "https://wiki")
+ONLY_LINK = {  # name: the button's words and address, and the link beside it
+    "role": ("Use another account", "/_auth/start?switch=1", "/_auth/denied"),
+    "unknown-page": ("Open Prefect", "/", "/_auth/me"),
+    "account": ("Use another account", "/_auth/start?switch=1", ""),
+    "unconfirmed": ("Sign in again", "/_auth/login", None),
+    "cross-site": ("Open Prefect", "/", "/_auth/me"),
+    "cookies": ("Try again", "", None),
+    "malformed": ("Open Prefect", "/", "/_auth/me"),
+    "peer": (None, None, ""),
+    "broken": ("Try again", "", None),
+    "throttled": ("Try again", "", None),
+}
+
+
+def test_each_refusal_has_the_mark_the_title_the_help_and_the_button_that_helps(pages: Pages) -> None:
+    refusals = every_refusal(pages)
+    assert refusals.keys() == ONLY_LINK.keys()
+    for name, answer in refusals.items():
+        page = Parsed(answer)
+        words, href, aside = ONLY_LINK[name]
+        assert [one["class"] for one in page.all("svg")] == ["mark"], name
+        assert "Prefect" in page.text, name
+        assert "Ask the data team: data@example.com" in page.text, name
+        buttons = [one["href"] for one in page.all("a") if one.get("class") == "button"]
+        assert buttons == ([] if words is None else [href]), name
+        assert words is None or page.text.count(words) == 1, name
+        others = [
+            one["href"] for one in page.all("a") if not one.get("class") and not str(one["href"]).startswith(HELPS)
+        ]
+        assert others == ([] if aside is None else [aside]), name
+
+
+def test_a_refusal_says_when_to_try_again_only_if_that_is_known(pages: Pages) -> None:
+    refusals = {name: Parsed(answer).text for name, answer in every_refusal(pages).items()}
+    waits = {name for name, text in refusals.items() if "You can try again in about" in text}
+    assert waits == {"broken", "throttled"}
+    assert "in about 4 minutes." in refusals["throttled"]
+
+
+def test_a_refusal_is_plain_ascii_so_that_nginx_can_carry_it_in_a_header() -> None:
+    page = every_refusal(Pages("Prëfect", "Frag Zoë."), lambda text: f"{text}…")["role"].body
+    assert page.isascii()
+    assert b"Pr&#235;fect" in page
+    assert b"ada&#8230;" in page
+
+
+def test_a_refusal_is_not_rendered_anew(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = pages.refusal_page(switch_href="/_auth/login")
+    monkeypatch.setattr("jinja2.environment.Template.render", None)
+    broken = Unavailable(503, Code.INTERNAL_ERROR, Cause(Problem.INTERNAL), 5)
+    assert b"<code>r1</code>" in page.fill(broken, "r1")
+
+
 # what pages refer to --------------------------------------------------------------------------------------
 
 
@@ -345,11 +409,11 @@ def test_a_length_of_time(seconds: float, words: str) -> None:
 )
 def test_a_file_is_served_and_kept_only_as_the_version_it_is(pages: Pages, name: str, media_type: str) -> None:
     response = pages.static(name, "0" * 16)
-    assert response.status_code == 200
-    assert response.headers["content-type"] == media_type
-    assert response.headers["x-content-type-options"] == "nosniff"
-    assert response.headers["cache-control"] == "no-store"
-    assert not re.search(rb"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", bytes(response.body))
+    assert response.status == 200
+    assert headers_of(response)["content-type"] == media_type
+    assert headers_of(response)["x-content-type-options"] == "nosniff"
+    assert headers_of(response)["cache-control"] == "no-store"
+    assert not re.search(rb"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", response.body)
 
 
 @pytest.mark.parametrize(
@@ -357,5 +421,5 @@ def test_a_file_is_served_and_kept_only_as_the_version_it_is(pages: Pages, name:
 )
 def test_there_is_no_other_file(pages: Pages, name: str) -> None:
     response = pages.static(name)
-    assert (response.status_code, response.body) == (404, b"")
-    assert response.headers["cache-control"] == "no-store"
+    assert (response.status, response.body) == (404, b"")
+    assert headers_of(response)["cache-control"] == "no-store"

@@ -15,10 +15,10 @@ import pytest
 
 from service.core.identity.sign_in import LOGOUT_EVENT
 from service.core.model import Session, SessionCookie
-from service.gate.verify import ForwardAuth
+from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
-from service.web.attempts import MAX_ROUNDS
+from service.web.attempts import MAX_SIGN_INS_PER_PAGE
 from tests.support.issuer import Call, Issuer, Reply, SigningKey
 from tests.web.conftest import COOKIE, ORIGIN, PASSWORD, SESSION_KEY, Caller, Person, hidden, set_cookies, shown
 
@@ -341,7 +341,11 @@ UNTRUE = {
     "row26-none": ({}, {"header": {"alg": "none", "typ": None}}),
     "row26-confused": ({}, {"header": {"alg": "HS256", "typ": None}}),
     "row27-foreign-key": ({}, {"key": FOREIGN, "header": {"typ": None}}),
-    "row27-key-of-its-own": ({}, {"key": FOREIGN, "header": {"typ": None, "jwk": FOREIGN.jwk(), "kid": "x"}}),
+    # issued before the keys were fetched: of a younger one, the key might not be known yet
+    "row27-key-of-its-own": (
+        {"iat": int(time.time()) - 60},
+        {"key": FOREIGN, "header": {"typ": None, "jwk": FOREIGN.jwk(), "kid": "x"}},
+    ),
     "row16-nobody": ({"sub": None}, {}),
     "row16-empty-name": ({"sub": ""}, {}),
     "row16-line-break": ({"sub": "alice\r\nX-Auth-Request-User: admin"}, {}),
@@ -392,14 +396,14 @@ async def test_more_groups_than_a_session_holds_are_said_to_be_too_many(person: 
 
 
 async def test_a_session_that_does_not_hold_stops_at_a_page_that_explains(person: Person, office: Office) -> None:
-    for _ in range(MAX_ROUNDS):
+    for _ in range(MAX_SIGN_INS_PER_PAGE):
         assert (await sign_in(person, office, DEEP)).status_code == 303
         del person.client.cookies[COOKIE]
     for path in ("/_auth/login", "/_auth/start"):
-        rounds = dict(person.cookies)
+        held = dict(person.cookies)
         stopped = await person.open(f"{path}?{urlencode({'return_to': DEEP})}")
         assert "did not keep the session" in refused(stopped)
-        for name, value in rounds.items():
+        for name, value in held.items():
             person.client.cookies.set(name, value, domain="prefect.example.com", path="/")
     person.client.cookies.clear()
     assert (await sign_in(person, office, DEEP)).headers["location"] == DEEP
@@ -475,9 +479,9 @@ async def test_a_provider_that_cannot_be_discovered_is_a_page_and_later_a_sign_i
     office.status, office.metadata = 200, good
     if how == "down":
         office.start()
-    assert app.wiring.provider_keys is not None
+    assert app.wiring.provider_issuer is not None
     for _ in range(2):  # the first may but join a fetch that began before
-        await app.wiring.provider_keys.refresh()
+        await app.wiring.provider_issuer.keys.refresh(app.wiring.provider_issuer.policy)
     assert (await sign_in(person, office, DEEP)).headers["location"] == DEEP
     await app.stop()
 

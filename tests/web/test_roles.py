@@ -58,7 +58,7 @@ async def test_whoever_has_no_role_gets_nothing_and_reads_why(provider: Provider
             told = (await call(credential)).json()["detail"]
             assert told == (
                 f"You are {name!r} of {issuer}, without a role here. POST /api/flows/filter needs 'read'. "
-                "Ask for the role admin, deployer, runner, viewer or worker."
+                "Ask for the role viewer, runner, worker, deployer or admin."
             )
 
 
@@ -71,7 +71,7 @@ async def test_a_role_that_is_not_enough_is_named_with_those_that_are(provider: 
         assert refused.status == 403
         assert refused.json()["detail"] == (
             "You are 'alice' of local, with the role runner. POST /api/deployments/ needs 'deploy'. "
-            "Ask for the role admin or deployer."
+            "Ask for the role deployer or admin."
         )
 
 
@@ -148,7 +148,7 @@ async def test_who_has_no_role_reads_who_they_are_and_whom_to_ask(people_file: P
     settings: dict[str, Any] = {
         "users": {"file": people_file},
         "session": {"keys": SESSION_KEY},
-        "sign_in": {"help": "Ask the data team."},
+        "sign_in": {"title": "Data platform", "help": "Ask the data team."},
     }
     async with gate(**settings) as call:
         person = Person(call.app)
@@ -157,11 +157,14 @@ async def test_who_has_no_role_reads_who_they_are_and_whom_to_ask(people_file: P
         await person.sign_in()
         refused = await person.ask("/v2/dashboard")
         assert (refused.status_code, 'href="/_auth/denied"' in refused.text) == (403, True)
+        for told in ("Data platform", "without a role here", "Ask the data team.", "Use another account"):
+            assert told in shown(refused), told
+        assert "script-src 'self'" in refused.headers["content-security-policy"]
         page = await person.open("/_auth/denied")
         assert page.status_code == 403
         for told in ("alice", "local", "no role here", "Ask the data team.", "Use another account"):
             assert told in shown(page), told
-        assert 'href="/_auth/login"' in page.text
+        assert 'href="/_auth/login?return_to=%2F"' in page.text
         assert (await person.open("/_auth/login")).status_code == 200
     async with gate(**settings, grants=[{"roles": "viewer"}]) as call:
         allowed = Person(call.app)

@@ -241,3 +241,51 @@ def test_a_broken_users_file_is_not_written_to(tmp_path: Path) -> None:
 
 def test_the_version_is_told() -> None:
     assert run("--version").stdout == "0.1.0\n"
+
+
+def exchange(port: int, *pieces: bytes) -> bytes:
+    """Send bytes piece by piece, and return all that comes back until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        received = b""
+        with suppress(ConnectionError):
+            for piece in pieces:
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionError):
+            while more := connection.recv(65_536):
+                received += more
+        return received
+
+
+# a little more than the bound: what nobody reads any more would reset the connection before the answer is read
+HEAD = b"GET /healthz HTTP/1.1\r\nhost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param([HEAD + b"x: " + b"a" * 131_100 + b"\r\n\r\n"], id="one header"),
+        pytest.param([HEAD, *([b"x: " + b"a" * 1_000 + b"\r\n"] * 131), b"\r\n"], id="many headers"),
+        pytest.param([HEAD + b"x: ", *([b"a" * 1_000] * 132)], id="a header that does not end"),
+        pytest.param([b"GET /", *([b"a" * 1_000] * 132)], id="a request line that does not end"),
+        pytest.param(
+            [HEAD + b"\r\n" + HEAD, *([b"x: " + b"a" * 1_000 + b"\r\n"] * 131), b"\r\n"], id="the second request"
+        ),
+    ],
+)
+def test_a_head_without_an_end_is_refused_and_not_kept(pieces: list[bytes], users: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, **of(users)) as (_, port):
+        answer = exchange(port, *pieces)
+        assert b"HTTP/1.1 431 Request Header Fields Too Large\r\n" in answer
+        assert b'"code": "invalid_request"' in answer
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+
+
+def test_a_large_head_within_the_bound_and_a_large_body_are_taken(users: Path, tmp_path: Path) -> None:
+    body = b"a" * 300_000
+    post = b"POST /_auth/login HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with serving(tmp_path, **of(users)) as (_, port):
+        answer = exchange(port, HEAD + b"x: " + b"a" * 100_000 + b"\r\n\r\n", post, body, HEAD + b"\r\n")
+        assert b" 431 " not in answer
+        assert answer.count(b"HTTP/1.1 200 OK") == 2
+        assert answer.count(b"HTTP/1.1 415") == 1

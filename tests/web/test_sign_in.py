@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from service.adapters.users_file import hash_password
-from service.gate.verify import ForwardAuth
+from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
-from service.web.attempts import AT_ONCE, LASTS, MAX_ROUNDS
+from service.web.attempts import ATTEMPT_SECONDS, MAX_ATTEMPTS, MAX_SIGN_INS_PER_PAGE
 from tests.web.conftest import COOKIE, ORIGIN, PASSWORD, Person, hidden, set_cookies, shown
 
 pytestmark = pytest.mark.anyio
@@ -206,20 +206,20 @@ async def test_a_form_that_was_left_open_for_too_long_asks_again(
     form = {"username": "alice", "password": PASSWORD, **hidden(page)}
     kept = "; ".join(f"{name}={value}" for name, value in person.cookies.items())  # by a browser that forgets nothing
     now = time.time
-    monkeypatch.setattr("service.web.attempts.time.time", lambda: now() + LASTS - 5)
+    monkeypatch.setattr("service.web.attempts.time.time", lambda: now() + ATTEMPT_SECONDS - 5)
     assert (await person.submit("/_auth/login", form, cookie=kept)).status_code == 303
-    monkeypatch.setattr("service.web.attempts.time.time", lambda: now() + LASTS)
+    monkeypatch.setattr("service.web.attempts.time.time", lambda: now() + ATTEMPT_SECONDS)
     assert "took too long" in refused(await person.submit("/_auth/login", form, cookie=kept))
 
 
 async def test_several_tabs_sign_in_each_with_a_form_of_its_own(person: Person) -> None:
-    pages = [await person.open("/_auth/login") for _ in range(AT_ONCE + 1)]
-    assert len([name for name in person.cookies if "attempt" in name]) == AT_ONCE
+    pages = [await person.open("/_auth/login") for _ in range(MAX_ATTEMPTS + 1)]
+    assert len([name for name in person.cookies if "attempt" in name]) == MAX_ATTEMPTS
     answers = [
         await person.submit("/_auth/login", {"username": "alice", "password": PASSWORD, **hidden(page)})
         for page in reversed(pages)
     ]
-    assert [one.status_code for one in answers] == [303] * AT_ONCE + [400]  # the oldest was let go
+    assert [one.status_code for one in answers] == [303] * MAX_ATTEMPTS + [400]  # the oldest was let go
 
 
 # forms that no browser sends ------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ async def test_a_password_that_was_not_looked_at_is_not_a_wrong_one(
     async with running(people_settings | {"sign_in": {"attempts": 3, "window": 60}}) as app:
         person, passwords = Person(app), app.wiring.passwords
         assert passwords is not None
-        monkeypatch.setattr(passwords, "_limit", 0)  # as many wait as may
+        monkeypatch.setattr(passwords._limit, "_capacity", 0)  # as many wait as may
         for _ in range(4):
             assert "checked at once" in refused(await person.sign_in())
         monkeypatch.undo()
@@ -345,7 +345,7 @@ async def test_the_right_password_begins_the_count_anew(people_settings: dict[st
 
 
 async def test_a_session_that_does_not_hold_stops_at_a_page_that_explains(person: Person) -> None:
-    for _ in range(MAX_ROUNDS):
+    for _ in range(MAX_SIGN_INS_PER_PAGE):
         assert (await person.sign_in(return_to=DEEP)).status_code == 303
         del person.client.cookies[COOKIE]  # as a browser does that keeps some cookies and not others
     stopped = await person.open((await person.ask(DEEP)).headers["location"])
@@ -359,7 +359,7 @@ async def test_a_session_that_does_not_hold_stops_at_a_page_that_explains(person
 
 
 async def test_signing_out_and_in_again_is_no_circle(person: Person) -> None:
-    for _ in range(MAX_ROUNDS + 2):
+    for _ in range(MAX_SIGN_INS_PER_PAGE + 2):
         assert (await person.sign_in()).status_code == 303
         page = await person.open("/_auth/logout")
         await person.submit("/_auth/logout", hidden(page))

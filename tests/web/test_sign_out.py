@@ -8,7 +8,7 @@ import pytest
 
 from service.core.model import SessionCookie
 from service.core.request.cookies import MAX_CHUNKS
-from service.gate.verify import ForwardAuth
+from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.web.app import create_app
 from tests.web.conftest import COOKIE, PASSWORD, Person, hidden, set_cookies, shown
@@ -45,7 +45,7 @@ async def test_the_answer_ends_the_session_here_and_in_every_copy(person: Person
     assert answer.headers["location"] == "/_auth/signed-out"
     assert answer.headers["clear-site-data"] == '"cache"'  # the back button shows nothing
     cleared = [one for one in set_cookies(answer).values() if "Max-Age=0" in one and "attempt" not in one]
-    assert len([one for one in cleared if "rounds" not in one]) == MAX_CHUNKS
+    assert len([one for one in cleared if "sign-ins" not in one]) == MAX_CHUNKS
     assert not [name for name in person.cookies if name.startswith(COOKIE) and "attempt" not in name]
     assert not await is_in(person)
     assert (await Person(site).ask(cookie=copied)).status_code == 302
@@ -128,11 +128,11 @@ async def test_a_session_that_ended_ends_no_others(site: ForwardAuth) -> None:
     await owner.submit(OUT, {**hidden(await owner.open(OUT)), "everywhere": "1"})
     await owner.sign_in()
     assert await is_in(owner)
-    era = site.wiring.verdicts.era
+    era = site.state.verdicts.era
     answer = await thief.submit(OUT, form, cookie=stolen)
     assert answer.headers["location"] == "/_auth/signed-out"
     assert await is_in(owner)
-    assert site.wiring.verdicts.era == era  # and what is remembered of others stays
+    assert site.state.verdicts.era == era  # and what is remembered of others stays
 
 
 async def test_with_a_session_that_ended_one_is_signed_out_already(site: ForwardAuth) -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from service.authn.seal import Seal
 from service.core.errors import Code
 from service.core.model import Session
-from service.gate.verify import ForwardAuth
+from service.gate.application import ForwardAuth
 from service.rendering.answers import IDENTITY_HEADERS
 from service.settings import Settings
+from service.state.revocations import of_session
 from service.web.app import create_app
 from tests.web.conftest import COOKIE, FORWARDED, ORIGIN, Caller, Person, basic, hidden, set_cookies
 
@@ -42,7 +43,7 @@ def seal(site: ForwardAuth, **changes: object) -> str:
     assert passwords is not None
     assert sessions is not None
     fresh = Session("s-1", "local", "alice", "alice", "", (), {}, now, now, float("inf"))
-    fresh = fresh._replace(password_mark=passwords.mark_of("alice"))
+    fresh = fresh._replace(password_mark=passwords.password_mark("alice"))
     return sessions.seal(fresh._replace(**changes))  # type: ignore[arg-type]
 
 
@@ -243,7 +244,7 @@ PASSED_ON = {
     "first": ("{ours}; a=1; b=2", "a=1; b=2"),
     "between": ("a=1; {ours}; b=2", "a=1; b=2"),
     "odd-values": ('a="x y"; {ours}; u=\xc3\xab\xff; e=; n', 'a="x y"; u=\xc3\xab\xff; e=; n'),
-    "attempts": ("{ours}; __Host-prefect-gate-attempt-x=y; a=1; __Host-prefect-gate-rounds=z", "a=1"),
+    "attempts": ("{ours}; __Host-prefect-gate-attempt-x=y; a=1; __Host-prefect-gate-sign-ins=z", "a=1"),
     "tossed": ("{ours}; prefect-gate=1.x; a=1", "a=1"),
 }
 
@@ -363,7 +364,7 @@ async def test_a_sign_out_while_a_session_is_being_looked_at_is_not_forgotten(pe
 
     async def slowly(cookie: Any) -> Any:
         found = await opens(cookie)
-        await wiring.revocations.revoke_session(found.session.id)  # just after it was found to be good
+        await wiring.revocation_log.revoke(of_session(found.session.id))  # just after it was found to be good
         return found
 
     sessions.open = slowly  # type: ignore[method-assign]

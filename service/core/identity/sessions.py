@@ -1,10 +1,11 @@
-"""What a session is worth: how it is written, when it ends, and whom it stands for. Time is an argument."""
+"""A browser session: how it is serialised, when it ends, and whose it is. Time is an argument."""
 
 import json
 from dataclasses import dataclass
 
 from service.core.errors import SessionEnded
 from service.core.model import Principal, Session
+from service.core.problems import Problem
 
 MAX_LIFETIME = 30 * 86_400.0  # seconds: no configuration lets a session live longer
 _FIELDS = len(Session._fields)
@@ -19,20 +20,20 @@ class SessionPolicy:
 
     @property
     def touch(self) -> float:
-        """Return after how long the cookie is sealed anew, so that idle time counts from the last use."""
+        """Return after how many seconds the cookie of a used session is sealed anew, so that idle time is measured."""
         return min(self.idle / 10, 300.0)
 
 
 def dump_session(session: Session) -> bytes:
-    """Return the session as it is sealed."""
+    """Return the bytes of a session that are sealed."""
     return json.dumps(list(session), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def load_session(document: bytes) -> Session:
-    """Return a session that dump_session() wrote; its seal has vouched for the types."""
+    """Return a session that dump_session() wrote. The seal has proved its origin, so types are not checked."""
     values = json.loads(document)
     if not isinstance(values, list) or len(values) != _FIELDS:
-        raise SessionEnded("Your session is of an older version: reload the page to sign in.", reason="other fields")
+        raise SessionEnded(Problem.SESSION_OUTDATED)
     session = Session(*values)
     return session._replace(groups=tuple(session.groups))
 
@@ -43,17 +44,17 @@ def ends_at(session: Session, policy: SessionPolicy) -> float:
 
 
 def validate_session(session: Session, policy: SessionPolicy, now: float) -> None:
-    """Refuse a session that has come to its end, and say which."""
+    """Raise SessionEnded if the session has ended, or began in the future."""
     if now >= session.began + policy.lifetime:
-        raise SessionEnded("Your session has ended: reload the page to sign in.", reason="lifetime")
+        raise SessionEnded(Problem.SESSION_LIFETIME_OVER)
     if now >= session.seen + policy.idle:
-        raise SessionEnded("Your session ended while it was not used: reload the page to sign in.", reason="idle")
+        raise SessionEnded(Problem.SESSION_IDLE_TOO_LONG)
     if session.began > now + policy.touch:
-        raise SessionEnded("Your session has ended: reload the page to sign in.", reason="begun in the future")
+        raise SessionEnded(Problem.SESSION_FROM_THE_FUTURE)
 
 
 def principal_of(session: Session, policy: SessionPolicy) -> Principal:
-    """Return for whom a valid session stands, with no roles yet."""
+    """Return the principal of a valid session, without roles."""
     return Principal(
         session.issuer,
         session.name,

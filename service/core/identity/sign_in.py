@@ -1,7 +1,7 @@
-"""Signing in by OpenID Connect, as far as it is a matter of values: what a provider's signed words are worth here.
+"""The checks of OpenID Connect on ID tokens, logout tokens, userinfo and error responses, each with its section.
 
-The signature has been verified before; each check here names its section. A Rejected of this module goes to the log:
-what a person reads is for the caller to say, who knows what was being tried.
+Signatures were verified before. A Rejected of this module is for the log: the caller turns it into a refusal that says
+what the person was trying to do.
 """
 
 import base64
@@ -22,9 +22,11 @@ from service.core.identity.claims import (
     with_verified_email,
 )
 from service.core.model import IssuerTrust, VerifiedClaims
+from service.core.problems import Problem
 
 LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 LOGOUT_SECONDS: Final = 600.0  # the specification wants two minutes; a provider may have to try again
+MAX_ERROR: Final = 80
 MAX_DESCRIPTION: Final = 200
 
 _ID_TOKEN_TYPES: Final = frozenset({"", "jwt", "application/jwt"})
@@ -41,17 +43,14 @@ _AT_HASHES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _SHAKE_BYTES: Final = 114
 
-_START_AGAIN: Final = "The identity provider asks for something that was not done there: sign in again."
-_OUR_FAULT: Final = "The identity provider does not accept this service as it is set up: tell whoever runs it."
-_LATER: Final = "The identity provider has a problem just now: try again in a moment."
-_UNKNOWN_ERROR: Final = "The identity provider ended the sign-in: try again."
-_SENTENCES: Final[Mapping[str, str]] = {
-    "access_denied": "The identity provider did not let you in: sign in with another account, or ask for access.",
-    "invalid_grant": "This sign-in was used already, or took too long: sign in again.",
-    "temporarily_unavailable": _LATER,
-    "server_error": _LATER,
+_PROVIDER_ERRORS: Final[Mapping[str, Problem]] = {  # RFC 6749 §4.1.2.1 and §5.2, OIDC Core §3.1.2.6
+    "access_denied": Problem.PROVIDER_DENIED,
+    "invalid_grant": Problem.PROVIDER_CODE_USED,
+    "temporarily_unavailable": Problem.PROVIDER_BUSY,
+    "server_error": Problem.PROVIDER_BUSY,
     **dict.fromkeys(
-        ("login_required", "interaction_required", "account_selection_required", "consent_required"), _START_AGAIN
+        ("login_required", "interaction_required", "account_selection_required", "consent_required"),
+        Problem.PROVIDER_WANTS_INTERACTION,
     ),
     **dict.fromkeys(
         (
@@ -62,15 +61,15 @@ _SENTENCES: Final[Mapping[str, str]] = {
             "unsupported_grant_type",
             "unsupported_response_type",
         ),
-        _OUR_FAULT,
+        Problem.PROVIDER_REFUSES_CLIENT,
     ),
 }
 
 
 class SignedIn(NamedTuple):
-    """Whom the provider vouched for, and what asks it again. Tokens are empty where it sent none.
+    """Who signed in, by the provider's word, and the tokens for later calls. Tokens are empty if it sent none.
 
-    ``claims`` are those that grants of roles ask for.
+    ``claims`` are those that grants of roles look at.
     """
 
     issuer: str
@@ -88,9 +87,9 @@ class SignedIn(NamedTuple):
 
 
 class LogoutNotice(NamedTuple):
-    """Sessions that the provider ended: all of ``subject``, or the one of ``sid``, or both where both are given.
+    """Sessions that the provider ended: all of ``subject``, or the one of ``sid``; both may be given.
 
-    ``token_id`` is to be remembered until ``until`` (seconds since the epoch): a second time, it is a replay.
+    ``token_id`` must be remembered until ``until`` (seconds since the epoch): a second use is a replay.
     """
 
     subject: str
@@ -106,9 +105,9 @@ def pkce_challenge(verifier: str) -> str:
 
 
 def check_response_issuer(response_issuer: str, trust: IssuerTrust, *, required: bool) -> None:
-    """Refuse an authorization response that another provider sent (RFC 9207 §2.4); an empty one names nobody."""
+    """Refuse an authorization response of another provider (RFC 9207 §2.4); an empty ``iss`` names none."""
     if response_issuer != trust.issuer and (response_issuer or required):
-        raise Rejected("This answer is not the provider's.", reason=f"iss of the response is {response_issuer!r:.200}")
+        raise Rejected(Problem.RESPONSE_ISSUER_OTHER, got=response_issuer[:MAX_DESCRIPTION])
 
 
 def validate_id_token(
@@ -116,27 +115,27 @@ def validate_id_token(
 ) -> Mapping[str, Any]:
     """Return the claims of an ID token for this client, or raise Rejected (OIDC Core §3.1.3.7).
 
-    ``nonce`` is None for one that a refresh token brought: such an ID token should have none (§12.2).
+    ``nonce`` is None for an ID token of a refresh, which should have none (§12.2).
     """
     claims = verified.claims
     if verified.token_type.lower() not in _ID_TOKEN_TYPES:
-        raise Rejected("This is not an ID token.", reason=f"typ {verified.token_type!r:.40}")
+        raise Rejected(Problem.NOT_AN_ID_TOKEN, claim="typ", got=verified.token_type[:40])
     for name, kinds in _NOT_IDENTITY:
         if claims.get(name) in kinds:
-            raise Rejected("This is not an ID token.", reason=f"by {name}")
+            raise Rejected(Problem.NOT_AN_ID_TOKEN, claim=name)
     _validate_provider_token(verified.issuer, claims, trust, now)
     several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
     if (several or "azp" in claims) and claims.get("azp") != client_id:
-        raise Rejected("This ID token was issued to another client.", reason=f"azp {claims.get('azp')!r:.100}")
+        raise Rejected(Problem.ID_TOKEN_PARTY_OTHER, claim="azp", got=str(claims.get("azp"))[:100])
     if nonce is not None and not (nonce and _same(claims.get("nonce"), nonce)):
-        raise Rejected("This ID token is of another sign-in.", reason="nonce")
+        raise Rejected(Problem.ID_TOKEN_NONCE_OTHER)
     if not isinstance(claims.get("sub"), str) or not text_at(claims, "sub"):
-        raise Rejected("This ID token names nobody.", reason="sub")
+        raise Rejected(Problem.ID_TOKEN_WITHOUT_SUBJECT)
     return claims
 
 
 def validate_at_hash(claims: Mapping[str, Any], access_token: str, algorithm: str) -> None:
-    """Refuse an access token that the ID token was not issued with, where it says so (OIDC Core §3.1.3.8)."""
+    """Refuse an access token that does not match the ID token's ``at_hash``, if there is one (OIDC Core §3.1.3.8)."""
     if "at_hash" not in claims:
         return
     for name in _AT_HASHES.get(algorithm[-3:], ()):
@@ -144,71 +143,61 @@ def validate_at_hash(claims: Mapping[str, Any], access_token: str, algorithm: st
         whole = digest.digest(_SHAKE_BYTES) if name == "shake_256" else digest.digest()  # type: ignore[call-arg]
         if _same(claims["at_hash"], _b64url(whole[: len(whole) // 2])):
             return
-    raise Rejected("This ID token is of another access token.", reason="at_hash")
+    raise Rejected(Problem.ACCESS_TOKEN_HASH_OTHER)
 
 
 def validate_logout_token(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> LogoutNotice:
-    """Return what a logout token ends, or raise Rejected (OIDC Back-Channel Logout §2.6).
+    """Return the sessions that a logout token ends, or raise Rejected (OIDC Back-Channel Logout §2.6).
 
-    Whether its jti was seen before is for the caller to remember.
+    The caller must check that its jti was not used before.
     """
     if verified.token_type.lower() not in _LOGOUT_TOKEN_TYPES:
-        raise Rejected("This is not a logout token.", reason=f"typ {verified.token_type!r:.40}")
+        raise Rejected(Problem.NOT_A_LOGOUT_TOKEN, claim="typ", got=verified.token_type[:40])
     latest = _issued_at(verified.claims) + LOGOUT_SECONDS
-    claims = {"exp": latest, **verified.claims}  # it came late to the specification, and some still leave it out
+    claims = {"exp": latest, **verified.claims}  # a late addition to the specification: some providers leave it out
     _validate_provider_token(verified.issuer, claims, trust, now)
     until = min(numeric_date(claims, "exp"), latest) + trust.leeway
     if now >= until:
-        raise Rejected("This logout token is too old.", reason=f"good for {LOGOUT_SECONDS:.0f} s at most")
+        raise Rejected(Problem.LOGOUT_TOKEN_TOO_OLD, limit=LOGOUT_SECONDS)
     events = claims.get("events")
     if not isinstance(events, Mapping) or not isinstance(events.get(LOGOUT_EVENT), Mapping):
-        raise Rejected("This is not a logout token.", reason="events")
+        raise Rejected(Problem.NOT_A_LOGOUT_TOKEN, claim="events")
     if "nonce" in claims:
-        raise Rejected("This is not a logout token.", reason="it has a nonce, as ID tokens have")
+        raise Rejected(Problem.NOT_A_LOGOUT_TOKEN, claim="nonce")
     subject, sid, token_id = (_optional_text(claims, name) for name in ("sub", "sid", "jti"))
     if not (subject or sid):
-        raise Rejected("This logout token names no session.", reason="neither sub nor sid")
+        raise Rejected(Problem.LOGOUT_TOKEN_WITHOUT_SESSION)
     if not token_id:
-        raise Rejected("This logout token has no id.", reason="jti")
+        raise Rejected(Problem.LOGOUT_TOKEN_WITHOUT_ID)
     return LogoutNotice(subject, sid, token_id, _issued_at(claims), until)
 
 
-def lacks(claims: Mapping[str, Any], trust: IssuerTrust) -> bool:
-    """Tell whether a claim that decides something is missing, and the userinfo endpoint may have it."""
+def needs_userinfo(claims: Mapping[str, Any], trust: IssuerTrust) -> bool:
+    """Tell whether a claim that decides something is missing, which the userinfo endpoint may have."""
     wanted = {trust.principal_claim, trust.email_claim, trust.groups_claim, *trust.required_claims} - {""}
     return any(claim_at(claims, name) is None for name in wanted)
 
 
 def merge_userinfo(claims: Mapping[str, Any], userinfo: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return both, the signed claims first; userinfo of another subject is refused (OIDC Core §5.3.2)."""
+    """Return the claims of both; signed ones win. Userinfo of another subject is refused (OIDC Core §5.3.2)."""
     if userinfo.get("sub") != claims["sub"]:
-        raise Rejected("The userinfo is of somebody else.", reason="sub")
+        raise Rejected(Problem.USERINFO_SUBJECT_OTHER)
     return {**userinfo, **{name: value for name, value in claims.items() if value is not None}}
 
 
 def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable[str] = ()) -> SignedIn:
-    """Return whom validated claims name, and the ``kept`` ones; NotPermitted where those required are others."""
+    """Return who signed in, with the claims named in ``kept``; raise NotPermitted if a required claim differs."""
     subject = text_at(claims, "sub")
     name = text_at(claims, trust.principal_claim)
     if not name:
-        raise Rejected("Nobody is named.", reason=f"the claim {trust.principal_claim!r} is missing")
+        raise Rejected(Problem.PRINCIPAL_NOT_NAMED, claim=trust.principal_claim)
     for required, accepted in trust.required_claims.items():
         if accepted.isdisjoint(values_at(claims, required)):
-            raise NotPermitted(
-                "You are known to the identity provider, but not permitted to enter here: ask for access.",
-                reason=f"the claim {required!r} is missing or is not one that is accepted here",
-                subject=subject,
-                name=name,
-            )
+            raise NotPermitted(Problem.PERSON_NOT_PERMITTED, claim=required, subject=subject, name=name)
     decisive = with_verified_email(claims, trust)
     decided_by = (trust.principal_claim, *trust.required_claims)
     if any(values_at(decisive, one) != values_at(claims, one) for one in decided_by):
-        raise NotPermitted(
-            "Your e-mail address is not confirmed at the identity provider: confirm it there, then sign in again.",
-            reason="email_verified is false, and the address decides who may enter",
-            subject=subject,
-            name=name,
-        )
+        raise NotPermitted(Problem.EMAIL_NOT_VERIFIED, subject=subject, name=name)
     return SignedIn(
         trust.issuer,
         subject,
@@ -221,19 +210,25 @@ def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable
 
 
 def provider_error(error: str, description: str = "") -> SignInFailed:
-    """Return an error of the provider (RFC 6749 §4.1.2.1, OIDC Core §3.1.2.6) as a sentence for the person.
+    """Return the refusal for an error response (RFC 6749 §4.1.2.1, OIDC Core §3.1.2.6).
 
-    The provider's own words go to the log alone: whoever makes the link writes them.
+    The response's own words are for the log only: anybody can write them into a link to the callback.
     """
-    said = f"{error} {description}".strip()
-    reason = "".join(one if one.isprintable() else "?" for one in said[:MAX_DESCRIPTION])
-    return SignInFailed(_SENTENCES.get(error, _UNKNOWN_ERROR), reason=f"the provider answered: {reason}")
+    return SignInFailed(
+        _PROVIDER_ERRORS.get(error, Problem.PROVIDER_ERROR),
+        error=_printable(error[:MAX_ERROR]),
+        description=_printable(description[:MAX_DESCRIPTION]),
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def _validate_provider_token(issuer: str, claims: Mapping[str, Any], trust: IssuerTrust, now: float) -> None:
-    """Check what ID tokens and logout tokens have in common: issuer, audience, dates."""
+    """Check what ID tokens and logout tokens have in common: issuer, audience and dates."""
     if issuer != trust.issuer or claims.get("iss") != trust.issuer:
-        raise Rejected("This token is another provider's.", reason=f"expected iss {trust.issuer}")
+        raise Rejected(Problem.PROVIDER_TOKEN_ISSUER_OTHER, expected=trust.issuer)
     validate_audience(claims, trust)
     validate_times(claims, trust, now)
     _issued_at(claims)
@@ -241,19 +236,19 @@ def _validate_provider_token(issuer: str, claims: Mapping[str, Any], trust: Issu
 
 def _issued_at(claims: Mapping[str, Any]) -> float:
     if "iat" not in claims:
-        raise Rejected("This token does not say when it was issued.", reason="no iat")
+        raise Rejected(Problem.ISSUED_AT_MISSING)
     return numeric_date(claims, "iat")
 
 
 def _optional_text(claims: Mapping[str, Any], name: str) -> str:
-    """Return the string at a claim, or an empty one where there is no such claim."""
+    """Return the string at a claim, or an empty string if there is no such claim."""
     if not isinstance(claims.get(name, ""), str):
-        raise Rejected("This token's claims cannot be used.", reason=f"{name} is not a string")
+        raise Rejected(Problem.CLAIM_UNUSABLE, claim=name)
     return text_at(claims, name)
 
 
 def _same(presented: object, expected: str) -> bool:
-    """Compare without telling how much is right."""
+    """Compare in constant time."""
     if not isinstance(presented, str):
         return False
     return hmac.compare_digest(presented.encode("utf-8", "surrogatepass"), expected.encode())

@@ -1,19 +1,22 @@
 """Prefect's server: a method and path → the route that it will execute, and the capabilities that open it.
 
-The look-up is as exact as the server's own router: case, trailing slash and the shape of a UUID count. What the table
-does not know has no route, and is for ``admin`` alone.
+The look-up is as exact as the server's own router: case, trailing slash and the form of a UUID count. A path that is
+not in the table has no route, and is for ``admin`` only.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from service.core.errors import UnusableError
 from service.core.prefect.table import API, BESIDE_API, DOCS, PAGE_NAMES, PAGES, SECRETS_IN_BODY
+from service.core.problems import Problem
 
 MAX_REMEMBERED: Final = 512  # characters; long paths must not fill the memory
+MAX_SHOWN: Final = 120  # characters of a route in a fact
 _UUID: Final = re.compile("[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}").fullmatch
 _BASE: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+").fullmatch
 _PARAMETER: Final = re.compile(r"\{(?P<name>[a-z_]+)(?::(?P<kind>uuid|path))?\}").fullmatch
@@ -42,25 +45,7 @@ class Capability(StrEnum):
     ADMIN = "admin"
 
 
-MEANING: Final[Mapping[Capability, str]] = {
-    Capability.ANY: "what every role opens: health, versions, the UI's own files",
-    Capability.READ: "see everything but the secrets of blocks",
-    Capability.READ_SECRET: "see the secrets of blocks, beside what opens the route itself",
-    Capability.RUN: "start runs of deployments; cancel, retry, pause and resume runs; answer those that ask for input",
-    Capability.REPORT: "what running code says of itself: its flow, its runs and their states, artifacts",
-    Capability.EMIT: "write logs and events, in which task-run states travel",
-    Capability.SLOTS: "take and give back slots of concurrency limits",
-    Capability.VARIABLES: "create and change variables",
-    Capability.WORK: "take runs from work pools and task queues, as workers do, and tell that one is alive",
-    Capability.JOIN: "make a missing work pool, or complete one, as a worker does that starts; change any work pool",
-    Capability.DEPLOY: "create and change flows, deployments and schedules; create automations",
-    Capability.POOLS: "create and change work pools and queues",
-    Capability.BLOCKS: "create and change blocks, their types and schemas",
-    Capability.ADMIN: "everything, routes that are not known included",
-}
-
-
-@dataclass(frozen=True, eq=False, slots=True)  # a route is itself: hashed by identity, on each call
+@dataclass(frozen=True, eq=False, slots=True)  # hashed by identity, which is fast: each call needs the hash
 class Route:
     """One route of the server; any one of ``capabilities`` opens it.
 
@@ -81,11 +66,11 @@ class Route:
 
     @property
     def shape(self) -> tuple[str, str]:
-        """Return what tells routes apart: the method, and the path whatever its parameters are called."""
+        """Return what tells routes apart: the method, and the path without the names of its parameters."""
         return self.method, shape_of(self.path)
 
     def names_in(self, path: str) -> dict[str, str]:
-        """Return what the parameters of the route stand for in a path that it was found by."""
+        """Return the values of the route's parameters in a path that matches it."""
         segments = path.split("/")
         return {name: segments[place] for name, place in _places(self)}
 
@@ -102,20 +87,31 @@ def shape_of(path: str) -> str:
 
 
 def parse_table(text: str, base: str = "", *, in_schema: bool = True) -> Iterator[Route]:
-    """Return the routes of a table's text, each under the base path; raises ValueError for a line that is none."""
+    """Yield the routes of a table's text, each under the base path; raises UnusableError for a line that is wrong."""
     for line in text.strip().splitlines():
         row, _, why = line.partition("#")
         if not row.strip():
             continue
-        method, path, *capabilities = row.split()
+        method, path, *capabilities = (*row.split(), "")
+        needed = frozenset(_capability(one) for one in capabilities if one)
+        if not path.startswith("/") or not needed:
+            raise UnusableError(Problem.ROUTE_INCOMPLETE, got=" ".join(row.split())[:MAX_SHOWN])
         yield Route(
             method,
             base + path,
-            frozenset(map(Capability, capabilities)),
+            needed,
             why.strip(),
             secrets_in_body=in_schema and (method, path) == SECRETS_IN_BODY,
             in_schema=in_schema and method != "WS",
         )
+
+
+def _capability(name: str) -> Capability:
+    try:
+        return Capability(name)
+    except ValueError:
+        known = sorted(str(one) for one in Capability)
+        raise UnusableError(Problem.CAPABILITY_UNKNOWN, got=name[:MAX_SHOWN], expected=known) from None
 
 
 def known_routes(api_base: str = "/api", ui_base: str = "") -> list[Route]:
@@ -124,7 +120,7 @@ def known_routes(api_base: str = "/api", ui_base: str = "") -> list[Route]:
     ``api_base`` is PREFECT_SERVER_API_BASE_PATH, and ``ui_base`` PREFECT_UI_SERVE_BASE, empty where that is ``/``.
     """
     if not _BASE(api_base) or (ui_base and not _BASE(ui_base)) or api_base == ui_base:
-        raise ValueError("a base path begins with a slash and ends without one; that of the API is not the UI's")
+        raise UnusableError(Problem.BASE_PATH_INVALID)
     pages = [line for line in PAGES.splitlines() if "{page}" not in line]
     pages += [line.replace("{page}", page) for line in PAGES.splitlines() for page in PAGE_NAMES if "{page}" in line]
     under_ui = parse_table("\n".join(pages), ui_base, in_schema=False)
@@ -138,7 +134,7 @@ def known_routes(api_base: str = "/api", ui_base: str = "") -> list[Route]:
 
 
 class _Node:
-    """What may stand at one place of a path: fixed words first, then parameters."""
+    """What may come next in a path: fixed segments are tried first, then parameters."""
 
     __slots__ = ("here", "open", "rest", "words")
 
@@ -149,12 +145,12 @@ class _Node:
         self.open: list[tuple[Callable[[str], object], _Node]] = []
 
     def below(self, segment: str) -> "_Node":
-        """Return the node behind a segment of a template; makes it if there is none."""
+        """Return the node after a segment of a template; makes it if there is none."""
         if "{" not in segment:
             return self.words.setdefault(segment, _Node())
         parameter = _PARAMETER(segment)
         if parameter is None:
-            raise ValueError(f"{segment!r} is not a parameter")
+            raise UnusableError(Problem.PATH_PARAMETER_INVALID, got=segment[:MAX_SHOWN])
         accepts: Callable[[str], object] = _UUID if parameter["kind"] == "uuid" else bool
         for known, node in self.open:
             if known is accepts:
@@ -178,10 +174,9 @@ class _Node:
 
 
 class Routes:
-    """The table, compiled once. Of two routes of one shape, the later is in force; what a body may ask for stays.
+    """The table, compiled once. Of two routes of one shape the later wins, but ``secrets_in_body`` stays set.
 
-    Below ``api_base`` the server has no pages: what is not in the table there has no route, whatever the UI's
-    wildcards say.
+    Below ``api_base`` the server has no pages, so the wildcards of the UI's pages do not match there.
     """
 
     def __init__(self, routes: Iterable[Route], api_base: str = "/api") -> None:
@@ -198,7 +193,7 @@ class Routes:
         self._remembered = lru_cache(maxsize=4096)(self._walk)
 
     def _add(self, route: Route) -> None:
-        method = "GET" if route.method == "WS" else route.method  # that is how a proxy shows it
+        method = "GET" if route.method == "WS" else route.method  # a proxy shows a WebSocket as a GET
         if "{" not in route.path:
             self._fixed[method, route.path] = route
             return
@@ -214,7 +209,7 @@ class Routes:
     def find(self, method: str, path: str) -> Route | None:
         """Return the route that the server executes for a path (percent-decoded, unambiguous), or None.
 
-        HEAD is judged as GET: it is that without a body, or nothing at all (RFC 9110 §9.3.2).
+        HEAD is looked up as GET, of which it is the same without a body (RFC 9110 §9.3.2).
         """
         if method == "HEAD":
             method = "GET"
@@ -242,9 +237,9 @@ _WEBSOCKETS: Final = tuple(
 
 
 def websocket_endpoint(path: str) -> str | None:
-    """Name the WebSocket of Prefect's API that ``path`` ends in, from a closed set, or None.
+    """Return which WebSocket of Prefect's API ``path`` ends in, from a closed set, or None.
 
-    It is for counting and for advice, never for permission: an API served under a prefix matches too.
+    For counting and advice only, never for permission: an API under another prefix matches too.
     """
     for name, pattern in _WEBSOCKETS:
         if pattern.search(path):

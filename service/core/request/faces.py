@@ -1,4 +1,4 @@
-"""Where each proxy puts the original request, and what may not be missing there."""
+"""Where each kind of proxy puts the original request, and which headers it must send."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -6,6 +6,7 @@ from typing import Final
 
 from service.core.errors import MalformedRequest
 from service.core.model import Browser, Face, ForwardedRequest
+from service.core.problems import Problem
 from service.core.request.headers import (
     Headers,
     collect,
@@ -19,10 +20,10 @@ from service.core.request.headers import (
 from service.core.request.proxies import TrustedProxies
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # "safe" in RFC 9110 §9.2.1
-MAX_REMEMBERED: Final = 512  # bytes; strangers' long requests must not fill the memory
+MAX_REMEMBERED: Final = 512  # bytes; long requests of strangers must not fill the memory
 _PLAIN, _TLS = ("http://", ":80"), ("https://", ":443")
 _ORIGIN: Final = {"http": _PLAIN, "ws": _PLAIN, "https": _TLS, "wss": _TLS}
-_NO_OTHER_SITE: Final = frozenset({b"same-origin", b"none"})  # none: the person's own doing
+_NO_OTHER_SITE: Final = frozenset({b"same-origin", b"none"})  # none: the person typed the address, or used a bookmark
 _FROM_CALLERS: Final = (b"authorization", b"cookie", b"origin", b"sec-fetch-site")
 _FORWARD_AUTH: Final = frozenset(
     {
@@ -41,11 +42,11 @@ _EXT_AUTHZ: Final = frozenset({*_FROM_CALLERS, b"host", b"x-forwarded-proto", b"
 def parse_call(
     face: Face, method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies
 ) -> tuple[ForwardedRequest, Mapping[bytes, bytes]]:
-    """Return the original request behind a verify call, and the headers, of which none that is read is repeated.
+    """Return the original request of a verify call, and the call's headers. No header that is read may be repeated.
 
     ``method`` and ``raw_target`` are the verify call's own; only Envoy's carry the original ones. Raises
-    MalformedRequest where anything is missing, repeated or unreadable: a proxy drops a forwarded header that a
-    client names in ``Connection``, so what is missing may have been made to.
+    MalformedRequest if a header is missing, repeated or unreadable. A missing one is never guessed: a proxy drops a
+    forwarded header that the client names in ``Connection``.
     """
     if face is Face.FORWARD_AUTH:
         found = collect(headers, _FORWARD_AUTH)
@@ -78,7 +79,7 @@ def parse_call(
             _optional_client(found, proxies),
         )
     if face is not Face.EXT_AUTHZ and method != "GET":
-        raise MalformedRequest("The verify endpoint is asked with GET.", reason=f"method {method!r:.20}")
+        raise MalformedRequest(Problem.VERIFY_METHOD_NOT_GET, got=method[:20])
     return request, found
 
 
@@ -96,7 +97,7 @@ def _request(method: bytes, scheme: bytes, authority: bytes, raw_target: bytes, 
     return ForwardedRequest(parse_method(method), parsed_scheme, host, target.path, target.query, client, raw, origin)
 
 
-_remembered: Final = lru_cache(maxsize=4096)(_forwarded)  # a caller who polls sends the same again and again
+_remembered: Final = lru_cache(maxsize=4096)(_forwarded)  # clients that poll send the same request again and again
 
 
 def _optional_client(found: dict[bytes, bytes], proxies: TrustedProxies) -> str:
@@ -105,9 +106,9 @@ def _optional_client(found: dict[bytes, bytes], proxies: TrustedProxies) -> str:
 
 
 def parse_browser(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser:
-    """Return what the browser itself says (Fetch Metadata), or what Origin and Accept do where it does not.
+    """Return what a browser says about a request: by Fetch Metadata, or else by Origin and Accept.
 
-    It sends Sec-Fetch-* to https and to this machine alone; a page cannot set them, nor Origin.
+    Browsers send Sec-Fetch-* over https and to localhost only. A page's script can set neither these nor Origin.
     """
     mode, site = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-site")
     reads = request.method in READS
@@ -119,14 +120,14 @@ def parse_browser(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Br
 
 
 def browser_of(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser | None:
-    """Return what a browser says, or None where nothing tells that one sent this: machines say none of it."""
+    """Return what a browser says about a request, or None if no header shows that a browser sent it."""
     if b"sec-fetch-mode" in found or b"sec-fetch-site" in found or b"origin" in found:
         return parse_browser(found, request)
     return parse_browser(found, request) if found.get(b"accept", b"").startswith(b"text/html") else None
 
 
 def parse_routed(method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies) -> ForwardedRequest:
-    """Return a request that the proxy routed to this service itself, as its sender made it: a page of ours.
+    """Return a request that the proxy routed to this service itself, for a page under /_auth/.
 
     The proxy may name the host in X-Forwarded-Host or leave it in Host.
     """

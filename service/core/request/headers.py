@@ -1,8 +1,8 @@
 """Headers → ForwardedRequest and Credential: the only place where a caller's bytes are parsed.
 
-Whatever two readers could understand differently is refused here, so that nothing behind has to ask. The
-upstream's router decodes a path once and matches it exactly; a path that a proxy, this service and the
-upstream could each read in another way has no meaning that could be allowed.
+What two readers could understand differently is refused here, so no later code has to check it. The upstream's router
+decodes a path once and matches it exactly; a path that a proxy, this service and the upstream could each read in
+another way is never allowed.
 """
 
 import binascii
@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from service.core.errors import MalformedCredential, MalformedRequest
 from service.core.model import Basic, Bearer
+from service.core.problems import Problem
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -40,21 +41,21 @@ class Target(NamedTuple):
 
 
 def collect(headers: Headers, wanted: frozenset[bytes]) -> dict[bytes, bytes]:
-    """Return the headers by name; a wanted one that is repeated is refused, for readers differ on which counts."""
+    """Return the headers by name; a wanted one that is repeated is refused, since readers differ on which counts."""
     found = dict(headers)
     if len(found) != len(headers):
         names = [name for name, _ in headers]
         for name in wanted:
             if names.count(name) > 1:
-                raise MalformedRequest(f"The header {name.decode()} was sent more than once. Send it once.")
+                raise MalformedRequest(Problem.HEADER_REPEATED, header=name.decode())
     return found
 
 
 def require(found: Mapping[bytes, bytes], name: bytes) -> bytes:
-    """Return a forwarded header; one that is absent is refused: the proxy, or its caller, dropped it."""
+    """Return a forwarded header; a missing one is refused: the proxy, or its caller, dropped it."""
     value = found.get(name)
     if not value:
-        raise MalformedRequest(f"The proxy did not send {name.decode()}. Check its forward-auth configuration.")
+        raise MalformedRequest(Problem.HEADER_MISSING, header=name.decode())
     return value
 
 
@@ -62,7 +63,7 @@ def parse_method(raw: bytes) -> str:
     """Return one of the seven methods, which are case-sensitive (RFC 9110 §9.1)."""
     method = METHODS.get(raw)
     if method is None:
-        raise MalformedRequest("The request's method is not one that Prefect's API has.", reason=repr(raw[:20]))
+        raise MalformedRequest(Problem.METHOD_UNKNOWN, got=raw[:20])
     return method
 
 
@@ -70,7 +71,7 @@ def parse_scheme(raw: bytes) -> str:
     """Return http, https, ws or wss."""
     scheme = SCHEMES.get(raw.lower())
     if scheme is None:
-        raise MalformedRequest("The forwarded protocol is neither HTTP nor WebSocket.", reason=repr(raw[:20]))
+        raise MalformedRequest(Problem.SCHEME_UNKNOWN, got=raw[:20])
     return scheme
 
 
@@ -78,7 +79,7 @@ def parse_host(raw: bytes) -> str:
     """Return the host name, lower-case, without port and trailing dot (RFC 3986 §3.2.2)."""
     match = _HOST.fullmatch(raw.decode("latin-1"))
     if match is None or len(raw) > 255 + 6:
-        raise MalformedRequest("The forwarded host is not a host name.", reason=repr(raw[:80]))
+        raise MalformedRequest(Problem.HOST_INVALID, got=raw[:80])
     return match["name"].lower()
 
 
@@ -90,58 +91,58 @@ def parse_target(raw: bytes) -> Target:
     itself escaped, or is not UTF-8 (overlong forms included).
     """
     if len(raw) > MAX_TARGET:
-        raise MalformedRequest("The request's URL is too long.", reason=f"{len(raw)} bytes")
-    raw_path, _, query = raw.partition(b"?")  # in a query there may be secrets, which are not for the log
+        raise MalformedRequest(Problem.URL_TOO_LONG, size=len(raw))
+    raw_path, _, query = raw.partition(b"?")  # a query may hold secrets: it never becomes a fact
     if not raw.startswith(b"/") or not _PRINTABLE.fullmatch(raw) or b"#" in raw or b"\\" in raw:
-        raise MalformedRequest("The request's URL is not a plain path and query.", reason=repr(raw_path[:80]))
+        raise MalformedRequest(Problem.URL_NOT_PLAIN, got=raw_path[:80])
     if b"%" in raw_path:
         if _BAD_ESCAPE.search(raw_path):
-            raise MalformedRequest("The request's path has an incomplete percent-escape.")
+            raise MalformedRequest(Problem.PATH_ESCAPE_INCOMPLETE)
         try:
             path = unquote_to_bytes(raw_path).decode("utf-8")
         except UnicodeDecodeError:
-            raise MalformedRequest("The request's path is not UTF-8.") from None
+            raise MalformedRequest(Problem.PATH_NOT_UTF8) from None
         if path.count("/") != raw_path.count(b"/") or "%" in path or "\\" in path or _CONTROL.search(path):
-            raise MalformedRequest("The request's path hides a character that changes its meaning.")
+            raise MalformedRequest(Problem.PATH_HIDES_CHARACTER)
     else:
         path = raw_path.decode("ascii")
     if ";" in path:
-        raise MalformedRequest("The request's path has parameters (';').")
+        raise MalformedRequest(Problem.PATH_HAS_PARAMETERS)
     if "//" in path or "/./" in path or "/../" in path or path.endswith(("/.", "/..")):
-        raise MalformedRequest("The request's path has empty or dot segments.")
+        raise MalformedRequest(Problem.PATH_HAS_EMPTY_OR_DOT_SEGMENTS)
     return Target(path, query.decode("ascii"))
 
 
 def split_url(raw: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return scheme, authority and target of an absolute URL, as Nginx is told to send it; none is parsed yet."""
+    """Return scheme, authority and target of an absolute URL, as Nginx is told to send it. None is parsed here."""
     scheme, separator, rest = raw.partition(b"://")
     authority, slash, target = rest.partition(b"/")
     if not separator or not slash:
-        raise MalformedRequest("The original URL is not absolute.", reason=f"{len(raw)} bytes")
+        raise MalformedRequest(Problem.URL_NOT_ABSOLUTE, size=len(raw))
     return scheme, authority, slash + target
 
 
 def parse_credential(authorization: bytes) -> Bearer | Basic:
-    """Return what was presented, by its shape alone; nothing is verified, and nothing is tried twice.
+    """Return what was presented, by its shape alone. Nothing is verified, and no second form is tried.
 
     The forms: ``Bearer JWT`` (RFC 6750 §2.1), ``Basic user:password`` (RFC 7617), ``Basic anything:JWT``, and
     ``Basic`` of the text ``Bearer JWT``. Schemes are case-insensitive (RFC 9110 §11.1).
     """
     if len(authorization) > MAX_AUTHORIZATION:
-        raise MalformedCredential("The Authorization header is too large.", reason=f"{len(authorization)} bytes")
+        raise MalformedCredential(Problem.AUTHORIZATION_TOO_LARGE, size=len(authorization))
     scheme, _, rest = authorization.partition(b" ")
     scheme = scheme.lower()
     if scheme == b"bearer":
         return _parse_bearer(rest)
     if scheme == b"basic":
         return _parse_basic(rest)
-    raise MalformedCredential("The Authorization header is neither Bearer nor Basic.")
+    raise MalformedCredential(Problem.AUTHORIZATION_SCHEME_UNKNOWN)
 
 
 def _parse_bearer(rest: bytes) -> Bearer:
     token = rest.strip(b" ")
     if not token or token.translate(None, _TOKEN68):
-        raise MalformedCredential("The Bearer credential is not a token: expected 'Bearer <JWT>'.")
+        raise MalformedCredential(Problem.BEARER_NOT_A_TOKEN)
     return Bearer(token)
 
 
@@ -149,21 +150,24 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
     try:
         text = binascii.a2b_base64(rest.strip(b" "), strict_mode=True).decode("utf-8")
     except (binascii.Error, UnicodeDecodeError, ValueError):
-        raise MalformedCredential("The Basic credential is not base64 of UTF-8 text (RFC 7617).") from None
+        raise MalformedCredential(Problem.BASIC_NOT_BASE64) from None
     username, colon, password = text.partition(":")
     if not colon:
         scheme, _, token = text.partition(" ")
         if scheme.lower() == "bearer":
             return _parse_bearer(token.encode())
-        raise MalformedCredential(
-            "The Basic credential has no colon: set PREFECT_API_AUTH_STRING to 'user:password', or to "
-            "'jwt:<token>' for a JWT."
-        )
+        raise MalformedCredential(Problem.BASIC_WITHOUT_COLON)
     if password.startswith(_JSON_OBJECT) and _JWT_SHAPE.fullmatch(password):
         return Bearer(password.encode("ascii"))
     if not password and _JWT_SHAPE.fullmatch(username):
-        raise MalformedCredential("The token stands where the user name belongs: use 'https://jwt:<token>@host'.")
+        raise MalformedCredential(Problem.BASIC_TOKEN_AS_NAME)
+    return parse_pair(username, password)
+
+
+def parse_pair(username: str, password: str) -> Basic:
+    """Return a user name and a password, or raise MalformedCredential if no user could have them."""
+    text = username + password
     plain = text.isprintable() or not _CONTROL.search(text)
     if not username or len(username) > MAX_USERNAME or len(password) > MAX_PASSWORD or not plain:
-        raise MalformedCredential("The user name or password is empty, too long, or has control characters.")
+        raise MalformedCredential(Problem.PAIR_UNUSABLE)
     return Basic(username, password)

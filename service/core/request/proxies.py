@@ -1,10 +1,11 @@
-"""Which addresses are our proxies', and whose the request was before it reached them."""
+"""Which peers are trusted proxies, and which client a request came from."""
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from service.core.errors import MalformedRequest
+from service.core.problems import Problem
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -21,7 +22,7 @@ def parse_address(text: str) -> Address:
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
-        raise MalformedRequest("The client's address is not an IP address.", reason=repr(text[:80])) from None
+        raise MalformedRequest(Problem.CLIENT_ADDRESS_INVALID, got=text[:80]) from None
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
@@ -38,27 +39,27 @@ class TrustedProxies:
         return any(address in network for network in self.networks)
 
     def _trusts(self, peer: str) -> bool:
-        """Tell whether the peer stands in one of the networks; what is not an address does not."""
+        """Tell whether the peer is in one of the networks; False for text that is not an address."""
         try:
             return self._contains(parse_address(peer))
         except MalformedRequest:
             return False
 
     def client_of(self, forwarded_for: bytes) -> str:
-        """Return the sender's address: the rightmost of X-Forwarded-For that is no trusted proxy's.
+        """Return the client's address: the rightmost of X-Forwarded-For that is not a trusted proxy's.
 
-        Whatever stands to its left was written by strangers. Every member must be an address: an unreadable
-        list is refused, not skipped. Where all are trusted, the leftmost is the sender's.
+        Members to the left of it can be forged by the client. Every member must be an address: an unreadable list is
+        refused, not skipped. If all are trusted, the leftmost is the client's.
         """
         if len(forwarded_for) > MAX_FORWARDED_FOR:
-            raise MalformedRequest("X-Forwarded-For is too long.", reason=f"{len(forwarded_for)} bytes")
+            raise MalformedRequest(Problem.FORWARDED_FOR_TOO_LONG, size=len(forwarded_for))
         members = [parse_address(part.strip()) for part in forwarded_for.decode("latin-1").split(",")]
-        strangers = [address for address in members if not self._contains(address)]
-        return str(strangers[-1] if strangers else members[0])
+        untrusted = [address for address in members if not self._contains(address)]
+        return str(untrusted[-1] if untrusted else members[0])
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a URL's host name stands for this machine alone."""
+    """Tell whether a URL's host name is this machine's loopback."""
     if host == "localhost":
         return True
     try:

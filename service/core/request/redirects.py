@@ -1,11 +1,11 @@
-"""Is this return address ours? The only place that decides where a browser may be sent back to.
+"""The only place that decides where a browser may be sent back to after sign-in.
 
-A return address is path and query of this very host, judged like any request's target: what two readers could
-understand differently is no address, and then the way leads home.
+A return address is a path and query of this very host, and is parsed as strictly as a request's target. Anything else
+is replaced by the home page.
 """
 
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlencode
 
 from service.core.errors import MalformedRequest
 from service.core.request.headers import parse_target
@@ -17,7 +17,7 @@ _FRAGMENT: Final = "!$&'()*+,;=:@/?-._~%"  # RFC 3986 §3.5
 
 
 def parse_return_to(raw: str) -> str:
-    """Return path and query to go back to, or the home page for whatever is not plainly one of this host's."""
+    """Return path and query to go back to, or the home page for anything that is not plainly a path of this host."""
     if len(raw) > MAX_RETURN_TO or not raw.isascii():
         return HOME
     try:
@@ -28,11 +28,20 @@ def parse_return_to(raw: str) -> str:
 
 
 def with_fragment(return_to: str, fragment: str) -> str:
-    """Return the address with the fragment that the browser had kept to itself; one that is too long is dropped."""
+    """Return the address with a fragment, which browsers do not send by themselves; a long one is dropped."""
     encoded = quote(fragment.removeprefix("#"), safe=_FRAGMENT)
     return f"{return_to}#{encoded}" if encoded and len(return_to) + len(encoded) < MAX_RETURN_TO else return_to
 
 
-def sign_in_location(target: str) -> str:
-    """Return where a browser signs in, to come back to the target."""
-    return f"{PAGES}login?return_to={quote(parse_return_to(target), safe='')}"
+def sign_in_href(return_to: str) -> str:
+    """Return where a browser signs in, to come back to a path, query and fragment of this host."""
+    address, _, fragment = return_to.partition("#")
+    location = f"{PAGES}login?return_to={quote(parse_return_to(address), safe='')}"
+    return f"{location}#{quote(fragment, safe=_FRAGMENT)}" if fragment else location
+
+
+def switch_account_href(return_to: str) -> str:
+    """Return where a browser signs in at the provider with another account, to come back as after ``sign_in_href``."""
+    address, _, fragment = return_to.partition("#")
+    query = {"switch": "1", "return_to": parse_return_to(address), "fragment": unquote(fragment)}
+    return f"{PAGES}start?{urlencode({name: value for name, value in query.items() if value})}"

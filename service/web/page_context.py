@@ -1,0 +1,137 @@
+"""What the routes under /_auth/ share: the request for a page, and how its answer is made."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from fastapi import Request
+from starlette.responses import Response
+
+from service.core.errors import NotPermitted, Refusal, SessionEnded
+from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
+from service.core.request.cookies import (
+    HOST_PREFIX,
+    clear_session,
+    own_cookies,
+    session_cookie,
+    set_cookie,
+    set_session,
+)
+from service.core.request.faces import parse_browser, parse_routed
+from service.core.request.redirects import HOME, PAGES, sign_in_href
+from service.gate.refusals import switch_href
+from service.gate.wiring import Wiring
+from service.rendering.pages import UNNAMED_PROVIDER, Pages, pages_of
+from service.rendering.wire import Answer
+from service.settings import Settings
+
+
+class PageRequest(NamedTuple):
+    """One request for a page."""
+
+    request: ForwardedRequest
+    browser: Browser
+    cookies: dict[bytes, bytes]  # of this service only, without the prefix of their names
+    secure: bool
+
+    @property
+    def callback(self) -> str:
+        """Return where the provider sends the browser back to (RFC 6749 §3.1.2)."""
+        return f"{self.request.origin}{PAGES}callback"
+
+    def set_cookie(self, response: Response, name: str, value: str, max_age: int) -> None:
+        """Let the response set a cookie of this service; a ``max_age`` of 0 seconds deletes it."""
+        response.headers.append("set-cookie", set_cookie(name, value, max_age, secure=self.secure))
+
+    def set_session(self, response: Response, sealed: str, max_age: int) -> None:
+        """Let the response set the session cookies."""
+        _append(response, set_session(sealed, max_age, secure=self.secure))
+
+    def clear_session(self, response: Response) -> None:
+        """Let the response delete the session cookies, and the browser's cache of this site."""
+        _append(response, clear_session(secure=self.secure))
+        response.headers["clear-site-data"] = '"cache"'
+
+
+def _append(response: Response, cookies: Iterable[str]) -> None:
+    for one in cookies:
+        response.headers.append("set-cookie", one)
+
+
+class PageContext:
+    """What the pages' routes share: the wiring, the pages, and how a request is parsed.
+
+    ``in_force`` returns the wiring that the call under way began with; a reload replaces it.
+    """
+
+    def __init__(self, in_force: Callable[[], Wiring]) -> None:
+        self._in_force = in_force
+        _ = self.pages  # made now: it takes too long for a call
+
+    @property
+    def wiring(self) -> Wiring:
+        """Return the wiring of the call under way."""
+        return self._in_force()
+
+    @property
+    def settings(self) -> Settings:
+        """Return the settings of the call under way."""
+        return self.wiring.settings
+
+    @property
+    def provider_name(self) -> str:
+        """Return what the pages call the provider, or an empty text if there is none."""
+        return (self.settings.oidc.name or UNNAMED_PROVIDER) if self.settings.oidc else ""
+
+    @property
+    def pages(self) -> Pages:
+        """Return the pages of the settings."""
+        oidc, sign_in = self.settings.oidc, self.settings.sign_in
+        return pages_of(sign_in.title, sign_in.help, allow_http=oidc is not None and oidc.allow_http)
+
+    def parse(self, request: Request) -> PageRequest:
+        """Return the request for a page, or raise a Refusal."""
+        scope = request.scope
+        query = scope["query_string"]
+        target = scope["raw_path"] + (b"?" + query if query else b"")
+        routed = parse_routed(scope["method"], target, scope["headers"], self.wiring.proxies)
+        found = dict(scope["headers"])
+        secure = self.wiring.secure_cookies(routed)
+        try:
+            cookies = own_cookies(found.get(b"cookie", b""), HOST_PREFIX if secure else b"")
+        except SessionEnded:
+            cookies = {}  # none of them can be believed
+        return PageRequest(routed, parse_browser(found, routed), cookies, secure)
+
+    def session(self, page_request: PageRequest) -> Session | None:
+        """Return the session as it was sealed, or None if there is none or it has ended."""
+        try:
+            cookie = session_cookie(page_request.cookies)
+            if isinstance(cookie, SessionCookie) and self.wiring.sessions is not None:
+                return self.wiring.sessions.look_at(cookie)
+        except SessionEnded:
+            pass
+        return None
+
+    def refused(self, refusal: Refusal, return_to: str = HOME) -> Response:
+        """Log a refusal, and return its page; ``return_to`` is where the person wants to get to."""
+        request_id, switch = secrets.token_hex(8), switch_href(self.settings, return_to)
+        self.wiring.telemetry.sign_in_refused(refusal, request_id)
+        if isinstance(refusal, NotPermitted):
+            who = {"name": refusal.name, "subject": refusal.subject}
+            return as_response(self.pages.denied(who, refusal.cause, switch_href=switch, request_id=request_id))
+        again = sign_in_href(return_to)
+        return as_response(self.pages.refused(refusal, request_id=request_id, again_href=again, switch_href=switch))
+
+
+def as_response(answer: Answer) -> Response:
+    """Return a rendered page as a response, to which cookies can be added."""
+    response = Response(answer.body, answer.status)
+    response.raw_headers = list(answer.headers)
+    return response
+
+
+def seconds_left(until: float) -> int:
+    """Return how many whole seconds are left until a time, 0 if it is past."""
+    return max(0, int(until - time.time()))

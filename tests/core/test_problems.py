@@ -1,0 +1,104 @@
+"""Problems and their sentences: each is raised, each has words, and each word has its fact."""
+
+import ast
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from service.core.model import Principal
+from service.core.prefect.roles import Lacking
+from service.core.problems import Cause, Problem
+from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
+from service.rendering.sentences import log_reason, sentence, sentence_for_person
+from tests.support.forwarded_requests import call
+
+SERVICE = Path(__file__).resolve().parents[2] / "service"
+OF_RENDERING = {"core/problems.py", "rendering/catalogue.py", "rendering/cures.py"}  # where problems are only listed
+NOT_FACTS = {"retry_after", "subject", "name"}  # parameters of Later and NotPermitted
+LACKING = Lacking(None, Problem.ROUTE_UNKNOWN, frozenset())
+FACTS_OF_ROLES = set(LACKING.cause(call("GET", "/"), Principal("i", "n")).facts)
+
+
+class Site(NamedTuple):
+    """A place where a problem is said, and the facts that it has there."""
+
+    problem: Problem
+    facts: set[str]
+    place: str
+
+
+def problem_of(node: ast.AST) -> Problem | None:
+    named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Problem"
+    return Problem[node.attr] if named and isinstance(node, ast.Attribute) else None
+
+
+def sites() -> Iterator[Site]:
+    for module in sorted(SERVICE.rglob("*.py")):
+        name = module.relative_to(SERVICE).as_posix()
+        if name in OF_RENDERING:
+            continue
+        tree = ast.parse(module.read_text())
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+        first = {id(one.args[0]): one for one in calls}
+        for node in ast.walk(tree):
+            problem = problem_of(node)
+            if problem is None:
+                continue
+            place = f"{name}:{getattr(node, 'lineno', 0)}"
+            if id(node) in first:
+                yield Site(problem, facts_of(first[id(node)]), place)
+            else:  # the problem is chosen here, and said elsewhere
+                yield Site(problem, FACTS_OF_ROLES if name == "core/prefect/roles.py" else set(), place)
+
+
+def facts_of(called: ast.Call) -> set[str]:
+    given = {keyword.arg or "**" for keyword in called.keywords} - NOT_FACTS
+    for argument in called.args[1:]:
+        if isinstance(argument, ast.Dict):
+            given |= {str(key.value) for key in argument.keys if isinstance(key, ast.Constant)}
+    return given
+
+
+SITES = list(sites())
+
+
+def fields_of(template: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+def test_each_problem_has_a_sentence_and_is_said_somewhere() -> None:
+    assert set(SENTENCES) == set(Problem)
+    assert set(FOR_PEOPLE) <= set(Problem)
+    assert {site.problem for site in SITES} == set(Problem)
+
+
+@pytest.mark.parametrize("problem", Problem)
+def test_what_a_sentence_says_is_known_wherever_it_is_said(problem: Problem) -> None:
+    wanted = fields_of(SENTENCES[problem]) | fields_of(FOR_PEOPLE.get(problem, ""))
+    for site in SITES:
+        if site.problem is problem:
+            assert wanted <= site.facts, site
+
+
+@pytest.mark.parametrize("problem", Problem)
+def test_a_sentence_ends_as_one_and_has_no_gap(problem: Problem) -> None:
+    facts = {"roles": ("viewer",), "needed": ["run"], "holders": ("runner", "admin"), "expected": ["a", "b"]}
+    facts |= {"routes": ["GET /x"], "seconds": 720}  # type: ignore[dict-item]
+    given = {name: facts.get(name, "what-was-got") for name in fields_of(SENTENCES[problem])}
+    given |= {name: facts.get(name, "what-was-got") for name in fields_of(FOR_PEOPLE.get(problem, ""))}
+    for text in (sentence(Cause(problem, given)), sentence_for_person(Cause(problem, given))):
+        of_configuration = text[0].islower() or text[0] == "'"
+        assert of_configuration or text.endswith((".", ")."))
+        assert "{}" not in text
+        assert "  " not in text
+
+
+def test_the_log_has_a_problem_and_short_facts() -> None:
+    cause = Cause(Problem.AUDIENCE_OTHER, {"got": ["x" * 1000], "expected": ["prefect"]})
+    assert log_reason(cause).startswith("audience_other got=['xxx")
+    assert log_reason(cause).endswith("expected=['prefect']")
+    assert len(log_reason(cause)) < 300
+    assert "\n" not in log_reason(Cause(Problem.HOST_INVALID, {"got": b"a\nb"}))
