@@ -1,4 +1,4 @@
-"""Write the documents that are made from the code: `python -m docs.generate`, or `--check` to hold them to it."""
+"""Write the documents that are generated from the code: `python -m docs.generate`; `--check` only compares them."""
 
 import sys
 from pathlib import Path
@@ -17,26 +17,27 @@ CONFIGURATION = """# Configuration
 
 <!-- made by docs/generate.py from service/settings/schema.py: `make docs` -->
 
-Sources, strongest first:
+The service reads its settings from these sources. A source overrides those below it:
 
 1. the command line (`--host`, `--port`, `--uds`, `--workers`)
-2. the environment: `FORWARD_AUTH_` and the key, nested with `__`; an empty variable is not given
-3. files: `…_FILE` beside any variable names a file that holds the value; `FORWARD_AUTH_SECRETS_DIR` names a folder
-   of files that are named like the variables, in any case (Docker's `/run/secrets`, a mounted Kubernetes Secret)
-4. the secrets file: `secrets.toml` beside `forward-auth.toml`, or what `--secrets` or `FORWARD_AUTH_SECRETS_FILE`
-   names
+2. the environment: `FORWARD_AUTH_` and the key, nested with `__`; an empty variable counts as not set
+3. files: a variable with `_FILE` appended to its name gives the path of a file that holds the value;
+   `FORWARD_AUTH_SECRETS_DIR` names a folder of files that are named like the variables, in upper or lower case
+   (Docker's `/run/secrets`, a mounted Kubernetes Secret)
+4. the secrets file: `secrets.toml` beside `forward-auth.toml`, or the file that `--secrets` or
+   `FORWARD_AUTH_SECRETS_FILE` names
 5. the secrets managers that `secrets_from` names
 6. `forward-auth.toml` in the working directory, or the file that `--config` or `FORWARD_AUTH_CONFIG` names
 7. the defaults below
 
 `prefect-forward-auth config init` writes both files, with every key, its meaning and its default.
 
-A key that does not exist is refused, wherever it stands. `prefect-forward-auth config check` lists every problem at
-once; `config show` prints the values in force with the source of each. Lists are
-comma-separated in a variable.
+The service refuses a key that does not exist, in every source. `prefect-forward-auth config check` lists every
+problem at once. `config show` prints the values in force and the source of each. In a variable, separate the members
+of a list with commas.
 
-Several issuers are `[[issuers]]` tables with the keys of `[issuer]`, or JSON in `FORWARD_AUTH_ISSUERS`. Both may
-stand side by side.
+For several issuers, write `[[issuers]]` tables with the keys of `[issuer]`, or JSON in `FORWARD_AUTH_ISSUERS`. You
+can use `[issuer]` and `[[issuers]]` together.
 
 ```toml
 [[issuers]]
@@ -57,10 +58,10 @@ role = "viewer"
 
 ## Clients with an id and a secret
 
-A machine that knows a client id and a secret, and cannot fetch a token itself, sends
-`PREFECT_API_AUTH_STRING=client_id:client_secret`; the service fetches one for it, at the issuer's token endpoint (RFC
-6749 §4.4). That token is judged like one that a caller sends: it must be a JWT of this issuer, for one of
-`audiences`, with `required_scopes` and all the rest; roles and grants see its claims.
+A machine may know a client id and a secret but be unable to fetch a token itself. It then sends
+`PREFECT_API_AUTH_STRING=client_id:client_secret`, and the service fetches the token from the issuer's token endpoint
+(RFC 6749 §4.4). The service checks that token like one that a caller sends: it must be a JWT of this issuer, for one
+of `audiences`, with `required_scopes` and everything else. Roles and grants use its claims.
 
 ```toml
 [issuer]
@@ -74,16 +75,18 @@ scopes = ["prefect"]         # Entra ID: ["api://prefect/.default"]
 audience = "prefect"         # Auth0; elsewhere leave it out
 ```
 
-`clients` decides whose check a name is for, so no two issuers' patterns may be met by one name, and a user whose name
-meets one can only sign in at the page. A colon in a client id cannot be sent (RFC 7617). An issuer that is away is
-503, which a worker sits out, and never 401. What the issuer granted is remembered for `remember` seconds at most, and
-with a `store` and `session.keys` replicas share it: sealed, under a name that tells nothing.
+- `clients` decides who checks a name. The patterns of two issuers must therefore not match the same name. A user
+  whose name matches a pattern can sign in only at the sign-in page.
+- A client id must not contain a colon (RFC 7617).
+- If the issuer cannot be reached, the answer is 503, which a worker waits out, and never 401.
+- The service remembers what the issuer granted for at most `remember` seconds. With a `store` and `session.keys`,
+  replicas share it: it is encrypted, and its key in the store reveals neither id nor secret.
 
 ## Roles and grants
 
-`role` of an issuer, of `[users]` and of `[oidc]` is for all of theirs; `[[grants]]` give more, to those who meet every
-condition that a grant names. Roles add up; without any, everything is refused. The five roles that are built in, the
-capabilities and the routes: [roles.md](roles.md).
+The `role` of an issuer, of `[users]` and of `[oidc]` applies to all of their callers. `[[grants]]` give more roles to
+callers that meet every condition of the grant. Roles add up. A caller without any role is refused everything.
+[roles.md](roles.md) lists the five built-in roles, the capabilities and the routes.
 
 ```toml
 [[grants]]                                   # people of these groups, at the provider
@@ -107,55 +110,57 @@ issuer = "local"                             # the users file
 users = ["alice", "ops-*"]
 roles = ["admin"]
 
-[roles.night]                                # a role of one's own
+[roles.night]                                # a role of your own
 capabilities = ["read", "read-secret", "report", "emit", "slots", "variables", "work"]
 routes = ["POST /api/flow_runs/{id}/resume"]
 work_pools = ["night-*"]
 ```
 
-A claim's rule is one of `equals`, `any_of`, `all_of` and `glob`, or several, of which each must hold; a word or a list
-is `any_of`. Dots lead into nested claims. In patterns `*` is any text without `/`, `:` and `@`, `**` any text at all.
+A rule for a claim uses `equals`, `any_of`, `all_of` or `glob`. If it uses several, the claim must satisfy each. A
+word or a list instead of a rule means `any_of`. Dots lead into nested claims. In patterns `*` matches any text
+without `/`, `:` and `@`, and `**` matches any text.
 
-A session keeps the claims that grants asked for when it began, and is granted roles anew whenever it is used: a grant
-that is added, changed or removed holds at the next start or SIGHUP, for sessions and remembered passwords, too. A rule
-for a claim that no grant asked for before holds once the provider has been asked again (`oidc.check`).
+A session stores the claims that grants used when it began, and the service computes its roles again at every use. A
+grant that you add, change or remove therefore takes effect at the next start or SIGHUP, also for sessions and
+remembered passwords. A rule for a claim that no grant used before takes effect after the provider was asked again
+(`oidc.check`).
 
-`prefect-forward-auth explain` tells what a role, a user, a token or its claims may, and which grant was not met.
+`prefect-forward-auth explain` shows what a role, a user, a token or its claims may do, and which grant was not met.
 
 ## Secrets
 
-Any key may come from any source; these are for what nobody else should read.
+Any key may come from any source. The following sources are made for secrets.
 
-**The secrets file** is refused, unread, if anybody but its owner may read it. Where root owns it, its group may: that
-is how Kubernetes gives a file to a process that is not root (`defaultMode: 0440` and an `fsGroup`).
-`config edit-secrets` opens it in `$VISUAL` or `$EDITOR`, and replaces it, whole and with mode 0600, only if the draft
-brings no new mistake; an interrupted editor changes nothing. `config show` masks every secret.
+**The secrets file** is refused, unread, if anybody but its owner may read it. If root owns it, its group may read it,
+too: this is how Kubernetes gives a file to a process that is not root (`defaultMode: 0440` and an `fsGroup`). `config
+edit-secrets` opens a draft in `$VISUAL` or `$EDITOR`. It replaces the file in one step, with mode 0600, and only if
+the draft has no new mistake. An interrupted editor changes nothing. `config show` masks every secret.
 
-**Secrets managers** are asked for what is named like the variables, and for nothing else. The SDK signs in with what
-it finds: a workload's identity, a profile, a variable. One that cannot be read stops the start.
+**Secrets managers** are asked only for names that are those of variables. The SDK signs in with what it finds: a
+workload's identity, a profile, a variable. If a secrets manager cannot be read, the service does not start.
 
-| `FORWARD_AUTH_SECRETS_FROM` | holds | extra |
+| `FORWARD_AUTH_SECRETS_FROM` | contains | extra |
 | --- | --- | --- |
-| `gcp:PROJECT` | a secret a key, such as `FORWARD_AUTH_SESSION__KEYS`; its latest version | `gcp` |
+| `gcp:PROJECT` | one secret per key, such as `FORWARD_AUTH_SESSION__KEYS`; its latest version | `gcp` |
 | `aws:SECRET-ID` | one secret, a JSON object of such names; the region from an ARN or `AWS_REGION` | `aws` |
-| `azure:https://VAULT.vault.azure.net` | a secret a key, with dashes: `FORWARD-AUTH-SESSION--KEYS` | `azure` |
+| `azure:https://VAULT.vault.azure.net` | one secret per key, with dashes: `FORWARD-AUTH-SESSION--KEYS` | `azure` |
 
-The extras are packages: `pip install 'prefect-forward-auth[gcp]'`. The permissions to grant are listing and reading
-secrets; for Amazon, `secretsmanager:GetSecretValue` on that one. Several places are separated by commas, the first the
-strongest.
+Each needs an extra of the package: `pip install '.[gcp]'` in a clone. Grant the service permission to list and read
+secrets; for Amazon, `secretsmanager:GetSecretValue` on that one secret. Separate several places with commas; a place
+overrides those after it.
 
 ## Changing it while the service runs
 
-SIGHUP (`kill -HUP`, `systemctl reload`, `docker kill -s HUP`) lets the service read all sources again. The variables
-of a running process stay what they are; files and secrets managers may have changed.
+On SIGHUP (`kill -HUP`, `systemctl reload`, `docker kill -s HUP`) the service reads all sources again. The variables
+of a running process cannot change, but files and secrets managers can.
 
-- All of it takes effect between two calls, or none of it. If anything is wrong, an unreachable secrets manager
-  included, the configuration before stays in force, the log lists every problem, `/readyz` says `degraded`, and
-  `forward_auth_config_broken` is 1.
-- No call is refused or dropped. Those under way end with what they began with. Remembered verdicts are forgotten;
-  issuers' keys, sessions, sign-outs, counted failures and metrics are kept.
-- `host`, `port`, `uds`, `workers` and `shutdown_grace` take a restart; the log says so.
-- With `--workers`, signal the first process: it tells the others.
+- The new configuration takes effect as a whole, between two calls, or not at all. If anything is wrong, or a secrets
+  manager cannot be reached, the previous configuration stays in force. The log then lists every problem, `/readyz`
+  says `degraded`, and `forward_auth_config_broken` is 1.
+- No call is refused or dropped. Calls in progress end with the configuration that they began with. The service
+  forgets remembered verdicts. It keeps issuers' keys, sessions, sign-outs, counted failures and metrics.
+- `host`, `port`, `uds`, `workers` and `shutdown_grace` need a restart; the log says so.
+- With `--workers`, send the signal to the first process. It tells the others.
 
 ## All keys
 """
@@ -164,30 +169,47 @@ ROLES = """# Roles
 
 <!-- made by docs/generate.py from service/core/prefect/table.py and service/core/prefect/roles.py: `make docs` -->
 
-Prefect's server has no users and no roles; here are some. Each request is matched to the route that the server will
-execute, by method and path, as exactly as its own router does it. Each route is opened by any one of its capabilities;
-a role is a set of those. Whoever has no role gets nothing, and a route that is not in the table below is for `admin`
-alone. A refusal is 403 `insufficient_scope` and says who was refused, what was needed and which roles have it.
-"""
-NOTES = """## Secrets
+Prefect's server has no users and no roles. This service adds them. It matches each request, by method and path, to
+the route that the server will execute, exactly as the server's own router does. Each route needs one capability out
+of those in its row. A role is a set of capabilities. A caller without a role has no access, and a route that is not
+in the table below is for `admin` only. A refusal is 403 `insufficient_scope`; it says who was refused, what the
+request needs, and which roles have it.
 
-`include_secrets` in a query needs `read-secret`, on any route and in any spelling that is not a plain no. On
-`POST /api/block_documents/filter` Prefect reads it from the body: roles without `read-secret` may call that route only
-where the proxy sends the body along, and only if it is JSON that does not ask. Both UIs need that route for their block
-pages.
+| role | may |
+| --- | --- |
+| `viewer` | see everything except the secrets of blocks, in both UIs, too |
+| `runner` | also start, cancel, retry, pause and resume runs |
+| `worker` | do what workers and flow runs do: take runs, report states and logs, read secrets, set variables |
+| `deployer` | deploy and serve flows, create work pools and blocks |
+| `admin` | everything, including routes that are not known |
+
+The table knows every route of Prefect 3.4 to 3.9. It also knows reads that use POST, secrets that a flag in the body
+asks for, and the DELETE calls that a deployment needs. Before you upgrade Prefect, `prefect-forward-auth routes diff
+URL` lists the routes that are new. [configuration.md](configuration.md#roles-and-grants) describes how callers get
+roles, and roles of your own.
+
+## Capabilities
+"""
+NOTES = """## Secrets of blocks
+
+`include_secrets` in a query needs `read-secret`, on every route and in every spelling that does not plainly mean no.
+For `POST /api/block_documents/filter` Prefect reads the flag from the body. A role without `read-secret` may call
+that route only if the proxy sends the body along, the body is JSON, and it does not ask for secrets. Both UIs need
+that route for their block pages.
 
 ## What a role cannot hold back
 
-- Who may start a run chooses its parameters and job variables. Where a work pool's template lets those set the command
-  or the environment, as a process pool's does, `run` is the right to run code there, with the worker's credential.
-- A worker that starts writes the job template of its work pool where there is none, and Prefect has no narrower right
-  for that than to change any pool. A role of a worker without `join` needs its pools made complete by others; one that
-  is limited to its work pools changes those alone.
-- Who deploys decides what workers run, and so can do what they can.
-- Parameters, variables, logs and artifacts are in plain text for whoever reads: secrets belong in blocks.
-- `report`, `emit` and `work` are rights over all runs: Prefect does not say whose a run is.
-- A limit to work pools, flows or deployments holds where a path carries the name. Most paths carry ids, and lists are
-  of everything: a limit keeps a worker to its pools; it does not keep tenants apart.
+- A caller who may start a run chooses its parameters and job variables. If the work pool's template lets those set
+  the command or the environment, as the template of a process pool does, `run` is the right to run code there, with
+  the worker's credential.
+- A starting worker writes the job template of its work pool if there is none, and Prefect has no narrower right for
+  that than to change any pool. If you give workers a role without `join`, somebody else must create their pools
+  completely. A role that is limited to work pools can change only those.
+- A caller who deploys decides what workers run, and can therefore do what the workers can do.
+- Parameters, variables, logs and artifacts are in plain text for everybody who may read. Put secrets into blocks.
+- `report`, `emit` and `work` apply to all runs: Prefect does not say whose a run is.
+- A limit to work pools, flows or deployments applies only where a path contains the name. Most paths contain ids, and
+  lists contain everything. A limit keeps a worker to its pools; it does not separate tenants.
 """
 
 
@@ -217,12 +239,12 @@ def _is_section(annotation: Any) -> bool:
 
 def _default(field: Any, name: str) -> str:
     if field.default is PydanticUndefined:
-        return "one less than the processors" if field.default_factory else "**needed**"
+        return "one less than the processors" if field.default_factory else "**required**"
     value = field.default
     if name == "algorithms":
         return "all ten"
     if isinstance(value, frozenset | tuple):
-        return ", ".join(f"`{one}`" if str(one) else "without" for one in sorted(value, key=str)) or "none"
+        return ", ".join(f"`{one}`" if str(one) else "(empty)" for one in sorted(value, key=str)) or "none"
     if value is None or value in ("", {}):
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

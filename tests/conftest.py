@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,25 @@ TOGETHER = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Prepare each process that runs tests."""
+    _trust_one_authority(config)
+    _measure_started_processes()
+
+
+def _measure_started_processes() -> None:
+    """Let `make coverage` measure the processes, too, that tests start with an environment of their own."""
+    measuring = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_PROCESS_")}
+    if not measuring:
+        return
+    start = subprocess.Popen.__init__
+
+    def measured(self: Any, *args: Any, env: Any = None, **rest: Any) -> None:
+        start(self, *args, env=None if env is None else {**measuring, **env}, **rest)
+
+    subprocess.Popen.__init__ = measured  # type: ignore[method-assign]
+
+
+def _trust_one_authority(config: pytest.Config) -> None:
     """Know one authority instead of all: httpx reads them anew for each client, for 30 ms, and here are thousands."""
     end = "-----END CERTIFICATE-----\n"
     folder = tempfile.TemporaryDirectory(prefix="authority-")

@@ -15,11 +15,13 @@ Patterns = Annotated[Listed, CONDITION]
 class RoleSettings(Section):
     """A role of one's own: capabilities and single routes, and the names that it is limited to."""
 
-    capabilities: Words = Field(frozenset(), description="What it may, of the capabilities in docs/roles.md.")
-    routes: Listed = Field((), description="Single routes beside them, as `POST /api/flow_runs/{id}/resume`.")
-    work_pools: Patterns = Field((), description="Patterns: where a path names a work pool, one of these.")
-    flows: Patterns = Field((), description="Patterns: where a path names a flow, one of these.")
-    deployments: Patterns = Field((), description="Patterns: where a path names a deployment, one of these.")
+    capabilities: Words = Field(frozenset(), description="What the role may do: capabilities of docs/roles.md.")
+    routes: Listed = Field(
+        (), description="Single routes that the role may also call, such as `POST /api/flow_runs/{id}/resume`."
+    )
+    work_pools: Patterns = Field((), description="Patterns. A work pool that a path names must match one of them.")
+    flows: Patterns = Field((), description="Patterns. A flow that a path names must match one of them.")
+    deployments: Patterns = Field((), description="Patterns. A deployment that a path names must match one of them.")
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -44,9 +46,9 @@ class ClaimSettings(Section):
     """What a claim must hold; of several demands, each."""
 
     equals: str | None = Field(None, description="The claim's only value.")
-    any_of: Annotated[Words, CONDITION] = Field(frozenset(), description="One of these is among its values.")
-    all_of: Annotated[Words, CONDITION] = Field(frozenset(), description="All of these are among its values.")
-    glob: Patterns = Field((), description="A value meets one of these patterns.")
+    any_of: Annotated[Words, CONDITION] = Field(frozenset(), description="The claim has at least one of these values.")
+    all_of: Annotated[Words, CONDITION] = Field(frozenset(), description="The claim has all of these values.")
+    glob: Patterns = Field((), description="A value of the claim matches one of these patterns.")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -68,17 +70,19 @@ def _rules(value: object) -> object:
 class GrantSettings(Section):
     """Roles for whoever meets every condition given here; patterns have `*` within a word and `**` across."""
 
-    roles: Listed = Field(description="The roles that are given.")
+    roles: Listed = Field(description="The roles that the grant gives.")
     issuer: str = Field(
         "",
-        description="Of which issuer: its URL, or `local` for the users file. Needed where there are several.",
+        description="The issuer of the callers: its URL, or `local` for the users file. Required if there are several.",
     )
-    users: Patterns = Field((), description="Patterns of names, of which one is to be met.")
-    clients: Patterns = Field((), description="Patterns of the client that a token was issued to.")
-    groups: Patterns = Field((), description="Patterns of groups.")
-    scopes: Annotated[Words, CONDITION] = Field(frozenset(), description="Scopes that a token must have, all of them.")
+    users: Patterns = Field((), description="Patterns. The user name must match one of them.")
+    clients: Patterns = Field(
+        (), description="Patterns. The client that the token was issued to must match one of them."
+    )
+    groups: Patterns = Field((), description="Patterns. A group of the caller must match one of them.")
+    scopes: Annotated[Words, CONDITION] = Field(frozenset(), description="A token must have all of these scopes.")
     claims: Annotated[dict[str, ClaimSettings], BeforeValidator(_rules), CONDITION] = Field(
-        {}, description="Claims and what they must hold: equals, any_of, all_of, glob; a list is any_of."
+        {}, description="Claims and the rules for their values: equals, any_of, all_of, glob. A list means any_of."
     )
 
     @field_validator("roles")
@@ -114,13 +118,17 @@ BasePath = Annotated[str, AfterValidator(_base_path)]
 class PrefectSettings(Section):
     """How the Prefect server is mounted."""
 
-    api_base_path: BasePath = Field("/api", min_length=1, description="Prefect's PREFECT_SERVER_API_BASE_PATH.")
+    api_base_path: BasePath = Field(
+        "/api", min_length=1, description="The value of PREFECT_SERVER_API_BASE_PATH on the server."
+    )
     routes: Annotated[dict[str, str], BeforeValidator(json_value)] = Field(
         {},
-        description="Routes that the table does not know yet, each with the capability that opens it: "
+        description="Routes that the service does not know yet, each with the capability that it needs: "
         '`{"POST /api/new/{id}": "run"}`. `routes diff` finds them.',
     )
-    ui_base_path: BasePath = Field("", description="Prefect's PREFECT_UI_SERVE_BASE, without the slash at the end.")
+    ui_base_path: BasePath = Field(
+        "", description="The value of PREFECT_UI_SERVE_BASE on the server, without the slash at the end."
+    )
 
     @field_validator("routes")
     @classmethod

@@ -13,19 +13,22 @@ class ClientCredentialsSettings(Section):
     """Client ids and secrets that an issuer is asked about (RFC 6749 §4.4)."""
 
     clients: Words = Field(
-        description="Patterns of the client ids, such as `prefect-*`; `*` is all. Any other name is a user's."
+        description="Patterns of the client ids, such as `prefect-*`. `*` matches all. Any other name is a user."
     )
-    scopes: Words = Field(frozenset(), description="Scopes to ask for.")
-    audience: str = Field("", description="The `audience` to ask for, where the issuer needs it (Auth0).")
-    resource: str = Field("", description="The `resource` to ask for, where the issuer needs it (RFC 8707).")
-    token_endpoint: str = Field("", description="The issuer's token endpoint; without it, discovery finds it.")
+    scopes: Words = Field(frozenset(), description="Scopes to request.")
+    audience: str = Field("", description="The `audience` to request, if the issuer needs it (Auth0).")
+    resource: str = Field("", description="The `resource` to request, if the issuer needs it (RFC 8707).")
+    token_endpoint: str = Field("", description="The issuer's token endpoint. Without it, discovery finds it.")
     client_auth: Literal["client_secret_basic", "client_secret_post"] = Field(
         "client_secret_basic", description="How id and secret are sent to the issuer."
     )
     remember: Annotated[float, Field(ge=0, le=3_600)] = Field(
-        300, description="Seconds for which a client is not asked about again, and never past its token's expiry."
+        300,
+        description="Seconds until the issuer is asked again about a client; sooner if the client's token expires.",
     )
-    timeout: Annotated[float, Field(gt=0, le=60)] = Field(10, description="The time that asking may take.")
+    timeout: Annotated[float, Field(gt=0, le=60)] = Field(
+        10, description="Seconds that one call to the issuer may take."
+    )
 
     @field_validator("clients")
     @classmethod

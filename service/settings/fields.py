@@ -75,20 +75,20 @@ class KeySettings(Section):
 
     refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
         300,
-        description="Keys are fetched again within this; so long may a removed key be accepted.",
+        description="Keys are fetched again within this time. A removed key may be accepted for as long.",
     )
     min_refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
-        30, description="The least lifetime that the issuer's Cache-Control can ask for."
+        30, description="The shortest time until the next fetch that the issuer's Cache-Control can set."
     )
     max_stale: Seconds = Field(
         86_400,
-        description="While the issuer cannot be reached, the last good keys are believed for so long; `refresh` at "
-        "least, which is to say no longer than while it can.",
+        description="How long the last good keys are used while the issuer cannot be reached. At least `refresh`; "
+        "with that value an outage adds no time.",
     )
     cooldown: Annotated[float, Field(ge=1, le=3_600)] = Field(
-        5, description="The least time between two fetches that unknown key ids cause."
+        5, description="The shortest time between two fetches that unknown key ids cause."
     )
-    timeout: Annotated[float, Field(gt=0, le=60)] = Field(5, description="The time one fetch may take.")
+    timeout: Annotated[float, Field(gt=0, le=60)] = Field(5, description="The time that one fetch may take.")
 
     @model_validator(mode="after")
     def _outlast_a_refresh(self) -> Self:

@@ -26,54 +26,57 @@ class OIDCSettings(Section):
     allow_http: bool = Field(
         default=False, description="Accept plain http beyond loopback. Sign-ins can then be forged."
     )
-    issuer: str = Field(description="The provider's issuer URL, exactly as in its ID tokens; discovery starts here.")
+    issuer: str = Field(description="The provider's issuer URL, exactly as in its ID tokens. Discovery starts here.")
     internal_url: str | None = Field(
         None,
         description="Where this service reaches the provider, if not at `issuer`: discovery, keys and every call go "
         "there. Browsers and ID tokens keep the public address. Over plain http, `allow_http` is needed.",
     )
     client_id: str = Field(min_length=1, description="This service's client id at the provider.")
-    client_secret: SecretStr | None = Field(None, description="The client secret, of a confidential client.")
+    client_secret: SecretStr | None = Field(None, description="The client secret of a confidential client.")
     private_key: SecretStr | None = Field(None, description="A private key in PEM, for `private_key_jwt`.")
     private_key_id: str | None = Field(None, description="The `kid` under which the provider knows that key.")
     client_auth: ClientAuth | None = Field(
         None,
-        description="How the client proves itself; by default `private_key_jwt` with a private key, "
-        "`client_secret_basic` with a secret, `none` (a public client, PKCE alone) without either.",
+        description="How the client authenticates. The default is `private_key_jwt` with a private key, "
+        "`client_secret_basic` with a secret, and `none` without either (a public client, PKCE only).",
     )
     name: str = Field("", max_length=60, description="What the sign-in button calls the provider.")
     scopes: Words = Field(
         frozenset(),
-        description="Scopes to ask for. By default openid, profile, email, groups and offline_access, as far as the "
-        "provider lists them.",
+        description="Scopes to request. The default is openid, profile, email, groups and offline_access, as far as "
+        "the provider lists them.",
     )
     userinfo: Literal["auto", "always", "never"] = Field(
-        "auto", description="Ask the userinfo endpoint: when the ID token lacks e-mail or groups, always, or never."
+        "auto",
+        description="When to call the userinfo endpoint. `auto` calls it if the ID token lacks e-mail or groups.",
     )
-    role: RoleName = Field("", description="The role of whoever signs in.")
-    algorithms: Words = Field(
-        ALGORITHMS, description="Accepted signature algorithms of ID tokens; never HS*, never none."
-    )
+    role: RoleName = Field("", description="The role of everybody who signs in at the provider.")
+    algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms of ID tokens. Never HS* or none.")
     leeway: Annotated[float, Field(ge=0, le=300)] = Field(
         30, description="Seconds by which the provider's clock may differ from ours."
     )
     required_claims: Annotated[dict[str, Words], BeforeValidator(json_value)] = Field(
-        {}, description="Who may sign in: claims with their accepted values (JSON in a variable)."
+        {}, description="Claims that a person must have to sign in, each with its accepted values (JSON in a variable)."
     )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the person in headers.")
     email_claim: str = Field(
         "email",
-        description="The claim with the e-mail address; unverified (`email_verified` false), it decides nothing.",
+        description="The claim with the e-mail address. An unverified one (`email_verified` is false) has no effect.",
     )
-    groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
+    groups_claim: str = Field("groups", description="The claim with the groups. Dots lead into nested claims.")
     check: Annotated[float, Field(ge=30, le=86_400)] = Field(
         900,
-        description="Seconds after which the provider is asked again, by refresh token, whether the person may stay, "
-        "and in which groups. Without a refresh token a session lasts until its own end.",
+        description="Seconds after which the service asks the provider again, with the refresh token, whether the "
+        "person may stay and which groups they have. Without a refresh token a session lasts until its own end.",
     )
-    timeout: Annotated[float, Field(gt=0, le=60)] = Field(10, description="The time one call to the provider may take.")
-    logout: bool = Field(default=True, description="Signing out here signs out at the provider too, where it can.")
-    keys: KeySettings = Field(KeySettings(), description="How long the provider's keys are believed.")
+    timeout: Annotated[float, Field(gt=0, le=60)] = Field(
+        10, description="Seconds that one call to the provider may take."
+    )
+    logout: bool = Field(
+        default=True, description="Signing out here also signs out at the provider, if the provider supports it."
+    )
+    keys: KeySettings = Field(KeySettings(), description="How long the provider's keys are used.")
 
     @field_validator("algorithms")
     @classmethod
@@ -125,8 +128,9 @@ class SessionSettings(Section):
 
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_lines)] = Field(
         (),
-        description="Secrets of at least 32 characters, a line each: the first seals, all open, so a new one goes in "
-        "front. The same for all replicas. Without one, a key is made at the start and sessions end with the process.",
+        description="Secrets of at least 32 characters, one per line, the same for all replicas. The first encrypts "
+        "sessions and all of them decrypt, so put a new one in front. Without any, the service makes a key when it "
+        "starts, and sessions end with the process.",
     )
     idle: Annotated[float, Field(ge=60, le=MAX_LIFETIME)] = Field(
         8 * 3_600, description="Seconds without a request after which a session ends."
@@ -136,7 +140,7 @@ class SessionSettings(Section):
     )
     allow_http: bool = Field(
         default=False,
-        description="Permit sign-in over plain http beyond this machine: the cookie is then neither Secure nor safe.",
+        description="Permit sign-in over plain http beyond this machine. Others can then read the cookie.",
     )
 
     @field_validator("keys")
@@ -151,23 +155,27 @@ class SignInSettings(Section):
     """The sign-in page."""
 
     local: bool | None = Field(
-        None, description="Let the users of the users file sign in; by default where there is no provider."
+        None, description="Let the users of the users file sign in. By default they may if there is no provider."
     )
-    title: str = Field("Prefect", max_length=60, description="What the pages call the place one signs in to.")
-    help: str = Field("", max_length=300, description="Whom to ask for access: a sentence, shown with each refusal.")
+    title: str = Field("Prefect", max_length=60, description="The name of the installation on the pages.")
+    help: str = Field(
+        "", max_length=300, description="A sentence that says whom to ask for access. Each refusal shows it."
+    )
     attempts: Annotated[int, Field(ge=1, le=1_000)] = Field(
         10,
-        description="Wrong passwords for one name that one address may send within `window`, to the sign-in page and "
-        "the machine gates together, and ten times as many for all names; more are answered 429.",
+        description="Wrong passwords that one address may send for one name within `window`, to the sign-in page and "
+        "the machine gates together. For all names it may send ten times as many. Over the limit the answer is 429.",
     )
-    window: Annotated[float, Field(ge=1, le=86_400)] = Field(300, description="Seconds over which they are counted.")
+    window: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        300, description="Seconds over which wrong passwords are counted."
+    )
 
 
 class StoreSettings(Section):
     """What replicas share. Without it each works alone."""
 
-    url: SecretStr = Field(description="Redis or Valkey: redis://, rediss:// or unix://.")
-    prefix: str = Field("prefect-forward-auth:", description="What the names of all keys begin with.")
+    url: SecretStr = Field(description="The URL of Redis or Valkey: redis://, rediss:// or unix://.")
+    prefix: str = Field("prefect-forward-auth:", description="The prefix of all keys in the store.")
 
     @field_validator("url")
     @classmethod

@@ -41,24 +41,24 @@ class IssuerSettings(Section):
     """One issuer of JWTs and what its tokens must carry."""
 
     allow_http: bool = Field(default=False, description="Accept plain http beyond loopback. Keys can then be forged.")
-    url: str = Field(description="The issuer, exactly as in the token's `iss`; discovery starts here.")
-    audiences: Words = Field(description="A token must be for one of these (`aud`). Mandatory.")
-    jwks_url: str | None = Field(None, description="Where the keys are; without it, discovery finds them.")
-    role: RoleName = Field("", description="The role of whoever this issuer vouches for.")
-    algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms; never HS*, never none.")
+    url: str = Field(description="The issuer, exactly as in the token's `iss`. Discovery starts here.")
+    audiences: Words = Field(description="Accepted audiences: a token must be for one of these (`aud`).")
+    jwks_url: str | None = Field(None, description="The URL of the keys. Without it, discovery finds them.")
+    role: RoleName = Field("", description="The role of all callers with a token of this issuer.")
+    algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms. Never HS* or none.")
     leeway: Annotated[float, Field(ge=0, le=300)] = Field(
         30, description="Seconds by which the issuer's clock may differ from ours."
     )
     token_types: Annotated[frozenset[str], BeforeValidator(split_types)] = Field(
         frozenset({"at+jwt", "jwt", ""}),
-        description="Accepted `typ` headers; the empty one is a token without. RFC 9068 has `at+jwt` alone.",
+        description="Accepted `typ` headers. An empty one stands for a token without. RFC 9068 tokens have `at+jwt`.",
     )
-    required_scopes: Words = Field(frozenset(), description="Scopes that a token must have, all of them.")
+    required_scopes: Words = Field(frozenset(), description="A token must have all of these scopes.")
     required_claims: Annotated[dict[str, Words], BeforeValidator(json_value)] = Field(
         {}, description="Claims that a token must have, each with its accepted values (JSON in a variable)."
     )
     authorized_parties: Words = Field(
-        frozenset(), description="If given, the client (`azp`, else `client_id`) must be one of these."
+        frozenset(), description="If set, the client (`azp`, otherwise `client_id`) must be one of these."
     )
     client_id_as_audience: bool = Field(
         default=False,
@@ -68,12 +68,12 @@ class IssuerSettings(Section):
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the principal in headers.")
     email_claim: str = Field(
         "email",
-        description="The claim with the e-mail address; unverified (`email_verified` false), it decides nothing.",
+        description="The claim with the e-mail address. An unverified one (`email_verified` is false) has no effect.",
     )
-    groups_claim: str = Field("groups", description="The claim with the groups; dots lead into nested claims.")
-    keys: KeySettings = Field(KeySettings(), description="How long its keys are believed.")
+    groups_claim: str = Field("groups", description="The claim with the groups. Dots lead into nested claims.")
+    keys: KeySettings = Field(KeySettings(), description="How long the issuer's keys are used.")
     client_credentials: ClientCredentialsSettings | None = Field(
-        None, description="Client ids and secrets that this issuer is asked about; its tokens must be JWTs."
+        None, description="Client ids and secrets that this issuer checks. Its tokens must be JWTs."
     )
 
     @field_validator("client_credentials")
@@ -118,35 +118,37 @@ class IssuerSettings(Section):
 class UsersSettings(Section):
     """The users file and what checking passwords may cost."""
 
-    file: Path = Field(description="The users file: name:bcrypt lines, as `users add` or htpasswd -B write them.")
-    role: RoleName = Field("", description="The role of every user of the file.")
+    file: Path = Field(description="The users file, with name:bcrypt lines as `users add` or htpasswd -B write them.")
+    role: RoleName = Field("", description="The role of every user in the file.")
     reload: Annotated[float, Field(ge=0.1, le=3_600)] = Field(
-        1, description="Seconds between two looks at the file; a change takes effect then."
+        1, description="Seconds between two checks of the file. A change takes effect at the next check."
     )
     max_cost: Annotated[int, Field(ge=4, le=16)] = Field(
-        14, description="The highest accepted bcrypt cost: a higher one in the file would be a load for all."
+        14, description="The highest accepted bcrypt cost. A higher one would slow the service down for everybody."
     )
     remember: Annotated[float, Field(ge=0, le=3_600)] = Field(
         300,
-        description="Seconds for which a verified password is not hashed again, and longer while `queue` is full. "
-        "A reload forgets it at once.",
+        description="Seconds for which a verified password is not hashed again. The time is extended while `queue` is "
+        "full. A changed file ends it at once.",
     )
     concurrency: Annotated[int, Field(ge=1, le=64)] = Field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1),
-        description="Passwords hashed at once; by default one less than there are processors.",
+        description="Passwords hashed at the same time. The default is one less than the number of processors.",
     )
     queue: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        64, description="Callers who may wait for that; more are answered 429."
+        64, description="Callers that may wait for a hash. Further callers are answered 429."
     )
 
 
 class LogSettings(Section):
     """What is written to standard output."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe that is written.")
-    format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for a terminal.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The lowest severity that is logged."
+    )
+    format: Literal["json", "text"] = Field("json", description="One JSON object per line, or text for a terminal.")
     decisions: Literal["refused", "all", "none"] = Field(
-        "refused", description="Which decisions are logged. Logging all costs throughput."
+        "refused", description="Which decisions are logged. Logging all of them reduces throughput."
     )
 
 
@@ -165,33 +167,34 @@ class Settings(BaseSettings):
 
     secrets_from: Annotated[tuple[Annotated[str, AfterValidator(check_place)], ...], BeforeValidator(split)] = Field(
         (),
-        description="Secrets managers to read keys from as well, the first the strongest: `gcp:PROJECT`, "
-        "`aws:SECRET-ID`, `azure:https://VAULT`.",
+        description="Secrets managers to read keys from: `gcp:PROJECT`, `aws:SECRET-ID`, `azure:https://VAULT`. "
+        "One overrides those after it.",
     )
-    host: str = Field("127.0.0.1", description="The address to listen at.")
-    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8080, description="The port to listen at; 0 takes a free one.")
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8080, description="The port to listen on. 0 takes a free one.")
     uds: Path | None = Field(
-        None, description="A Unix socket to listen at instead, for its owner and group; whoever may open it is trusted."
+        None, description="A Unix socket to listen on instead, for its owner and group. Whoever may open it is trusted."
     )
-    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Processes; each has caches of its own.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many processes. Each has its own caches.")
     shutdown_grace: Annotated[float, Field(ge=0, le=300)] = Field(
-        10, description="Seconds that requests under way may take after SIGTERM."
+        10, description="Seconds that requests in progress may take after SIGTERM."
     )
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(networks_value)] = Field(
         tuple(
             ip_network(one)
             for one in ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
         ),
-        description="Who may call the verify endpoints, and is believed about the original request. They are skipped "
-        "in X-Forwarded-For: where clients have private addresses behind a second proxy, name the proxies alone.",
+        description="Addresses that may call the verify endpoints and are believed about the original request. "
+        "X-Forwarded-For is read past them. If clients have private addresses behind a second proxy, name the "
+        "proxies only.",
     )
     verdict_seconds: Annotated[float, Field(ge=0, le=300)] = Field(
-        60, description="A verified token is not verified again for so long, and never past its expiry."
+        60, description="Seconds for which a verified token is not verified again, but never past its expiry."
     )
     verdict_count: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        10_000, description="How many verified tokens are remembered; the oldest goes first."
+        10_000, description="How many verified tokens are remembered. The oldest is dropped first."
     )
-    issuer: IssuerSettings | None = Field(None, description="The one issuer, where there is one.")
+    issuer: IssuerSettings | None = Field(None, description="The issuer of tokens, if there is only one.")
     issuers: Annotated[tuple[IssuerSettings, ...], BeforeValidator(json_value)] = Field(
         (), description="Several issuers: `[[issuers]]` tables, or JSON in a variable."
     )
@@ -199,14 +202,14 @@ class Settings(BaseSettings):
     oidc: OIDCSettings | None = Field(None, description="The OpenID provider through which people sign in.")
     sign_in: SignInSettings = Field(SignInSettings(), description="The sign-in page.")
     session: SessionSettings = Field(SessionSettings(), description="The browser session.")
-    store: StoreSettings | None = Field(None, description="What replicas share.")
+    store: StoreSettings | None = Field(None, description="The store that replicas share.")
     roles: Annotated[dict[RoleName, RoleSettings], BeforeValidator(json_value), AfterValidator(check_names)] = Field(
-        {}, description="Roles of one's own: `[roles.<name>]` tables, or JSON in a variable."
+        {}, description="Roles of your own: `[roles.<name>]` tables, or JSON in a variable."
     )
     grants: Annotated[tuple[GrantSettings, ...], BeforeValidator(json_value)] = Field(
-        (), description="Who gets which roles: `[[grants]]` tables, or JSON in a variable."
+        (), description="Who has which roles: `[[grants]]` tables, or JSON in a variable."
     )
-    prefect: PrefectSettings = Field(PrefectSettings(), description="How the Prefect server is mounted.")
+    prefect: PrefectSettings = Field(PrefectSettings(), description="The paths of the Prefect server.")
     log: LogSettings = Field(LogSettings(), description="What is logged.")
 
     @classmethod

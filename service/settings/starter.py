@@ -17,13 +17,13 @@ CONFIG_MODE: Final = 0o644
 SECRETS_MODE: Final = 0o600
 _WIDTH: Final = 100
 _CONFIG: Final = """\
-# Configuration of prefect-forward-auth. A key behind '#' has the value that is in force without it, or an empty
-# one where there is none; remove the '#' of what you change, and of the [table] above it.
-# `prefect-forward-auth config check` finds every mistake at once; SIGHUP lets a running service read it again.
+# Configuration of prefect-forward-auth. A key behind '#' shows its default, or an empty value if it has none. To change
+# a key, remove its '#' and that of the [table] above it. `prefect-forward-auth config check` lists every mistake at
+# once. On SIGHUP a running service reads the file again.
 """
 _SECRETS: Final = """\
-# Secrets of prefect-forward-auth, for its own eyes: the file must be readable by its owner alone (chmod 600).
-# `prefect-forward-auth config edit-secrets` changes it safely. Any other key may stand here, too.
+# Secrets of prefect-forward-auth. Only the owner of this file may read it (chmod 600).
+# `prefect-forward-auth config edit-secrets` changes it safely. Any other key may be here, too.
 """
 
 
@@ -71,7 +71,7 @@ def _table(
 
 
 def _comment(field: FieldInfo) -> list[str]:
-    needed = " Needed in this table." if field.is_required() else ""
+    needed = " Required in this table." if field.is_required() else ""
     return [f"# {line}" for line in textwrap.wrap(f"{field.description or ''}{needed}", _WIDTH)]
 
 

@@ -139,7 +139,7 @@ class Telemetry:
             log.warning(
                 "a Prefect client opens WebSockets without a credential: its task runs and events are lost. "
                 "Prefect does not send PREFECT_API_KEY there; set PREFECT_CLIENT_CUSTOM_HEADERS, or put the "
-                "credential into PREFECT_API_URL (README, 'Which form for which version')",
+                "credential into PREFECT_API_URL (docs/workers.md, 'Which form for which Prefect version')",
                 extra={"fields": {"client": request.client, "endpoint": endpoint}},
             )
 

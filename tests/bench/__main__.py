@@ -23,7 +23,7 @@ from service.core.prefect.roles import BUILT_IN, Access
 from service.core.prefect.routes import Routes, known_routes
 from tests.bench.load import Load, Measured
 from tests.bench.stage import FORWARDED, LOAD_CORE, Stage, resident_mb
-from tests.support.calls import call, filled_in
+from tests.support.forwarded_requests import call, filled_in
 from tests.support.parts import ROOT
 
 CALLERS = (4, 16)  # Traefik lets those who send one password at once share one bcrypt: more callers, more answers

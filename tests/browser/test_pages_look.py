@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from service.rendering.pages import Pages
-from tests.support.pages import every_page, headers_of
+from tests.support.sample_pages import every_page, headers_of
 
 SITE = "https://prefect.test"
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "pages"

@@ -10,8 +10,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser.people import Way, ask_to_sign_out, by_password, by_provider
 from tests.browser.seed import RUNS, UI, V1, V2
 from tests.support.openid import OpenIDProvider
+from tests.support.raw_http import send
 from tests.support.site import PEOPLE, Site
-from tests.support.wire import send
 
 
 @pytest.mark.parametrize(

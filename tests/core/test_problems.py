@@ -13,7 +13,7 @@ from service.core.prefect.roles import Lacking
 from service.core.problems import Cause, Problem
 from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
 from service.rendering.sentences import log_reason, sentence, sentence_for_person
-from tests.support.calls import call
+from tests.support.forwarded_requests import call
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 OF_RENDERING = {"core/problems.py", "rendering/catalogue.py", "rendering/cures.py"}  # where problems are only listed

@@ -11,7 +11,7 @@ from service.core.prefect.roles import BUILT_IN, Access, Granted, Lacking, Role
 from service.core.prefect.routes import Capability, Routes, known_routes, parse_table
 from service.core.problems import Cause, Problem
 from service.rendering.sentences import log_reason, sentence, sentence_for_person
-from tests.support.calls import call, concrete, filled_in
+from tests.support.forwarded_requests import call, concrete, filled_in
 from tests.support.refusals import refused
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -10,7 +10,7 @@ from starlette.routing import compile_path
 from service.core.errors import MalformedRequest, UnusableError
 from service.core.prefect.roles import BUILT_IN, Access, Granted, Lacking
 from service.core.prefect.routes import Route, Routes, known_routes, parse_table, websocket_endpoint
-from tests.support.calls import ID, call, concrete, filled_in
+from tests.support.forwarded_requests import ID, call, concrete, filled_in
 from tests.support.refusals import refused
 
 KNOWN = known_routes()

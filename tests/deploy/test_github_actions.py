@@ -20,8 +20,8 @@ from tests.support.issuer import Call, Issuer, Reply
 from tests.support.parts import ACTIONLINT, ROOT, SERVER_VERSION, prefect_part, require
 from tests.support.prefect import FLOWS, QUIET, Server
 from tests.support.processes import clean_environment
+from tests.support.raw_http import bearer
 from tests.support.site import Site, replace_once
-from tests.support.wire import bearer
 
 HERE = ROOT / "deploy" / "workers" / "github-actions"
 LINT = """

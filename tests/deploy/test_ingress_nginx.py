@@ -20,9 +20,9 @@ from tests.support.echo import Echo, Received
 from tests.support.issuer import Issuer
 from tests.support.parts import KUBECTL, NGINX, ROOT, require
 from tests.support.processes import Process, clean_environment
+from tests.support.raw_http import UPGRADE, basic, bearer, send
 from tests.support.site import PASSWORD, USER, Site, add_user
 from tests.support.waiting import accepts, free_port, wait_until
-from tests.support.wire import UPGRADE, basic, bearer, send
 
 HERE = ROOT / "deploy" / "kubernetes" / "ingress-nginx"
 MACHINES, PEOPLE = "prefect-m2m.example.com", "prefect.example.com"

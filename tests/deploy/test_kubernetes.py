@@ -22,9 +22,9 @@ from tests.support.echo import Echo, Received
 from tests.support.kubernetes import Cluster
 from tests.support.parts import KUBECTL, ROOT, TRAEFIK, VALIDATE, require
 from tests.support.processes import Process, clean_environment
+from tests.support.raw_http import basic
 from tests.support.site import PASSWORD, SHIPPED, USER, Site, add_user
 from tests.support.waiting import accepts, free_port, wait_until
-from tests.support.wire import basic
 
 HERE = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("traefik", "ingress-nginx")

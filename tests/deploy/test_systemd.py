@@ -16,10 +16,10 @@ import pytest
 
 from tests.support.parts import ROOT, STRACE, SYSTEMD, require
 from tests.support.processes import Process, clean_environment
+from tests.support.raw_http import basic
 from tests.support.site import PASSWORD, USER, add_user
-from tests.support.units import unit
+from tests.support.systemd_files import unit
 from tests.support.waiting import free_port, wait_until
-from tests.support.wire import basic
 
 HERE = ROOT / "deploy" / "systemd"
 SERVICE = HERE / "prefect-forward-auth.service"

@@ -23,7 +23,7 @@ from tests.support.parts import (
     require,
 )
 from tests.support.processes import clean_environment
-from tests.support.units import environment_file
+from tests.support.systemd_files import environment_file
 
 WORKERS = ROOT / "deploy" / "workers"
 API, UI = "https://prefect-m2m.example.com/api", "https://prefect.example.com"

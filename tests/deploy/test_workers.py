@@ -24,7 +24,7 @@ from tests.support.parts import ROOT, SERVER_VERSION, SSHD, prefect_part, requir
 from tests.support.prefect import FLOWS, QUIET, Server
 from tests.support.processes import Process, clean_environment
 from tests.support.site import PASSWORD, USER, Site, replace_once
-from tests.support.units import environment_file, unit
+from tests.support.systemd_files import environment_file, unit
 from tests.support.waiting import wait_until
 
 WORKERS = ROOT / "deploy" / "workers"

@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 
 from tests.support.certificates import write_certificate
 from tests.support.compose import MACHINES, NAVIGATION, PEOPLE, Person, Stack
-from tests.support.wire import basic
+from tests.support.raw_http import basic
 
 IN_POSTGRES = ("exec", "-T", "postgres", "psql", "--username", "prefect", "--tuples-only", "--no-align", "--command")
 

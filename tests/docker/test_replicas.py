@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.compose import DOCKER, MACHINES, NAVIGATION, Person, Stack, copy_tree
 from tests.support.parts import ROOT, require
-from tests.support.steady import SteadyLoad
+from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import wait_until
 
 NO_CREDENTIAL = None
@@ -28,9 +28,9 @@ services:
   prefect:
     image: ${{GATE_IMAGE}}
     pull_policy: never
-    entrypoint: [uvicorn, --app-dir, /told, --host, 0.0.0.0, --port, "4200", --lifespan, "off", "told:app"]
+    entrypoint: [uvicorn, --app-dir, /echo, --host, 0.0.0.0, --port, "4200", --lifespan, "off", "identity_echo:app"]
     command: !override [--log-level, critical]
-    volumes: !override ["{ROOT}/tests/support/told.py:/told/told.py:ro"]
+    volumes: !override ["{ROOT}/tests/support/identity_echo.py:/echo/identity_echo.py:ro"]
   forward-auth: &replica
     environment:
       FORWARD_AUTH_TRUSTED_PROXIES: 10.0.0.0/8,172.16.0.0/12,192.168.0.0/16

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests.support.forms import Form
+from tests.support.credential_forms import CredentialForm
 from tests.support.openid import OpenIDProvider
 from tests.support.prefect import Client, Server
 from tests.support.site import Site
@@ -20,7 +20,7 @@ class Case:
     """A client version, a form of credential, and the algorithm of its token."""
 
     version: str
-    form: Form
+    form: CredentialForm
     alg: str = "RS256"
 
     def __str__(self) -> str:

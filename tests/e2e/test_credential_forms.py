@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.e2e.campaign import Campaign, Case
-from tests.support.forms import (
+from tests.support.credential_forms import (
     API_KEY,
     BASIC,
     BEARER_AUTH_STRING,
@@ -17,9 +17,9 @@ from tests.support.forms import (
 )
 from tests.support.metrics import websocket_refusals
 from tests.support.prefect import Server
+from tests.support.raw_http import handshake
 from tests.support.site import MACHINES, Site
 from tests.support.waiting import wait_until
-from tests.support.wire import handshake
 
 COMPLETE = [
     Case("3.9.1", BASIC),

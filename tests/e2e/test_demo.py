@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.cookie_client import SAME_ORIGIN, CookieClient
 from tests.support.parts import PARTS, ROOT, SERVER_VERSION, prefect_part, require
 from tests.support.processes import Process, clean_environment, marked
-from tests.support.visitor import SAME_ORIGIN, Visitor
 from tests.support.waiting import wait_until
 
 DEMO = ROOT / "deploy" / "demo" / "demo.py"
@@ -70,15 +70,15 @@ def shell(demo: Process, folder: Path, lines: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def person(demo: Process) -> Visitor:
+def person(demo: Process) -> CookieClient:
     """Sign in as the demo says."""
     printed = demo.wait_for_line(r"(?s)http://localhost:(\d+)\n  sign in as (\w+), with the password (\S+)", timeout=1)
-    person = Visitor(int(printed[1]))
+    person = CookieClient(int(printed[1]))
     assert person.sign_in(user=printed[2], password=printed[3]).status == 303
     return person
 
 
-def ask(person: Visitor, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+def ask(person: CookieClient, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """Ask Prefect's API as its UI does."""
     headers = [SAME_ORIGIN, ("Content-Type", "application/json")]
     answer = person.send(f"/api{path}", headers, method="POST", body=json.dumps(body).encode())
@@ -86,7 +86,7 @@ def ask(person: Visitor, path: str, body: dict[str, Any]) -> list[dict[str, Any]
     return list(json.loads(answer.body))
 
 
-def completed_task_runs(person: Visitor, flow_run_name: str) -> list[dict[str, Any]]:
+def completed_task_runs(person: CookieClient, flow_run_name: str) -> list[dict[str, Any]]:
     """Return the task runs of a flow run once both are persisted as completed."""
     condition = {"flow_runs": {"name": {"any_": [flow_run_name]}}}
 
@@ -101,7 +101,7 @@ CREDENTIALS = {"basic": "# 1", "jwt-header": "# 2", "jwt-url": "# 3"}
 
 
 @pytest.mark.parametrize("credential", CREDENTIALS.values(), ids=CREDENTIALS)
-def test_printed_commands_run_a_flow(credential: str, demo: Process, person: Visitor, tmp_path: Path) -> None:
+def test_printed_commands_run_a_flow(credential: str, demo: Process, person: CookieClient, tmp_path: Path) -> None:
     export = printed(demo, credential, "#|Then run")
     flow = printed(demo, "Then run a flow", "Or deploy")
 
@@ -113,7 +113,7 @@ def test_printed_commands_run_a_flow(credential: str, demo: Process, person: Vis
     assert re.search(r"200 allowed +demo-worker +\w+ +/api/events/in", demo.text()), "the decisions are streamed"
 
 
-def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, person: Visitor, tmp_path: Path) -> None:
+def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, person: CookieClient, tmp_path: Path) -> None:
     export = printed(demo, "# 2", "#|Then run")
     create, deploy, worker = printed(demo, "Or deploy", "See the runs")
 
@@ -128,9 +128,9 @@ def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, person: Vi
         assert completed_task_runs(person, name[1])
 
 
-def test_a_person_sees_the_ui_and_nobody_else_does(demo: Process, person: Visitor) -> None:
+def test_a_person_sees_the_ui_and_nobody_else_does(demo: Process, person: CookieClient) -> None:
     assert b"<title>Prefect" in person.send("/v2/").body
-    assert Visitor(person.port).send("/v2/").status == 401
+    assert CookieClient(person.port).send("/v2/").status == 401
     demo.wait_for_line(r"signed in: admin", timeout=5)
     demo.wait_for_line(r"200 allowed +admin +GET +/v2/", timeout=5)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.forms import BASIC, CUSTOM_HEADERS, URL_USERINFO, Form
+from tests.support.credential_forms import BASIC, CUSTOM_HEADERS, URL_USERINFO, CredentialForm
 from tests.support.metrics import websocket_refusals
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import SERVER_VERSION
@@ -28,7 +28,7 @@ def emit(server: Server, name: str) -> None:
 
 @pytest.mark.parametrize("form", [CUSTOM_HEADERS, URL_USERINFO], ids=lambda form: form.name)
 def test_events_stream_where_the_websocket_carries_the_credential(
-    form: Form, folder: Path, site: Site, prefect_server: Server, openid_provider: OpenIDProvider
+    form: CredentialForm, folder: Path, site: Site, prefect_server: Server, openid_provider: OpenIDProvider
 ) -> None:
     settings = form.settings(f"{site.machines_url}/api", openid_provider.token())
     client = Client(SERVER_VERSION, folder / f"stream-{form.name}", settings)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cookie_client import CookieClient
 from tests.support.echo import Echo, Received
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import TRAEFIK, require
+from tests.support.raw_http import Answer, basic, bearer, handshake, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
-from tests.support.visitor import Visitor
-from tests.support.wire import Answer, basic, bearer, handshake, send
 
 IDENTITY = [f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Roles", "Issuer")]
 OTHER_CLAIMS = [
@@ -166,9 +166,9 @@ OWN_PAGE = ("Sec-Fetch-Site", "same-origin")
 
 @pytest.fixture(scope="module")
 def session(echo_site: Site) -> str:
-    visitor = Visitor(echo_site.port)
-    assert visitor.sign_in().status == 303
-    return visitor.cookie[1]
+    person = CookieClient(echo_site.port)
+    assert person.sign_in().status == 303
+    return person.cookie[1]
 
 
 def by_person(how: str, site: Site, headers: Sequence[tuple[str, str]]) -> Received:

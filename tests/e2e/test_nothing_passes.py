@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.issuer import Issuer
 from tests.support.openid import AUDIENCE, OpenIDProvider
+from tests.support.raw_http import Answer, basic, bearer, handshake, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
-from tests.support.wire import Answer, basic, bearer, handshake, send
 
 HTTP_PATHS = [
     ("GET", "/api/health"),

@@ -15,9 +15,9 @@ import pytest
 from tests.support.echo import Echo, Received
 from tests.support.parts import ROOT, TRAEFIK, require
 from tests.support.processes import Process, clean_environment
+from tests.support.raw_http import basic, handshake, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, SHIPPED, USER, Site, add_user, replace_once
 from tests.support.waiting import accepts, free_port, wait_until
-from tests.support.wire import basic, handshake, send
 
 PERSON = "alice"
 NAME = "__Host-oauth2-proxy"

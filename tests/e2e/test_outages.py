@@ -7,15 +7,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support.credential_forms import CUSTOM_HEADERS
 from tests.support.echo import Echo
-from tests.support.forms import CUSTOM_HEADERS
 from tests.support.issuer import Issuer
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import SERVER_VERSION, TRAEFIK, require
 from tests.support.prefect import Client, Server
+from tests.support.raw_http import bearer, send
 from tests.support.site import MACHINES, Site
 from tests.support.waiting import wait_until
-from tests.support.wire import bearer, send
 
 POOL = "restart"
 POLL = re.compile(rf'"POST /api/work_pools/{POOL}/get_scheduled_flow_runs HTTP/1.1" (\d+)')

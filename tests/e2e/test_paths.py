@@ -16,10 +16,10 @@ from service.core.errors import MalformedRequest
 from service.core.prefect.routes import Route, Routes, known_routes
 from service.core.prefect.table import PAGE_NAMES
 from service.core.request.headers import parse_method, parse_target
-from tests.support.calls import concrete
+from tests.support.forwarded_requests import concrete
 from tests.support.parts import SERVER_VERSION, prefect_part, require
 from tests.support.prefect import Server
-from tests.support.wire import handshake
+from tests.support.raw_http import handshake
 
 ROUTES = Routes(known_routes())
 NUMBERS = itertools.count()

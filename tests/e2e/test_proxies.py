@@ -24,17 +24,17 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from tests.support.certificates import write_certificate
+from tests.support.cookie_client import SAME_ORIGIN, CookieClient
+from tests.support.credential_forms import CUSTOM_HEADERS
 from tests.support.echo import Received
-from tests.support.forms import CUSTOM_HEADERS
 from tests.support.parts import SERVER_VERSION
 from tests.support.prefect import FLOWS, Client, Server
 from tests.support.proxies import PROXIES, Certificate, Proxy, start
+from tests.support.proxy_sites import AUDIENCE, ONLOOKER, SESSION, ProxySites
+from tests.support.raw_http import Answer, basic, bearer, handshake, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
 from tests.support.upstream import PARTS_OF_STREAM
-from tests.support.visitor import SAME_ORIGIN, Visitor
 from tests.support.waiting import wait_until
-from tests.support.wire import Answer, basic, bearer, handshake, send
-from tests.support.world import AUDIENCE, ONLOOKER, SESSION, World
 
 EVIL = "mallory"
 PAGE = ("Accept", "text/html,application/xhtml+xml")
@@ -46,9 +46,9 @@ Header = tuple[str, str]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxySites]:
     with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("proxies") / "world", stack)
+        yield ProxySites(tmp_path_factory.mktemp("proxies") / "sites", stack)
 
 
 @pytest.fixture(params=list(PROXIES))
@@ -83,7 +83,7 @@ class Row:
     outcome: Outcome
     path: str = "/api/flows/x?y=%2F"
     method: str = "GET"
-    headers: Callable[[World], list[Header]] = field(default=lambda _: [])
+    headers: Callable[[ProxySites], list[Header]] = field(default=lambda _: [])
     body: int = 0
     site: str = "well"
     instead: tuple[Instead, ...] = ()
@@ -94,15 +94,15 @@ class Row:
         return next(found, self.outcome)
 
 
-def user(_: World) -> list[Header]:
+def user(_: ProxySites) -> list[Header]:
     return [basic(USER, PASSWORD)]
 
 
-def jwt(world: World) -> list[Header]:
-    return [bearer(world.issuer.mint(aud=AUDIENCE))]
+def jwt(sites: ProxySites) -> list[Header]:
+    return [bearer(sites.issuer.mint(aud=AUDIENCE))]
 
 
-def always(*headers: Header) -> Callable[[World], list[Header]]:
+def always(*headers: Header) -> Callable[[ProxySites], list[Header]]:
     return lambda _: list(headers)
 
 
@@ -196,10 +196,10 @@ TABLE = [
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_table(row: Row, proxy: Proxy, world: World) -> None:
-    port, received = world.port(proxy, row.site), len(world.upstream.received)
+def test_table(row: Row, proxy: Proxy, sites: ProxySites) -> None:
+    port, received = sites.port(proxy, row.site), len(sites.upstream.received)
 
-    answer = send(port, row.host, row.path, row.headers(world), method=row.method, body=b"x" * row.body)
+    answer = send(port, row.host, row.path, row.headers(sites), method=row.method, body=b"x" * row.body)
 
     expected = row.expected(proxy)
     assert answer.status == expected.status, answer
@@ -212,12 +212,12 @@ def test_table(row: Row, proxy: Proxy, world: World) -> None:
         told = ["Bearer"] if proxy.name == "nginx-of-debian" else ["Bearer", "Basic"]  # before 1.23, one of several
         assert schemes == (told if row.host == MACHINES else [])
     if answer.status == 200:
-        (request,) = world.upstream.received[received:]
+        (request,) = sites.upstream.received[received:]
         assert (request.method, request.path) == (row.method, row.path)
         assert request.values("Authorization") == request.values("Proxy-Authorization") == []
         assert request.values("X-Auth-Request-User") == [USER if row.headers is user else "svc"]
     else:
-        assert len(world.upstream.received) == received, "nothing reached Prefect"
+        assert len(sites.upstream.received) == received, "nothing reached Prefect"
 
 
 def assert_refusal(answer: Answer, code: str) -> None:
@@ -229,8 +229,8 @@ def assert_refusal(answer: Answer, code: str) -> None:
     assert answer.values("Cache-Control") == ["no-store"]
 
 
-def test_too_many_passwords_at_once(proxy: Proxy, world: World) -> None:
-    port = world.port(proxy, "cold")
+def test_too_many_passwords_at_once(proxy: Proxy, sites: ProxySites) -> None:
+    port = sites.port(proxy, "cold")
     with ThreadPoolExecutor(8) as pool:
         tries = [pool.submit(send, port, MACHINES, "/api/x", [basic(USER, f"wrong {number}")]) for number in range(8)]
         answers = [one.result() for one in tries]
@@ -244,49 +244,49 @@ def test_too_many_passwords_at_once(proxy: Proxy, world: World) -> None:
 # people -------------------------------------------------------------------------------------------------------
 
 
-def test_a_page_leads_to_sign_in_and_back(proxy: Proxy, world: World) -> None:
-    answer = send(world.port(proxy, "well"), PEOPLE, "/runs?x=1&y=%20", NAVIGATION)
+def test_a_page_leads_to_sign_in_and_back(proxy: Proxy, sites: ProxySites) -> None:
+    answer = send(sites.port(proxy, "well"), PEOPLE, "/runs?x=1&y=%20", NAVIGATION)
     assert answer.status == 302
     assert answer.header("Location") == "/_auth/login?return_to=%2Fruns%3Fx%3D1%26y%3D%2520"
     assert answer.values("Cache-Control") == ["no-store"]
     # The UI asks for its settings before it shows anything.
-    settings = send(world.port(proxy, "well"), PEOPLE, "/ui-settings", XHR)
+    settings = send(sites.port(proxy, "well"), PEOPLE, "/ui-settings", XHR)
     assert (settings.status, settings.header("Location")) == (302, "/_auth/ui-settings")
 
 
-def test_a_session_passes_and_ends_at_the_proxy(proxy: Proxy, world: World) -> None:
-    visitor = Visitor(world.port(proxy, "well"))
-    visitor.cookies = {"theme": "dark", **world.visitor(proxy).cookies, "other": "1"}
+def test_a_session_passes_and_ends_at_the_proxy(proxy: Proxy, sites: ProxySites) -> None:
+    person = CookieClient(sites.port(proxy, "well"))
+    person.cookies = {"theme": "dark", **sites.signed_in(proxy).cookies, "other": "1"}
     stale = ("Authorization", "Basic c3RhbGU6c3RhbGU=")
     for method, path in (("GET", "/runs"), ("GET", "/api/flows/x"), ("POST", "/api/flows/filter")):
-        answer = visitor.send(path, [*XHR, stale], method=method)
+        answer = person.send(path, [*XHR, stale], method=method)
         assert answer.status == 200, answer
         request = Received.from_json(json.loads(answer.body))
         assert request.values("Cookie") == ["theme=dark; other=1"]
         assert request.values("Authorization") == []
         assert request.values("X-Auth-Request-User") == [USER]
-        assert request.values("Host") == [f"{PEOPLE}:{visitor.port}"]
+        assert request.values("Host") == [f"{PEOPLE}:{person.port}"]
         assert answer.values("Set-Cookie") == ["theme=dark; Path=/"], "Prefect's own, and nothing more"
 
 
-def test_a_session_alone_is_no_cookie_at_all(proxy: Proxy, world: World) -> None:
-    visitor = world.visitor(proxy)
-    request = Received.from_json(json.loads(send(visitor.port, PEOPLE, "/runs", [visitor.cookie]).body))
+def test_a_session_alone_is_no_cookie_at_all(proxy: Proxy, sites: ProxySites) -> None:
+    person = sites.signed_in(proxy)
+    request = Received.from_json(json.loads(send(person.port, PEOPLE, "/runs", [person.cookie]).body))
     assert request.values("Cookie") in ([], [""])
 
 
-def test_another_site_cannot_write_with_a_session(proxy: Proxy, world: World) -> None:
-    visitor = world.visitor(proxy)
+def test_another_site_cannot_write_with_a_session(proxy: Proxy, sites: ProxySites) -> None:
+    person = sites.signed_in(proxy)
     for foreign in (("Sec-Fetch-Site", "cross-site"), ("Origin", "https://evil.example")):
-        answer = visitor.send("/api/flows/x", [foreign], method="DELETE")
+        answer = person.send("/api/flows/x", [foreign], method="DELETE")
         assert answer.status == 403
         assert_refusal(answer, "cross_origin")
-    own = ("Origin", f"http://{PEOPLE}:{visitor.port}")
-    assert visitor.send("/api/flows/x", [own], method="DELETE").status == 200
+    own = ("Origin", f"http://{PEOPLE}:{person.port}")
+    assert person.send("/api/flows/x", [own], method="DELETE").status == 200
 
 
-def test_another_site_cannot_write_with_a_password_that_a_browser_remembers(proxy: Proxy, world: World) -> None:
-    port, password = world.port(proxy, "well"), basic(USER, PASSWORD)
+def test_another_site_cannot_write_with_a_password_that_a_browser_remembers(proxy: Proxy, sites: ProxySites) -> None:
+    port, password = sites.port(proxy, "well"), basic(USER, PASSWORD)
     for foreign in (("Sec-Fetch-Site", "cross-site"), ("Origin", "https://evil.example")):
         answer = send(port, MACHINES, "/api/flows/x", [password, foreign], method="DELETE")
         assert answer.status == 403
@@ -294,8 +294,8 @@ def test_another_site_cannot_write_with_a_password_that_a_browser_remembers(prox
     assert send(port, MACHINES, "/api/flows/x", [password], method="DELETE").status == 200
 
 
-def test_a_browser_is_not_made_to_ask_for_a_password(proxy: Proxy, world: World) -> None:
-    port = world.port(proxy, "well")
+def test_a_browser_is_not_made_to_ask_for_a_password(proxy: Proxy, sites: ProxySites) -> None:
+    port = sites.port(proxy, "well")
     for browser in ([PAGE], [("Accept", "*/*"), ("Sec-Fetch-Mode", "cors")]):
         answer = send(port, MACHINES, "/api/flows/x", browser)
         assert answer.status == 401
@@ -306,15 +306,15 @@ def test_a_browser_is_not_made_to_ask_for_a_password(proxy: Proxy, world: World)
     "groups",
     [pytest.param(0, id="one-cookie"), pytest.param(400, id="several-cookies")],
 )
-def test_a_renewed_session_reaches_the_browser(groups: int, proxy: Proxy, world: World) -> None:
+def test_a_renewed_session_reaches_the_browser(groups: int, proxy: Proxy, sites: ProxySites) -> None:
     if groups and proxy.name == "nginx-of-debian":
         pytest.xfail("before 1.23 Nginx knows the first Set-Cookie alone")
-    visitor = Visitor(world.port(proxy, "well"))
-    visitor.keep(world.session_as(proxy, seen=1_000, groups=groups))
-    before = dict(visitor.cookies)
+    person = CookieClient(sites.port(proxy, "well"))
+    person.keep(sites.session_as(proxy, seen=1_000, groups=groups))
+    before = dict(person.cookies)
     assert len(before) == (3 if groups else 1)
 
-    answer = visitor.send("/api/flows/x", XHR)
+    answer = person.send("/api/flows/x", XHR)
 
     assert answer.status == 200, answer
     assert Received.from_json(json.loads(answer.body)).values("Cookie") in ([], [""])
@@ -322,16 +322,16 @@ def test_a_renewed_session_reaches_the_browser(groups: int, proxy: Proxy, world:
     assert renewed.count("theme=dark; Path=/") == 1
     assert len(renewed) == 1 + len(before)
     assert all("HttpOnly" in one and "Secure" in one for one in renewed if one.startswith(SESSION))
-    visitor.cookies.pop("theme")
-    assert visitor.cookies.keys() == before.keys()
-    assert visitor.cookies != before
-    again = visitor.send("/api/flows/x", XHR)
+    person.cookies.pop("theme")
+    assert person.cookies.keys() == before.keys()
+    assert person.cookies != before
+    again = person.send("/api/flows/x", XHR)
     assert (again.status, again.values("Set-Cookie")) == (200, ["theme=dark; Path=/"])
 
 
-def test_a_page_that_is_refused_is_a_page(proxy: Proxy, world: World) -> None:
+def test_a_page_that_is_refused_is_a_page(proxy: Proxy, sites: ProxySites) -> None:
     """A WebSocket's address, opened as a page by a link from elsewhere: what acts takes more than a session."""
-    answer = world.visitor(proxy).send("/api/events/in", NAVIGATION)
+    answer = sites.signed_in(proxy).send("/api/events/in", NAVIGATION)
     assert answer.status == 403
     assert (answer.header("Content-Type") or "").startswith("text/html")
     assert b"This page was refused" in answer.body
@@ -349,8 +349,8 @@ def test_a_page_that_is_refused_is_a_page(proxy: Proxy, world: World) -> None:
         ("/assets/a/b.js", [], "no-store"),
     ],
 )
-def test_what_browsers_keep(path: str, headers: list[Header], storage: str, proxy: Proxy, world: World) -> None:
-    answer = world.visitor(proxy).send(path, headers)
+def test_what_browsers_keep(path: str, headers: list[Header], storage: str, proxy: Proxy, sites: ProxySites) -> None:
+    answer = sites.signed_in(proxy).send(path, headers)
     assert (answer.status, answer.values("Cache-Control")) == (200, [storage])
 
 
@@ -358,8 +358,8 @@ def test_what_browsers_keep(path: str, headers: list[Header], storage: str, prox
     "detour", ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"]
 )
 @pytest.mark.parametrize("path", ["/forward-auth/api", "/metrics", "/healthz"])
-def test_no_detour_through_the_pages(detour: str, path: str, proxy: Proxy, world: World) -> None:
-    answer = send(world.port(proxy, "well"), PEOPLE, detour.format(path), [basic(USER, PASSWORD)])
+def test_no_detour_through_the_pages(detour: str, path: str, proxy: Proxy, sites: ProxySites) -> None:
+    answer = send(sites.port(proxy, "well"), PEOPLE, detour.format(path), [basic(USER, PASSWORD)])
     assert answer.status in {400, 401, 404}, answer
     assert b"forward_auth_" not in answer.body
     assert b"alive" not in answer.body
@@ -406,13 +406,13 @@ def via(how: str, port: int, host: str, headers: list[Header]) -> Received:
 
 @pytest.mark.parametrize("how", ["http", "websocket"])
 @pytest.mark.parametrize("host", [MACHINES, PEOPLE], ids=["machines", "people"])
-def test_what_a_caller_claims_goes_no_further(how: str, host: str, proxy: Proxy, world: World) -> None:
-    visitor = world.visitor(proxy)
-    credential = basic(USER, PASSWORD) if host == MACHINES else visitor.cookie
+def test_what_a_caller_claims_goes_no_further(how: str, host: str, proxy: Proxy, sites: ProxySites) -> None:
+    person = sites.signed_in(proxy)
+    credential = basic(USER, PASSWORD) if host == MACHINES else person.cookie
     claims = [(name, EVIL) for name in (*CLAIMS, *ALIASES, *(alias.lower() for alias in ALIASES))]
     more = [("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Proto", "https"), ("Proxy-Authorization", "Basic eA==")]
 
-    request = via(how, visitor.port, host, [credential, SAME_ORIGIN, *claims, *more])
+    request = via(how, person.port, host, [credential, SAME_ORIGIN, *claims, *more])
 
     assert request.values("X-Auth-Request-User") == [USER]
     assert request.values("X-Auth-Request-Email") in ([], [""]), "a user of the file has no address"
@@ -427,27 +427,27 @@ def test_what_a_caller_claims_goes_no_further(how: str, host: str, proxy: Proxy,
     assert PASSWORD not in json.dumps(request.headers)
 
 
-def test_a_made_up_header_of_the_family(proxy: Proxy, world: World) -> None:
+def test_a_made_up_header_of_the_family(proxy: Proxy, sites: ProxySites) -> None:
     request = via(
-        "http", world.port(proxy, "well"), MACHINES, [basic(USER, PASSWORD), ("X-Auth-Request-Made-Up", EVIL)]
+        "http", sites.port(proxy, "well"), MACHINES, [basic(USER, PASSWORD), ("X-Auth-Request-Made-Up", EVIL)]
     )
     # Nginx deletes headers by name alone; Prefect reads none of them.
     assert request.values("X-Auth-Request-Made-Up") == ([EVIL] if "nginx" in proxy.name else [])
 
 
 @pytest.mark.parametrize("named", ["X-Forwarded-Uri", "X-Forwarded-Host", "X-Auth-Request-User", "Authorization"])
-def test_hop_by_hop_trick_drops_no_header_of_ours(named: str, proxy: Proxy, world: World) -> None:
+def test_hop_by_hop_trick_drops_no_header_of_ours(named: str, proxy: Proxy, sites: ProxySites) -> None:
     """`Connection: X-Forwarded-Uri` asks a proxy to drop that header; it must not drop the ones that it adds."""
     headers = [basic(USER, PASSWORD), ("X-Auth-Request-User", EVIL), ("Connection", f"close, {named}")]
-    received = len(world.upstream.received)
-    answer = send(world.port(proxy, "well"), MACHINES, "/api/flows/x", headers)
+    received = len(sites.upstream.received)
+    answer = send(sites.port(proxy, "well"), MACHINES, "/api/flows/x", headers)
     if answer.status == 200:
         request = Received.from_json(json.loads(answer.body))
         assert (request.path, request.values("X-Auth-Request-User")) == ("/api/flows/x", [USER])
         assert request.values("Authorization") == []
     else:
         assert answer.status in {400, 401}, answer
-        assert len(world.upstream.received) == received
+        assert len(sites.upstream.received) == received
 
 
 # paths --------------------------------------------------------------------------------------------------------
@@ -465,19 +465,19 @@ TIDY = {"traefik", "envoy"}
         ("/x/../api/flows", "/api/flows"),
     ],
 )
-def test_gate_and_upstream_see_one_path(sent: str, arrives: str, proxy: Proxy, world: World) -> None:
-    received = len(world.upstream.received)
-    answer = send(world.port(proxy, "well"), MACHINES, sent, [basic(USER, PASSWORD)])
+def test_gate_and_upstream_see_one_path(sent: str, arrives: str, proxy: Proxy, sites: ProxySites) -> None:
+    received = len(sites.upstream.received)
+    answer = send(sites.port(proxy, "well"), MACHINES, sent, [basic(USER, PASSWORD)])
     if proxy.name in TIDY:
-        assert [request.path for request in world.upstream.received[received:]] == [arrives]
+        assert [request.path for request in sites.upstream.received[received:]] == [arrives]
     else:
         assert answer.status == 400
         assert_refusal(answer, "invalid_request")
-        assert len(world.upstream.received) == received
+        assert len(sites.upstream.received) == received
 
 
-def test_an_escaped_letter_is_that_letter(proxy: Proxy, world: World) -> None:
-    answer = send(world.port(proxy, "well"), MACHINES, "/api/%66lows", [basic(USER, PASSWORD)])
+def test_an_escaped_letter_is_that_letter(proxy: Proxy, sites: ProxySites) -> None:
+    answer = send(sites.port(proxy, "well"), MACHINES, "/api/%66lows", [basic(USER, PASSWORD)])
     assert json.loads(answer.body)["path"] in {"/api/flows", "/api/%66lows"}
 
 
@@ -485,46 +485,46 @@ def test_an_escaped_letter_is_that_letter(proxy: Proxy, world: World) -> None:
     "path",
     ["/api/a%2fb", "/api/a%5cb", "/api/a%00b", "/api/../x", "/api/..%2fx", "/api/a;b", "/api/%2e%2e/x", "/api/a%252fb"],
 )
-def test_ambiguous_paths_go_nowhere(path: str, proxy: Proxy, world: World) -> None:
-    received = len(world.upstream.received)
-    answer = send(world.port(proxy, "well"), MACHINES, path, [basic(USER, PASSWORD)])
+def test_ambiguous_paths_go_nowhere(path: str, proxy: Proxy, sites: ProxySites) -> None:
+    received = len(sites.upstream.received)
+    answer = send(sites.port(proxy, "well"), MACHINES, path, [basic(USER, PASSWORD)])
     assert answer.status in {400, 404}, answer
-    assert len(world.upstream.received) == received
+    assert len(sites.upstream.received) == received
 
 
 # what travels ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", [MACHINES, PEOPLE], ids=["machines", "people"])
-def test_websockets(host: str, proxy: Proxy, world: World) -> None:
-    visitor = world.visitor(proxy)
-    good = basic(USER, PASSWORD) if host == MACHINES else visitor.cookie
+def test_websockets(host: str, proxy: Proxy, sites: ProxySites) -> None:
+    person = sites.signed_in(proxy)
+    good = basic(USER, PASSWORD) if host == MACHINES else person.cookie
     bad = bearer("rubbish") if host == MACHINES else ("Cookie", f"{SESSION}=1.x")
-    assert via("websocket", visitor.port, host, [good, SAME_ORIGIN]).path == "/api/events/in"
-    received = len(world.upstream.received)
+    assert via("websocket", person.port, host, [good, SAME_ORIGIN]).path == "/api/events/in"
+    received = len(sites.upstream.received)
     for headers in ([], [bad], [bad, SAME_ORIGIN]):
-        answer = handshake(visitor.port, host, "/api/events/in", headers)
+        answer = handshake(person.port, host, "/api/events/in", headers)
         assert answer.status == 401
         assert_refusal(answer, json.loads(answer.body)["code"])
         with pytest.raises(InvalidStatus):
-            via("websocket", visitor.port, host, headers)
-    assert len(world.upstream.received) == received
+            via("websocket", person.port, host, headers)
+    assert len(sites.upstream.received) == received
 
 
-def test_another_site_opens_no_websocket_with_a_session(proxy: Proxy, world: World) -> None:
-    visitor = world.visitor(proxy)
-    foreign = [visitor.cookie, ("Origin", "https://evil.example")]
-    assert handshake(visitor.port, PEOPLE, "/api/events/in", foreign).status == 403
-    own = [visitor.cookie, ("Origin", f"http://{PEOPLE}:{visitor.port}")]
-    assert handshake(visitor.port, PEOPLE, "/api/events/in", own).status == 101
+def test_another_site_opens_no_websocket_with_a_session(proxy: Proxy, sites: ProxySites) -> None:
+    person = sites.signed_in(proxy)
+    foreign = [person.cookie, ("Origin", "https://evil.example")]
+    assert handshake(person.port, PEOPLE, "/api/events/in", foreign).status == 403
+    own = [person.cookie, ("Origin", f"http://{PEOPLE}:{person.port}")]
+    assert handshake(person.port, PEOPLE, "/api/events/in", own).status == 101
 
 
 @pytest.mark.parametrize("size", [100_000, 5_000_000])
-def test_bodies(size: int, proxy: Proxy, world: World) -> None:
+def test_bodies(size: int, proxy: Proxy, sites: ProxySites) -> None:
     body = bytes(range(256)) * (size // 256 + 1)
-    visitor = world.visitor(proxy)
-    for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, visitor.cookie)):
-        answer = send(visitor.port, host, "/api/x", [credential, SAME_ORIGIN], method="POST", body=body)
+    person = sites.signed_in(proxy)
+    for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, person.cookie)):
+        answer = send(person.port, host, "/api/x", [credential, SAME_ORIGIN], method="POST", body=body)
         assert answer.status == 200, answer
         told = json.loads(answer.body)
         assert (told["length"], told["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
@@ -542,9 +542,9 @@ JUDGES_BODIES = {"traefik", "envoy"}  # the others cannot send the body along
         pytest.param(b'{"limit": ', 403, id="cannot-be-read"),
     ],
 )
-def test_secrets_that_a_body_asks_for(body: bytes, judged: int, proxy: Proxy, world: World) -> None:
+def test_secrets_that_a_body_asks_for(body: bytes, judged: int, proxy: Proxy, sites: ProxySites) -> None:
     """A viewer reads blocks only where it is known that no secrets are asked for; with the right to them, anything."""
-    port, path = world.port(proxy, "well"), "/api/block_documents/filter"
+    port, path = sites.port(proxy, "well"), "/api/block_documents/filter"
     seen = send(port, MACHINES, path, [basic(ONLOOKER, PASSWORD)], method="POST", body=body)
     assert seen.status == (judged if proxy.name in JUDGES_BODIES else 403), seen
     if seen.status == 200:
@@ -552,16 +552,16 @@ def test_secrets_that_a_body_asks_for(body: bytes, judged: int, proxy: Proxy, wo
     assert send(port, MACHINES, path, [basic(USER, PASSWORD)], method="POST", body=body).status == 200
 
 
-def test_an_answer_streams(proxy: Proxy, world: World) -> None:
+def test_an_answer_streams(proxy: Proxy, sites: ProxySites) -> None:
     """The second half is held back until the first has arrived."""
-    world.upstream.release.clear()
+    sites.upstream.release.clear()
     name, value = basic(USER, PASSWORD)
-    with socket.create_connection(("127.0.0.1", world.port(proxy, "well")), 10) as connection:
+    with socket.create_connection(("127.0.0.1", sites.port(proxy, "well")), 10) as connection:
         connection.sendall(f"GET /api/stream HTTP/1.1\r\nHost: {MACHINES}\r\n{name}: {value}\r\n\r\n".encode())
         first, second = PARTS_OF_STREAM
         seen = _read_until(connection, first)
         assert second not in seen
-        world.upstream.release.set()
+        sites.upstream.release.set()
         assert second in _read_until(connection, second)
 
 
@@ -575,21 +575,21 @@ def _read_until(connection: socket.socket, needle: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500, 503])
-def test_what_prefect_refuses_is_its_own_word(status: int, proxy: Proxy, world: World) -> None:
-    visitor = world.visitor(proxy)
-    for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, visitor.cookie)):
-        answer = send(visitor.port, host, f"/api/status/{status}", [credential])
+def test_what_prefect_refuses_is_its_own_word(status: int, proxy: Proxy, sites: ProxySites) -> None:
+    person = sites.signed_in(proxy)
+    for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, person.cookie)):
+        answer = send(person.port, host, f"/api/status/{status}", [credential])
         assert answer.status == status
         assert Received.from_json(json.loads(answer.body)).path == f"/api/status/{status}"
 
 
-def test_a_flow_run_with_its_tasks(proxy: Proxy, world: World, prefect_server: Server) -> None:
+def test_a_flow_run_with_its_tasks(proxy: Proxy, sites: ProxySites, prefect_server: Server) -> None:
     """The real client at the real server: HTTP, and the WebSocket on which task runs travel."""
-    well = world.sites["well"]
+    well = sites.by_state["well"]
     site = Site(well.folder / proxy.name, prefect_server.url, {}, service_port=well.service_port)
     site.folder.mkdir()
     port, process = start(proxy, site)
-    settings = CUSTOM_HEADERS.settings(f"http://{MACHINES}:{port}/api", world.issuer.mint(aud=AUDIENCE))
+    settings = CUSTOM_HEADERS.settings(f"http://{MACHINES}:{port}/api", sites.issuer.mint(aud=AUDIENCE))
     client = Client(SERVER_VERSION, site.folder / "client", settings)
     run = f"import proof; proof.proof.with_options(flow_run_name='{proxy.name}')('{proxy.name}')"
     with process, client.start("flow", "-c", f"import sys; sys.path.insert(0, '{FLOWS}'); {run}") as flow:
@@ -611,9 +611,9 @@ def test_a_flow_run_with_its_tasks(proxy: Proxy, world: World, prefect_server: S
 # TLS ----------------------------------------------------------------------------------------------------------
 
 
-def test_over_tls(proxy: Proxy, world: World, tmp_path: Path) -> None:
+def test_over_tls(proxy: Proxy, sites: ProxySites, tmp_path: Path) -> None:
     certificate = Certificate(*write_certificate(tmp_path))
-    port, process = start(proxy, world.sites["well"], certificate)
+    port, process = start(proxy, sites.by_state["well"], certificate)
     trust = ssl.create_default_context(cafile=certificate.chain)
     with process, httpx.Client(verify=trust) as client:
 
@@ -634,6 +634,6 @@ def test_over_tls(proxy: Proxy, world: World, tmp_path: Path) -> None:
         page = get(PEOPLE, "/runs", PAGE)
         assert (page.status_code, page.headers["Location"]) == (302, "/_auth/login?return_to=%2Fruns")
         # The origin of a write is judged by scheme, host and port.
-        cookie, write = world.visitor(proxy).cookie, f"https://{PEOPLE}:{port}/api/x"
+        cookie, write = sites.signed_in(proxy).cookie, f"https://{PEOPLE}:{port}/api/x"
         for origin, status in ((f"https://{PEOPLE}:{port}", 200), (f"http://{PEOPLE}:{port}", 403)):
             assert client.post(write, headers=dict([cookie, ("Origin", origin)])).status_code == status

@@ -17,14 +17,14 @@ import pytest
 from service.core.prefect.roles import BUILT_IN
 from service.core.prefect.routes import Route, parse_table
 from service.core.prefect.table import API, BESIDE_API
-from tests.support.calls import filled_in
 from tests.support.echo import Echo
+from tests.support.forwarded_requests import filled_in
 from tests.support.parts import SERVER_VERSION, TRAEFIK, require
 from tests.support.prefect import FLOWS, Client, Server
 from tests.support.processes import Process
+from tests.support.raw_http import basic
 from tests.support.site import PASSWORD, Site, add_user
 from tests.support.waiting import wait_until
-from tests.support.wire import basic
 
 POOL = "shop"
 SECRET = "told-in-plain-text"

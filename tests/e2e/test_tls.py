@@ -14,9 +14,9 @@ import pytest
 from tests.support.certificates import write_certificate
 from tests.support.echo import Echo, Received
 from tests.support.parts import TRAEFIK, require
+from tests.support.raw_http import basic, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
 from tests.support.waiting import free_port, wait_until
-from tests.support.wire import basic, send
 
 
 @dataclass(frozen=True)

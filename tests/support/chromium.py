@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.support import undisturbed
+from tests.support import without_netlink
 from tests.support.parts import CHROMIUM_ENGINE, Part, require
 
 ARGUMENTS = [
@@ -17,17 +17,17 @@ ARGUMENTS = [
     "--disable-sync",
     "--disable-quic",
     "--no-first-run",
-    # Prefect's UI reports its use to a third party; from here it finds nobody.
+    # Prefect's UI reports usage to a third party; this keeps it from doing so.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost, EXCLUDE 127.0.0.1",
 ]
-PATIENCE = 60_000  # milliseconds; a bound for a busy machine, not what a page takes
+PATIENCE = 60_000  # milliseconds; the limit on a busy machine, not what a page usually takes
 
 
 def starter(folder: Path, part: Part = CHROMIUM_ENGINE) -> Path:
-    """Return what starts Chromium so that it does not notice the networks that Docker makes beside."""
+    """Return a script that starts Chromium without netlink, so that networks made by Docker do not disturb it."""
     program = require(part)
-    path = folder / f"undisturbed-{program.name}"
-    words = (sys.executable, undisturbed.__file__, str(program))
+    path = folder / f"{program.name}-without-netlink"
+    words = (sys.executable, without_netlink.__file__, str(program))
     path.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     path.chmod(0o755)
     return path

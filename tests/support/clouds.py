@@ -1,7 +1,7 @@
-"""A FAKE of three clouds' secrets managers, over loopback HTTP: the SDKs that ask it are the real ones.
+"""A FAKE of the secrets managers of three clouds, over loopback HTTP, for the real SDKs.
 
-It knows the few calls that reading takes, checks that a credential is sent at all, and fails on request. What it cannot
-show: the clouds' own permissions, quotas and latencies.
+It knows only the calls that reading needs, checks that a credential is sent, and fails on request. It cannot show the
+clouds' own permissions, quotas and latencies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Compose files as a user starts them: from a fresh copy of the tree, in a project of its own, on free ports."""
+"""Starts the Compose files as a user does: from a fresh copy of the tree, as a separate project, on free ports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An upstream that answers with the request it received, so that a test sees what a proxy let through."""
+"""An upstream that answers with the request it received, so that a test sees what a proxy passed on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _canonical(name: str) -> str:
 
 
 class Echo:
-    """An HTTP server on loopback; a WebSocket handshake is answered 200 with what came, too."""
+    """An HTTP server on loopback; it also answers a WebSocket handshake with 200 and the request."""
 
     def __init__(self) -> None:
         self.port = free_port()

@@ -1,4 +1,4 @@
-"""A stand-in for a cluster's API: hands out objects as a real one lists and watches them, and checks nothing."""
+"""A stand-in for a cluster's API: it lists objects and lets clients watch them, and validates nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certified OpenID Provider as a process, with keys that turn on request, and a person who signs in there."""
+"""The certified OpenID Provider as a process, with key rotation on request, and a person who signs in there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the real parts lie, and what a test does when one is missing."""
+"""Finds the real programs that tests use; skips a test if one is missing."""
 
 from __future__ import annotations
 

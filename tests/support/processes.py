@@ -1,4 +1,4 @@
-"""Processes of the tests: each with a log of its own, none outliving its test."""
+"""Processes that tests start: each has its own log, and none outlives its test."""
 
 from __future__ import annotations
 

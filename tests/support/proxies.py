@@ -1,4 +1,4 @@
-"""The proxies, each a real program with the configuration that is shipped in front of one site."""
+"""Starts each proxy for real, with its shipped configuration, in front of one site."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from tests.support.parts import CADDY, ENVOY, NGINX, NGINX_OF_DEBIAN, ROOT, TRAEFIK, Part, require
 from tests.support.processes import Process, clean_environment
+from tests.support.raw_http import send
 from tests.support.site import MACHINES, PEOPLE, Site, replace_once
 from tests.support.waiting import accepts, free_port, wait_until
-from tests.support.wire import send
 
 DEPLOY = ROOT / "deploy"
 HOSTS = {"GATE_MACHINES_HOST": MACHINES, "GATE_PEOPLE_HOST": PEOPLE}

@@ -1,4 +1,4 @@
-"""One gated site: the service, and Traefik in front with the configuration that is shipped."""
+"""One site: the service, and Traefik in front of it with the shipped configuration."""
 
 from __future__ import annotations
 

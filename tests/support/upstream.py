@@ -1,4 +1,4 @@
-"""An upstream that speaks HTTP and WebSocket as Prefect does, on uvicorn, and tells what it received."""
+"""An upstream on uvicorn that speaks HTTP and WebSocket as Prefect does, and answers with what it received."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PARTS_OF_STREAM = (b"first\n", b"second\n")
 
 
 class Upstream:
-    """A server on loopback: it answers 200, and otherwise to two paths.
+    """A server on loopback: it answers 200, except on two paths.
 
-    `/api/status/418` is answered so; `/api/stream` holds its second half back until `release` is set.
+    `/api/status/418` is answered 418. `/api/stream` sends its second half when `release` is set.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Upstream:
 
     @staticmethod
     async def _talk(scope: Any, receive: Any, send: Any, request: dict[str, Any]) -> None:
-        """Accept, say what came, then say everything again that is said."""
+        """Accept, send the request, then echo every message."""
         await receive()
         subprotocols = scope["subprotocols"]
         await send({"type": "websocket.accept", "subprotocol": subprotocols[0] if subprotocols else None})

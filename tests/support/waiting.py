@@ -1,4 +1,4 @@
-"""Waiting for conditions within bounds, and ports nobody listens on."""
+"""Waits for conditions with a time limit; finds free ports."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from service.core.problems import Cause, Problem
 from service.rendering.pages import Moment, Pages
 from service.rendering.sentences import duration
 from service.rendering.wire import Answer
-from tests.support.pages import LOCAL, NOW, every_page, every_refusal, headers_of, lacking
+from tests.support.sample_pages import LOCAL, NOW, every_page, every_refusal, headers_of, lacking
 
 HELP = "Ask the data team: data@example.com or https://wiki.example.com/access."
 NAMES = list(every_page(Pages("Prefect", HELP)))

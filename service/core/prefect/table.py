@@ -19,7 +19,7 @@ GET     /ready                                                any
 GET     /version                                              any
 GET     /hello                                                any
 GET     /csrf-token                                           any                  # before each client's first write
-GET     /admin/version                                        any                  # a client's WebSocket fails without
+GET     /admin/version                                        any                  # WebSocket clients ask for it first
 
 GET     /admin/settings                                       read                 # secrets masked; each page asks
 GET     /admin/storage                                        read                 # each flow run asks
@@ -29,7 +29,7 @@ POST    /admin/database/clear                                 admin             
 POST    /admin/database/create                                admin                # before 3.8
 POST    /admin/database/drop                                  admin                # before 3.8
 
-POST    /flows/                                               report deploy        # makes it or finds it, by name
+POST    /flows/                                               report deploy        # creates it, or finds it by name
 GET     /flows/{id:uuid}                                      read
 PATCH   /flows/{id:uuid}                                      deploy
 DELETE  /flows/{id:uuid}                                      admin
@@ -52,7 +52,7 @@ GET     /flow_runs/{id:uuid}/logs/download                    read
 POST    /flow_runs/{id:uuid}/input                            run report
 POST    /flow_runs/{id:uuid}/input/filter                     read
 GET     /flow_runs/{id:uuid}/input/{key}                      read
-DELETE  /flow_runs/{id:uuid}/input/{key}                      report               # a flow takes what it was sent
+DELETE  /flow_runs/{id:uuid}/input/{key}                      report               # a flow removes the input it has read
 POST    /flow_runs/count                                      read
 POST    /flow_runs/filter                                     read
 POST    /flow_runs/history                                    read
@@ -156,7 +156,7 @@ GET     /work_queues/{id:uuid}/status                         read
 GET     /work_queues/name/{name}                              read
 POST    /work_queues/filter                                   read
 POST    /work_queues/{id:uuid}/concurrency_status             read
-POST    /work_queues/{id:uuid}/get_runs                       work                 # looks like a read; marks it ready
+POST    /work_queues/{id:uuid}/get_runs                       work                 # not a read: marks the queue ready
 
 POST    /concurrency_limits/                                  admin
 GET     /concurrency_limits/{id:uuid}                         read

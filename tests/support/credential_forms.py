@@ -1,4 +1,4 @@
-"""The ways in which people give Prefect a credential, as its settings."""
+"""The forms in which a Prefect client can be given a credential, as Prefect settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Settings = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Form:
-    """One way: its name, and the settings it makes of the API's URL and a token."""
+class CredentialForm:
+    """A form: its name, and a function from the API's URL and a token to Prefect settings."""
 
     name: str
     settings: Callable[[str, str], Settings]
@@ -44,9 +44,9 @@ def _api_key(url: str, token: str) -> Settings:
     return {"PREFECT_API_URL": url, "PREFECT_API_KEY": token}
 
 
-BASIC = Form("basic-auth-string", _basic)
-CUSTOM_HEADERS = Form("jwt-custom-headers", _custom_headers)
-URL_USERINFO = Form("jwt-url", _url_userinfo)
-JWT_AUTH_STRING = Form("jwt-auth-string", _jwt_auth_string)
-BEARER_AUTH_STRING = Form("bearer-auth-string", _bearer_auth_string)
-API_KEY = Form("api-key", _api_key)
+BASIC = CredentialForm("basic-auth-string", _basic)
+CUSTOM_HEADERS = CredentialForm("jwt-custom-headers", _custom_headers)
+URL_USERINFO = CredentialForm("jwt-url", _url_userinfo)
+JWT_AUTH_STRING = CredentialForm("jwt-auth-string", _jwt_auth_string)
+BEARER_AUTH_STRING = CredentialForm("bearer-auth-string", _bearer_auth_string)
+API_KEY = CredentialForm("api-key", _api_key)

@@ -1,4 +1,4 @@
-"""What the proxies stand in front of: one upstream, one issuer, and sites in three states."""
+"""The sites behind the proxies under test: one upstream, one issuer, and the service in three states."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from service.authn.seal import Seal
 from service.core.identity.sessions import dump_session, load_session
 from service.core.request.cookies import set_session
+from tests.support.cookie_client import CookieClient
 from tests.support.issuer import Issuer
 from tests.support.proxies import Proxy, start
 from tests.support.site import PASSWORD, USER, Site, add_user
 from tests.support.upstream import Upstream
-from tests.support.visitor import Visitor
 from tests.support.waiting import free_port
 
 AUDIENCE = "prefect"
-ONLOOKER = "onlooker"  # may see everything but secrets
+ONLOOKER = "onlooker"  # may see everything except secrets
 GRANTS = [
     {"issuer": "local", "users": USER, "roles": "admin"},
     {"issuer": "local", "users": ONLOOKER, "roles": "viewer"},
@@ -27,13 +27,13 @@ SESSION = "__Host-prefect-gate"
 KEY = "a-session-key-for-the-tests-alone-of-no-worth"
 
 
-class World:
-    """One upstream, one issuer, and three sites: all is well, the issuer is out of reach, there is no service."""
+class ProxySites:
+    """Three sites by state: `well`, `cold` (the issuer cannot be reached) and `down` (the service does not run)."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._stack = stack
         self._ports: dict[tuple[str, str], int] = {}
-        self._visitors: dict[str, Visitor] = {}
+        self._signed_in: dict[str, CookieClient] = {}
         self.upstream = stack.enter_context(Upstream())
         self.issuer = stack.enter_context(Issuer("ES256"))
         self.silent = Issuer("ES256")
@@ -50,39 +50,39 @@ class World:
         }
         narrow = {"FORWARD_AUTH_USERS__CONCURRENCY": "1", "FORWARD_AUTH_USERS__QUEUE": "1"}
         nowhere = f"http://127.0.0.1:{free_port()}"
-        self.sites = {
+        self.by_state = {
             "well": Site(folder / "well", self.upstream.url, {**common, "FORWARD_AUTH_ISSUER__URL": self.issuer.url}),
             "cold": Site(
                 folder / "cold", nowhere, {**common, **narrow, "FORWARD_AUTH_ISSUER__URL": self.silent.url}, cold=True
             ),
             "down": Site(folder / "down", self.upstream.url, {}),
         }
-        for name, site in self.sites.items():
+        for name, site in self.by_state.items():
             site.folder.mkdir()
             if name != "down":
                 site.start_service()
                 stack.callback(site.service.stop)
 
     def port(self, proxy: Proxy, site: str) -> int:
-        """Return the port of a proxy before one of the sites."""
+        """Return the port of a proxy in front of the site in this state."""
         if (proxy.name, site) not in self._ports:
-            port, process = start(proxy, self.sites[site])
+            port, process = start(proxy, self.by_state[site])
             self._stack.callback(process.stop)
             self._ports[proxy.name, site] = port
         return self._ports[proxy.name, site]
 
-    def visitor(self, proxy: Proxy) -> Visitor:
-        """Return somebody who signed in through this proxy."""
-        if proxy.name not in self._visitors:
-            visitor = Visitor(self.port(proxy, "well"))
-            answer = visitor.sign_in("/runs?x=1")
+    def signed_in(self, proxy: Proxy) -> CookieClient:
+        """Return a client that signed in through this proxy."""
+        if proxy.name not in self._signed_in:
+            person = CookieClient(self.port(proxy, "well"))
+            answer = person.sign_in("/runs?x=1")
             assert (answer.status, answer.header("Location")) == (303, "/runs?x=1"), answer
-            self._visitors[proxy.name] = visitor
-        return self._visitors[proxy.name]
+            self._signed_in[proxy.name] = person
+        return self._signed_in[proxy.name]
 
     def session_as(self, proxy: Proxy, *, seen: float, groups: int) -> list[str]:
-        """Return the cookies of a session that was last sealed a while ago, or is larger than one cookie."""
-        sealed = self.visitor(proxy).cookies[SESSION].partition(".")[2]
+        """Return the cookies of a session that was last used at another time, or is larger than one cookie."""
+        sealed = self.signed_in(proxy).cookies[SESSION].partition(".")[2]
         document = Seal((KEY,)).open("session", sealed)
         assert document is not None
         names = tuple(f"group-{number:03}-of-many" for number in range(groups))

@@ -1,4 +1,4 @@
-"""Requests at a steady rate over connections that are kept open; what is not answered 200 is counted."""
+"""Sends requests at a steady rate over kept-alive connections, and counts every answer that is not 200."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Self
 
-CALLERS = 64  # of whom most wait for their turn: so many may wait for an answer before the rate falls
+CALLERS = 64  # most are idle; this many requests may be unanswered before the rate falls
 PATIENCE = 30.0  # seconds for one answer
 
 
 @dataclass(repr=False)
 class Answers:
-    """What came back: how long each answer took, and what was no answer of 200, with when it was asked for."""
+    """The results: how long each answer took, and each failure with the time of its request."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -23,11 +23,11 @@ class Answers:
 
     @property
     def rate(self) -> float:
-        """Return the answers a second, failures included."""
+        """Return the answers per second, including failures."""
         return (len(self.seconds) + len(self.failures)) / (self.ended - self.began)
 
     def slowest(self, share: float = 0.0) -> float:
-        """Return the seconds that all answers took at most, but for the slowest share of them."""
+        """Return the longest time of an answer in seconds, without the slowest share of them."""
         return sorted(self.seconds)[int(len(self.seconds) * (1 - share)) - 1] if self.seconds else 0.0
 
     def __repr__(self) -> str:
@@ -39,9 +39,9 @@ class Answers:
 
 
 class SteadyLoad:
-    """Asks for as long as the `with` block lasts, whatever happens to the one who answers; then look at ``answers``.
+    """Sends requests during the `with` block, whatever happens to the server; ``answers`` has the results afterwards.
 
-    Nothing is asked twice: a connection that breaks under a request is a failure, and the next takes a new one.
+    No request is sent twice: a connection that breaks is a failure, and the next request opens a new one.
     """
 
     def __init__(self, port: int, head: str, *, rate: int) -> None:

@@ -1,4 +1,4 @@
-"""systemd's files as a test reads them: units, and environment files."""
+"""Reads systemd's unit files and environment files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def environment_file(text: str) -> dict[str, str]:
-    """Return the variables of an EnvironmentFile= (systemd.exec(5)); only what a shell would read alike is accepted."""
+    """Return the variables of an EnvironmentFile= (systemd.exec(5)); fail where a shell would read another value."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         if not line or line.startswith(("#", ";")):

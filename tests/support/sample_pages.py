@@ -1,4 +1,4 @@
-"""Every page that people see, each with something in all of its places."""
+"""Every page that people see, with sample content in every place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def headers_of(answer: Answer) -> dict[str, str]:
 
 
 def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answer]:
-    """Return all pages by name; `say` may make something else of each text that a page is to show."""
+    """Return all pages by name; `say` may replace each text that a page shows."""
     name, provider = say("Ada Lovelace"), say("Acme SSO")
     teams = [say(f"/organisation/team-{number}") for number in range(groups)]
     return {

@@ -1,4 +1,4 @@
-"""A person without a browser: fills in the sign-in form and keeps cookies as a browser on this machine does."""
+"""An HTTP client that fills in the sign-in form and keeps cookies, as a browser on this machine does."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
+from tests.support.raw_http import Answer, send
 from tests.support.site import PASSWORD, PEOPLE, USER
-from tests.support.wire import Answer, send
 
 _CSRF = re.compile(rb'name="csrf" value="([^"]+)"')
 SAME_ORIGIN = ("Sec-Fetch-Site", "same-origin")
 
 
-class Visitor:
-    """Cookies by name, at the people's host of one port."""
+class CookieClient:
+    """A client of the people's host on one port, and its cookies by name."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -35,7 +35,7 @@ class Visitor:
         return answer
 
     def keep(self, set_cookies: Sequence[str]) -> None:
-        """Keep cookies, or drop those with a `Max-Age` of nought."""
+        """Keep cookies, and drop those with `Max-Age=0`."""
         for one in set_cookies:
             pair, *attributes = one.split("; ")
             name, _, value = pair.partition("=")
@@ -45,7 +45,7 @@ class Visitor:
                 self.cookies[name] = value
 
     def sign_in(self, return_to: str = "/runs", *, user: str = USER, password: str = PASSWORD) -> Answer:
-        """Fill in the form, and return what came of it."""
+        """Fill in the sign-in form, and return the answer."""
         form = self.send(f"/_auth/login?{urlencode({'return_to': return_to})}", [("Accept", "text/html")])
         csrf = _CSRF.search(form.body)
         assert csrf is not None, form

@@ -1,8 +1,8 @@
-"""Start a program that does not notice when network interfaces come and go: `python undisturbed.py PROGRAM ARGUMENT…`.
+"""Start a program without netlink sockets: `python without_netlink.py PROGRAM ARGUMENT…`.
 
-Chromium breaks off what it is asking for whenever they do, and Docker makes and removes them all the time, for the
-tests beside and for whatever else runs on the machine. A program that is refused a netlink socket takes its network to
-be there, and as it is. Linux on x86-64 and ARM64; elsewhere the program is started as it is.
+Chromium aborts its requests whenever a network interface appears or disappears, and Docker creates and removes
+interfaces all the time. Without netlink sockets Chromium does not notice, and assumes that the network does not change.
+This works on Linux on x86-64 and ARM64; elsewhere the program is started unchanged.
 """
 
 import ctypes
@@ -16,12 +16,12 @@ import sys
 SOCKET = {"x86_64": 41, "aarch64": 198}  # the system call's number
 NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER = 38, 22, 2  # of prctl
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # of classic BPF, on 32 bits
-NUMBER, FIRST_ARGUMENT = 0, 16  # where they stand in struct seccomp_data
+NUMBER, FIRST_ARGUMENT = 0, 16  # their offsets in struct seccomp_data
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | errno.EAFNOSUPPORT
 
 
 def refuse_netlink(number: int) -> None:
-    """Refuse netlink sockets to this process and all that it starts."""
+    """Refuse netlink sockets to this process and to every process that it starts."""
     program = b"".join(
         struct.pack("=HBBI", *instruction)
         for instruction in (
@@ -34,13 +34,13 @@ def refuse_netlink(number: int) -> None:
         )
     )
     instructions = ctypes.create_string_buffer(program)
-    told = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions)))
+    description = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions)))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(SET_SECCOMP, FILTER, told, 0, 0):
+    if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(SET_SECCOMP, FILTER, description, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
 
 
 if __name__ == "__main__":
     if sys.platform == "linux" and platform.machine() in SOCKET:
         refuse_netlink(SOCKET[platform.machine()])
-    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - to be that program is its use
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - becoming that program is the purpose

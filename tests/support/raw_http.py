@@ -1,4 +1,4 @@
-"""Requests exactly as written: no path is tidied up, no header merged, and WebSocket handshakes too."""
+"""Sends requests and WebSocket handshakes exactly as written: no path is normalised and no header is merged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UPGRADE = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An answer: status, headers in their order, body."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -71,6 +71,6 @@ def send(
 
 
 def handshake(port: int, host: str, path: str, headers: Sequence[tuple[str, str]] = ()) -> Answer:
-    """Send a WebSocket handshake; 101 says that it was let through."""
+    """Send a WebSocket handshake; status 101 means that it was accepted."""
     key = ("Sec-WebSocket-Key", base64.b64encode(os.urandom(16)).decode())
     return send(port, host, path, (*UPGRADE, key, *headers))
