@@ -22,6 +22,8 @@ from service.core.errors import (
 from service.core.model import (
     NO_CREDENTIAL,
     Allow,
+    Basic,
+    Bearer,
     Browser,
     Challenge,
     Decision,
@@ -32,6 +34,7 @@ from service.core.model import (
     Login,
     NoCredential,
     Principal,
+    SessionCookie,
 )
 from service.core.policy import decide
 from service.core.prefect.roles import BUILT_IN, Access
@@ -317,3 +320,9 @@ def test_nginx_is_told_where_a_person_signs_in() -> None:
     assert headers[b"x-auth-status"] == b"302"
     assert headers[b"x-auth-detail"] == b"Your session has ended: reload the page to sign in."
     assert headers[b"x-auth-redirect"] == b"/_auth/login?return_to=%2Fv2%2Fruns%3Ftab%3DLogs"
+
+
+def test_nothing_that_was_presented_is_shown() -> None:
+    """A repr ends up in logs and tracebacks."""
+    presented = (Bearer(b"s3cret"), Basic("alice", "s3cret"), SessionCookie("s3cret"), NO_CREDENTIAL)
+    assert [repr(one) for one in presented] == ["Bearer(…)", "Basic(…)", "SessionCookie(…)", "NoCredential()"]

@@ -10,6 +10,7 @@ from service.core.problems import Problem
 from service.core.request.headers import (
     Headers,
     collect,
+    missing,
     parse_host,
     parse_method,
     parse_scheme,
@@ -61,9 +62,8 @@ def parse_call(
                 forwarded_for,
                 proxies,
             )
-        except KeyError as missing:
-            require(found, missing.args[0])
-            raise
+        except KeyError as absent:
+            raise missing(absent.args[0]) from None
     elif face is Face.AUTH_REQUEST:
         found = collect(headers, _AUTH_REQUEST)
         scheme, authority, target = split_url(require(found, b"x-original-url"))

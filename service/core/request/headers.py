@@ -55,8 +55,13 @@ def require(found: Mapping[bytes, bytes], name: bytes) -> bytes:
     """Return a forwarded header; a missing one is refused: the proxy, or its caller, dropped it."""
     value = found.get(name)
     if not value:
-        raise MalformedRequest(Problem.HEADER_MISSING, header=name.decode())
+        raise missing(name)
     return value
+
+
+def missing(name: bytes) -> MalformedRequest:
+    """Return the refusal for a forwarded header that is not there."""
+    return MalformedRequest(Problem.HEADER_MISSING, header=name.decode())
 
 
 def parse_method(raw: bytes) -> str:
