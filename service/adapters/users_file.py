@@ -6,9 +6,7 @@ the users that were read last stay, and the log says so at each change.
 
 import asyncio
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from passlib.hash import bcrypt
+
+from service.adapters.files import replace
 
 log = logging.getLogger(__name__)
 
@@ -115,22 +115,7 @@ def write_user(path: Path, name: str, password_hash: str | None) -> bool:
         kept.append(f"{name}:{password_hash}")
     if not any(kept):
         kept = [HEADER]
-    target = path.resolve()
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write("\n".join(kept) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            status = target.stat()
-            Path(temporary).chmod(status.st_mode & 0o7777)
-            with suppress(PermissionError):
-                os.chown(temporary, status.st_uid, status.st_gid)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace(path, ("\n".join(kept) + "\n").encode())
     return known
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 
 from service import __version__
+from service.adapters.files import FileError
 from service.adapters.users_file import (
     UsersFileError,
     hash_password,
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
         sys.exit(2)
-    except (UsersFileError, EditError, CannotExplainError, OSError) as error:
+    except (FileError, UsersFileError, EditError, CannotExplainError, OSError) as error:
         print(f"prefect-forward-auth: {error}", file=sys.stderr)
         sys.exit(2)
 

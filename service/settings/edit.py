@@ -1,18 +1,17 @@
 """Changing the secrets file: a draft in the person's own editor, which replaces the file only once it is good."""
 
-import os
 import shlex
 import signal
 import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
-from service.settings.files import exposure
+from service.adapters.files import exposure, replace
 from service.settings.starter import SECRETS_MODE, secrets_text
 
 Wish = Literal["edit", "write", "discard"]
@@ -53,7 +52,7 @@ def edit_secrets(
             raise EditError(f"{path} stays as it was.")
         if (target.read_bytes() if target.exists() else None) != before:
             raise EditError(f"{path} was changed by somebody else meanwhile, and stays as they left it.")
-        _replace(target, draft)
+        replace(target, draft.read_bytes(), _private_mode(target))
     return True
 
 
@@ -67,17 +66,11 @@ def _run_editor(environ: Mapping[str, str], draft: Path) -> None:
         raise EditError(f"{editor!r} ended with {ended}: nothing was changed.")
 
 
-def _replace(target: Path, draft: Path) -> None:
-    """Put the draft in the file's place, with the file's owner, and its mode where that is a private one."""
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    if target.exists():
-        status = target.stat()
-        with suppress(PermissionError):
-            os.chown(draft, status.st_uid, status.st_gid)
-        if not exposure(status):
-            draft.chmod(stat.S_IMODE(status.st_mode))
-    draft.replace(target)
+def _private_mode(target: Path) -> int:
+    """Return the mode of the file where that is a private one, else that of a new file."""
+    if target.exists() and not exposure(status := target.stat()):
+        return stat.S_IMODE(status.st_mode)
+    return SECRETS_MODE
 
 
 @contextmanager

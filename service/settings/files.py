@@ -1,10 +1,11 @@
-"""Files of the configuration: TOML, single secrets, and the secrets file, which nobody else may read."""
+"""Files of the configuration: TOML, and single secrets."""
 
 import os
-import stat
 import tomllib
 from pathlib import Path
 from typing import Any, Final
+
+from service.adapters.files import exposure
 
 MAX_SECRET: Final = 64 * 1024
 
@@ -37,19 +38,3 @@ def read_toml(path: Path, problems: list[str], *, needed: bool, private: bool = 
     except ValueError as problem:
         problems.append(f"{path} is not TOML: {problem}")
     return {}
-
-
-def exposure(status: os.stat_result) -> str:
-    """Return who but its owner may read or write a secrets file, or nothing.
-
-    Where the owner is root its group may read it: that is how Kubernetes (``defaultMode: 0440`` with an ``fsGroup``)
-    and systemd hand a secret to a process that is not root.
-    """
-    if os.name == "nt":  # whose files have no such mode
-        return ""
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o007:
-        return f"everybody may read or write it (mode {mode:04o})"
-    if mode & (0o030 if status.st_uid == 0 else 0o070):
-        return f"its group may read or write it (mode {mode:04o})"
-    return ""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from service.adapters.files import exposure
 from service.settings import ConfigError, load
-from service.settings.files import exposure
 
 KEY = "k" * 32
 USERS = {"FORWARD_AUTH_USERS__FILE": "users"}
