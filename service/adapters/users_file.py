@@ -15,7 +15,7 @@ from typing import Final
 
 from passlib.hash import bcrypt
 
-from service.adapters.files import replace
+from service.adapters.files import locked, replace
 
 log = logging.getLogger(__name__)
 
@@ -103,20 +103,23 @@ def read_users(path: Path, max_cost: int) -> Users:
 def write_user(path: Path, name: str, password_hash: str | None) -> bool:
     """Add, change or (with None) remove one user, all other lines kept; tell whether the user was there before.
 
-    The file is replaced whole and keeps its mode; a new one is readable by its owner alone. A reader sees the
-    old file or the new one, never a part.
+    The file is replaced whole and keeps its owner and mode; a new one is for its owner alone. Changes at the same time
+    are made one after the other. Raises UsersFileError or FileError, and then nothing was changed.
     """
     if not _NAME.fullmatch(name):
         raise UsersFileError(f"{name!r} is no user name: no colon, no control characters, no '#' in front")
-    lines = path.read_text("utf-8").splitlines() if path.exists() else [HEADER]
-    kept = [line for line in lines if line.strip().partition(":")[0] != name or line.strip().startswith("#")]
-    known = len(kept) != len(lines)
-    if password_hash is not None:
-        kept.append(f"{name}:{password_hash}")
-    if not any(kept):
-        kept = [HEADER]
-    replace(path, ("\n".join(kept) + "\n").encode())
-    return known
+    with locked(path):
+        lines = path.read_text("utf-8").splitlines() if path.exists() else [HEADER]
+        kept = [line for line in lines if line.strip().partition(":")[0] != name or line.strip().startswith("#")]
+        known = len(kept) != len(lines)
+        if password_hash is None and not known:
+            return False
+        if password_hash is not None:
+            kept.append(f"{name}:{password_hash}")
+        if not any(kept):
+            kept = [HEADER]
+        replace(path, ("\n".join(kept) + "\n").encode())
+        return known
 
 
 def hash_password(password: str, cost: int) -> str:

@@ -257,10 +257,10 @@ def _users_add(options: argparse.Namespace) -> int:
 
 def _users_remove(options: argparse.Namespace) -> int:
     path, max_cost = _users_file(options)
-    if options.name not in read_users(path, max_cost).hashes:
+    read_users(path, max_cost)
+    if not write_user(path, options.name, None):
         print(f"{path} has no user {options.name!r}.", file=sys.stderr)
         return 1
-    write_user(path, options.name, None)
     print(f"{path}: {options.name!r} removed.")
     return 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
-from service.adapters.files import exposure, replace
+from service.adapters.files import exposure, locked, replace
 from service.settings.starter import SECRETS_MODE, secrets_text
 
 Wish = Literal["edit", "write", "discard"]
@@ -50,9 +50,10 @@ def edit_secrets(
             wish = ask(new) if new else "write"
         if wish == "discard":
             raise EditError(f"{path} stays as it was.")
-        if (target.read_bytes() if target.exists() else None) != before:
-            raise EditError(f"{path} was changed by somebody else meanwhile, and stays as they left it.")
-        replace(target, draft.read_bytes(), _private_mode(target))
+        with locked(path):
+            if (target.read_bytes() if target.exists() else None) != before:
+                raise EditError(f"{path} was changed by somebody else meanwhile, and stays as they left it.")
+            replace(path, draft.read_bytes(), _private_mode(target))
     return True
 
 

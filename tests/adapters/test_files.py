@@ -1,13 +1,19 @@
-"""Replacing a file: whole or not at all, with nothing left beside it."""
+"""Changing a file: whole or not at all, with nothing of it left beside it, and one process at a time."""
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Never
 
 import pytest
 
-from service.adapters.files import FileError, replace
+from service.adapters import files
+from service.adapters.files import FileError, locked, replace
+from tests.support.waiting import wait_until
 
 
 def names(folder: Path) -> list[str]:
@@ -111,3 +117,87 @@ def test_whoever_cannot_keep_the_owner_takes_the_file_from_nobody(
         replace(file, b"new")
         assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", after)
     assert names(tmp_path) == ["file"]
+
+
+# one at a time -------------------------------------------------------------------------------------------
+
+
+def test_whoever_waits_too_long_is_told_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.2)
+    began = time.monotonic()
+    with (
+        locked(tmp_path / "file"),
+        pytest.raises(FileError, match=r"file is being changed by another process, .*: try again"),
+        locked(tmp_path / "file"),
+    ):
+        pytest.fail("both had it")
+    assert 0.2 <= time.monotonic() - began < 5
+    with locked(tmp_path / "file"):
+        assert names(tmp_path) == [".file.lock"]
+
+
+def test_two_ways_to_one_file_share_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.0)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/file")
+    with (
+        locked(tmp_path / "folder" / "file"),
+        pytest.raises(FileError, match="being changed"),
+        locked(tmp_path / "link"),
+    ):
+        pytest.fail("both had it")
+
+
+def test_a_process_that_is_killed_leaves_no_lock_held(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from service.adapters.files import locked\n"
+        "with locked(Path(sys.argv[1])): Path(sys.argv[2]).touch(); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "file"), str(tmp_path / "held")])
+    wait_until((tmp_path / "held").exists, timeout=15, what="the lock")
+    process.kill()
+    process.wait()
+    with locked(tmp_path / "file"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_by_the_files_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Never:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", fail)
+    told = f"{tmp_path}/file cannot be changed: its folder cannot be written to: Read-only file system"
+    with pytest.raises(FileError, match=told), locked(tmp_path / "file"):
+        pytest.fail("it had the lock")
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NFS server without its lock service: a change could get lost there, so none is made."""
+
+    def fail(*_: object) -> Never:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with (
+        pytest.raises(FileError, match="file cannot be changed: it cannot be locked here: No locks"),
+        locked(tmp_path / "file"),
+    ):
+        pytest.fail("it had the lock")
+
+
+def test_a_link_in_the_locks_place_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write to the folder makes root change nothing elsewhere."""
+    (tmp_path / ".file.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileError, match="cannot be changed"), locked(tmp_path / "file"):
+        pytest.fail("it had the lock")
+    assert names(tmp_path) == [".file.lock"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_lock_that_root_makes_is_the_folders_owners(tmp_path: Path) -> None:
+    os.chown(tmp_path, 4711, 4712)
+    with locked(tmp_path / "file"):
+        status = (tmp_path / ".file.lock").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (4711, 4712, 0o600)

@@ -2,6 +2,10 @@
 
 import logging
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,7 +105,7 @@ def test_users_are_written_whole_and_other_lines_are_kept(tmp_path: Path) -> Non
     assert write_user(file, "alice", None)
     assert write_user(file, "bob", None)
     assert read_users(file, 14).hashes == {}
-    assert [one.name for one in tmp_path.iterdir()] == ["users"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".users.lock", "users"]
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a\nb", "#a", " a", "x" * 300])
@@ -118,6 +122,36 @@ def test_writing_follows_a_symbolic_link(tmp_path: Path) -> None:
     write_user(link, "bob", OTHER)
     assert link.is_symlink()
     assert set(read_users(real, 14).hashes) == {"alice", "bob"}
+
+
+def at_once(*changes: Callable[[], object]) -> None:
+    """Run the changes side by side, or raise what one of them raised."""
+    begin = threading.Barrier(len(changes))
+
+    def one(change: Callable[[], object]) -> None:
+        begin.wait(10)
+        change()
+
+    with ThreadPoolExecutor(len(changes)) as threads:
+        for done in [threads.submit(one, change) for change in changes]:
+            done.result(60)
+
+
+def test_changes_at_the_same_time_lose_none_of_each_other(tmp_path: Path) -> None:
+    file, link = tmp_path / "users", tmp_path / "link"
+    for number in range(8):
+        write_user(file, f"leaves-{number}", HASH)
+    link.symlink_to(file)
+    at_once(
+        *(
+            partial(write_user, path, f"comes-{number}-{path.name}", HASH)
+            for number in range(4)
+            for path in (file, link)
+        ),
+        *(partial(write_user, file, f"leaves-{number}", None) for number in range(8)),
+    )
+    users = read_users(file, 14).hashes
+    assert set(users) == {f"comes-{number}-{path.name}" for number in range(4) for path in (file, link)}
 
 
 class Counting(UsersFile):

@@ -122,7 +122,7 @@ def test_a_good_draft_replaces_the_file_whole(folder: Path, editor: Callable[[st
     after = (folder / "secrets.toml").stat()
     assert (after.st_mode & 0o777, after.st_ino != before) == (0o600, True)
     assert (folder / "secrets.toml").read_text() == GOOD + "idle = 60\n"
-    assert sorted(path.name for path in folder.iterdir()) == ["forward-auth.toml", "secrets.toml"]
+    assert sorted(path.name for path in folder.iterdir()) == [".secrets.toml.lock", "forward-auth.toml", "secrets.toml"]
     assert SECRET not in done.stdout + done.stderr
 
 

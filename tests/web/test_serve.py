@@ -232,6 +232,21 @@ def test_users_are_managed_and_passwords_are_never_arguments(tmp_path: Path) -> 
     assert "Traceback" not in run("users", "list", "--file", "/nowhere").stderr
 
 
+def test_users_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    def begin(name: str) -> subprocess.Popen[str]:
+        command = [*COMMAND, "users", "add", name, "--file", str(tmp_path / "users"), "--cost", "4"]
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, text=True)
+
+    names = [f"user-{number}" for number in range(8)]
+    processes = [begin(name) for name in names]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("correct horse battery staple\n")
+        process.stdin.close()
+    assert [process.wait(60) for process in processes] == [0] * 8
+    assert sorted(run("users", "list", "--file", str(tmp_path / "users")).stdout.split()) == names
+
+
 def test_a_broken_users_file_is_not_written_to(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text("alice:plain\n")
