@@ -23,6 +23,8 @@ MAX_FILE: Final = 4 * 1024 * 1024
 MAX_PASSWORD_BYTES: Final = 72  # of which bcrypt knows no more
 MIN_COST: Final = 4
 HEADER: Final = "# prefect-forward-auth users: one name:bcrypt a line"
+MAX_COST: Final = 16  # where no setting says less
+_BLANK: Final = " \t\r"
 _DUMMY: Final = "." * 53  # salt and digest that no password has
 _NAME: Final = re.compile(r"[^\s:#\x00-\x1f\x7f-\x9f][^:\x00-\x1f\x7f-\x9f]{0,255}")
 _BCRYPT: Final = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
@@ -48,13 +50,14 @@ def cost_of(password_hash: str) -> int:
 def parse_users(text: str, max_cost: int) -> Users:
     """Return the users of a file's text, or raise UsersFileError with every problem by its line number.
 
-    Accepted are ``$2a$``, ``$2b$`` and ``$2y$`` up to ``max_cost``; comments and blank lines are skipped. A text
-    without a single line is a file that is just being written, so it is an error; one of comments is not.
+    A line ends at a line feed alone, as htpasswd has it; a carriage return before that is skipped. Accepted are
+    ``$2a$``, ``$2b$`` and ``$2y$`` up to ``max_cost``; comments and blank lines are skipped. A text without a single
+    line is a file that is just being written, so it is an error; one of comments is not.
     """
     hashes: dict[str, str] = {}
     problems: list[str] = []
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
+    for number, raw in enumerate(text.split("\n"), start=1):
+        line = raw.strip(_BLANK)
         if not line or line.startswith("#"):
             continue
         name, colon, password_hash = line.partition(":")
@@ -86,40 +89,54 @@ def _hash_problem(password_hash: str, max_cost: int) -> str:
     return ""
 
 
-def read_users(path: Path, max_cost: int) -> Users:
+def read_users(path: Path, max_cost: int = MAX_COST) -> Users:
     """Read and parse the file, or raise UsersFileError."""
+    return parse_users(_read(path), max_cost)
+
+
+def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE + 1)
-        if len(content) > MAX_FILE:
-            raise UsersFileError(f"the file has more than {MAX_FILE} bytes")
-        return parse_users(content.decode("utf-8"), max_cost)
     except OSError as problem:
         raise UsersFileError(f"the file cannot be read: {problem.strerror}") from None
+    if len(content) > MAX_FILE:
+        raise UsersFileError(f"the file has more than {MAX_FILE} bytes")
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise UsersFileError("the file is not UTF-8") from None
 
 
-def write_user(path: Path, name: str, password_hash: str | None) -> bool:
+def write_user(path: Path, name: str, password_hash: str | None, max_cost: int = MAX_COST) -> bool:
     """Add, change or (with None) remove one user, all other lines kept; tell whether the user was there before.
 
     The file is replaced whole and keeps its owner and mode; a new one is for its owner alone. Changes at the same time
-    are made one after the other. Raises UsersFileError or FileError, and then nothing was changed.
+    are made one after the other. A file that is not accepted is not written to, and what is written was accepted
+    before. Raises UsersFileError or FileError, and then nothing was changed.
     """
     if not _NAME.fullmatch(name):
         raise UsersFileError(f"{name!r} is no user name: no colon, no control characters, no '#' in front")
     with locked(path):
-        lines = path.read_text("utf-8").splitlines() if path.exists() else [HEADER]
-        kept = [line for line in lines if line.strip().partition(":")[0] != name or line.strip().startswith("#")]
-        known = len(kept) != len(lines)
-        if password_hash is None and not known:
+        text = _read(path) if path.exists() else ""
+        before = parse_users(text, max_cost).hashes if text.strip() else {}
+        if password_hash is None and name not in before:
             return False
+        lines = text.removesuffix("\n").split("\n") if text.strip() else [HEADER]
+        kept = [line for line in lines if _name_on(line) != name]
+        after = {other: its_hash for other, its_hash in before.items() if other != name}
         if password_hash is not None:
             kept.append(f"{name}:{password_hash}")
-        if not any(kept):
-            kept = [HEADER]
-        replace(path, ("\n".join(kept) + "\n").encode())
-        return known
+            after[name] = password_hash
+        text = "\n".join(kept if any(kept) else [HEADER]) + "\n"
+        if parse_users(text, max_cost).hashes != after:
+            raise UsersFileError(f"{name!r} cannot be written so that it is read again: nothing was changed")
+        replace(path, text.encode())
+        return name in before
+
+
+def _name_on(line: str) -> str:
+    return line.strip(_BLANK).partition(":")[0]
 
 
 def hash_password(password: str, cost: int) -> str:

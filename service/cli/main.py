@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 from service import __version__
 from service.adapters.files import FileError
 from service.adapters.users_file import (
+    MAX_COST,
     UsersFileError,
     hash_password,
     read_users,
@@ -224,7 +225,7 @@ def _plain(value: Any) -> str:
 def _users_file(options: argparse.Namespace) -> tuple[Path, int]:
     """Return the users file that is meant, and the highest cost accepted in it."""
     if options.file is not None:
-        return options.file, 16
+        return options.file, MAX_COST
     settings: Settings = load(config_file=options.config, secrets_file=options.secrets).settings
     if settings.users is None:
         raise UsersFileError("name the users file: --file, or users.file in the settings")
@@ -250,15 +251,14 @@ def _users_add(options: argparse.Namespace) -> int:
     path, max_cost = _users_file(options)
     if path.exists() and path.stat().st_size:
         read_users(path, max_cost)  # a broken file is repaired by a person, not written to
-    known = write_user(path, options.name, hash_password(_read_password(twice=True), options.cost))
+    known = write_user(path, options.name, hash_password(_read_password(twice=True), options.cost), max_cost)
     print(f"{path}: {options.name!r} {'has a new password' if known else 'added'}.")
     return 0
 
 
 def _users_remove(options: argparse.Namespace) -> int:
     path, max_cost = _users_file(options)
-    read_users(path, max_cost)
-    if not write_user(path, options.name, None):
+    if not write_user(path, options.name, None, max_cost):
         print(f"{path} has no user {options.name!r}.", file=sys.stderr)
         return 1
     print(f"{path}: {options.name!r} removed.")

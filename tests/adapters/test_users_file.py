@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -113,6 +114,49 @@ def test_a_name_that_the_file_could_not_hold_is_refused(name: str, tmp_path: Pat
     with pytest.raises(UsersFileError):
         write_user(tmp_path / "users", name, HASH)
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_end_at_line_feeds_alone() -> None:
+    """Other programs read such a file, and they know no other ends of lines."""
+    assert list(parse_users(f"alice:{HASH}\r\nbob:{OTHER}\r\n", 14).hashes) == ["alice", "bob"]
+    for end in ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"):
+        with pytest.raises(UsersFileError, match=r"^line 1: "):
+            parse_users(f"alice:{HASH}{end}bob:{OTHER}\n", 14)
+
+
+@pytest.mark.parametrize("name", ["alice\u2028", "al\u2028ice", "alice\u2029", "\u2028alice", "alice\x85"])
+def test_a_name_with_the_end_of_a_line_in_it_ruins_no_file(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text(f"bob:{OTHER}\n")
+    with suppress(UsersFileError):
+        write_user(file, name, HASH)
+        assert set(read_users(file, 14).hashes) == {"bob", name}
+    assert read_users(file, 14).hashes["bob"] == OTHER
+
+
+def test_nothing_is_written_that_would_not_be_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    for password_hash in ("plain", "", f"{HASH}\nmallory:{OTHER}", f"$2b$15${HASH[7:]}"):
+        with pytest.raises(UsersFileError):
+            write_user(file, "alice", password_hash, max_cost=14)
+        assert not file.exists()
+
+
+@pytest.mark.parametrize("broken", ["alice:plain\n", f"alice:{HASH}\nalice:{HASH}\n", "\xff\n"])
+def test_a_broken_file_is_left_for_a_person_to_repair(broken: str, tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_bytes(broken.encode("latin-1"))
+    for password_hash in (HASH, None):
+        with pytest.raises(UsersFileError):
+            write_user(file, "alice", password_hash)
+        assert file.read_bytes() == broken.encode("latin-1")
+
+
+def test_what_other_programs_wrote_keeps_its_form(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_bytes(f"# ours\r\n\r\nalice:{HASH}\r\nbob:{OTHER}".encode())
+    write_user(file, "alice", OTHER)
+    assert file.read_bytes() == f"# ours\r\n\r\nbob:{OTHER}\nalice:{OTHER}\n".encode()
 
 
 def test_writing_follows_a_symbolic_link(tmp_path: Path) -> None:
