@@ -16,6 +16,8 @@ from typing import Final
 from passlib.hash import bcrypt
 
 from service.adapters.files import locked, replace
+from service.core.identity.names import is_visible_name
+from service.core.request.headers import MAX_USERNAME
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +27,11 @@ MIN_COST: Final = 4
 HEADER: Final = "# prefect-forward-auth users: one name:bcrypt a line"
 MAX_COST: Final = 16  # where no setting says less
 _BLANK: Final = " \t\r"
+_NO_NAME: Final = (
+    "{!a:.80} cannot be a user name: no colon, no '#' in front, no white space around it, no character that cannot be "
+    f"seen, and at most {MAX_USERNAME} characters"
+)
 _DUMMY: Final = "." * 53  # salt and digest that no password has
-_NAME: Final = re.compile(r"[^\s:#\x00-\x1f\x7f-\x9f][^:\x00-\x1f\x7f-\x9f]{0,255}")
 _BCRYPT: Final = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 
 
@@ -57,12 +62,14 @@ def parse_users(text: str, max_cost: int) -> Users:
     hashes: dict[str, str] = {}
     problems: list[str] = []
     for number, raw in enumerate(text.split("\n"), start=1):
-        line = raw.strip(_BLANK)
-        if not line or line.startswith("#"):
+        line = raw.rstrip(_BLANK)
+        if not line or line.lstrip(_BLANK).startswith("#"):
             continue
         name, colon, password_hash = line.partition(":")
-        if not colon or not _NAME.fullmatch(name):
+        if not colon or not name:
             problems.append(f"line {number}: expected name:bcrypt-hash")
+        elif not _is_user_name(name):
+            problems.append(f"line {number}: {_NO_NAME.format(name)}")
         elif name in hashes:
             problems.append(f"line {number}: {name!r} stands twice")
         elif problem := _hash_problem(password_hash, max_cost):
@@ -74,6 +81,11 @@ def parse_users(text: str, max_cost: int) -> Users:
     if problems:
         raise UsersFileError("; ".join(problems))
     return Users(hashes, max((cost_of(one) for one in hashes.values()), default=10))
+
+
+def _is_user_name(name: str) -> bool:
+    """Tell whether a name can stand in the file, and be sent in a Basic credential."""
+    return is_visible_name(name) and name[0] != "#" and ":" not in name and len(name) <= MAX_USERNAME
 
 
 def _hash_problem(password_hash: str, max_cost: int) -> str:
@@ -103,7 +115,7 @@ def _read(path: Path) -> str:
     if len(content) > MAX_FILE:
         raise UsersFileError(f"the file has more than {MAX_FILE} bytes")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # without the byte order mark that editors on Windows put in front
     except UnicodeDecodeError:
         raise UsersFileError("the file is not UTF-8") from None
 
@@ -115,8 +127,8 @@ def write_user(path: Path, name: str, password_hash: str | None, max_cost: int =
     are made one after the other. A file that is not accepted is not written to, and what is written was accepted
     before. Raises UsersFileError or FileError, and then nothing was changed.
     """
-    if not _NAME.fullmatch(name):
-        raise UsersFileError(f"{name!r} is no user name: no colon, no control characters, no '#' in front")
+    if not _is_user_name(name):
+        raise UsersFileError(_NO_NAME.format(name))
     with locked(path):
         text = _read(path) if path.exists() else ""
         before = parse_users(text, max_cost).hashes if text.strip() else {}
@@ -136,7 +148,7 @@ def write_user(path: Path, name: str, password_hash: str | None, max_cost: int =
 
 
 def _name_on(line: str) -> str:
-    return line.strip(_BLANK).partition(":")[0]
+    return line.partition(":")[0]
 
 
 def hash_password(password: str, cost: int) -> str:

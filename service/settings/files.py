@@ -8,13 +8,14 @@ from typing import Any, Final
 from service.adapters.files import exposure
 
 MAX_SECRET: Final = 64 * 1024
+_ENCODING: Final = "utf-8-sig"  # UTF-8, without the byte order mark that editors on Windows put in front
 
 
 def read_secret(path: Path, name: str, problems: list[str]) -> str | None:
     """Return a file's text without its last line's end; a problem is told by the name that led to the file."""
     try:
         with path.open("rb") as file:
-            return file.read(MAX_SECRET).decode().rstrip("\r\n")
+            return file.read(MAX_SECRET).decode(_ENCODING).rstrip("\r\n")
     except OSError as problem:
         problems.append(f"{name}: {path} cannot be read: {problem.strerror}")
     except UnicodeDecodeError:
@@ -28,7 +29,7 @@ def read_toml(path: Path, problems: list[str], *, needed: bool, private: bool = 
         with path.open("rb") as file:
             exposed = exposure(os.fstat(file.fileno())) if private else ""
             if not exposed:
-                return tomllib.load(file)
+                return tomllib.loads(file.read().decode(_ENCODING))
         problems.append(f"{path}: {exposed}; it was not read: chmod 600 {path}")
     except FileNotFoundError:
         if needed:

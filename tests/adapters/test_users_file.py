@@ -60,6 +60,41 @@ def test_one_bad_line_refuses_the_file_and_quotes_no_hash(text: str, problem: st
     assert "secret" not in str(refusal.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_bytes(b"\xef\xbb\xbf" + f"alice:{HASH}\n".encode())
+    assert list(read_users(file, 14).hashes) == ["alice"]
+    write_user(file, "bob", OTHER)
+    assert file.read_text("utf-8") == f"alice:{HASH}\nbob:{OTHER}\n"
+    assert write_user(file, "alice", None)
+    with pytest.raises(UsersFileError, match="line 2: "):
+        parse_users(f"bob:{OTHER}\n\ufeffalice:{HASH}\n", 14)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u200balice",
+        "al\u200dice",
+        "alice\u2060",
+        "\ufeffalice",
+        "bob ",
+        " bob",
+        "\tbob",
+        "bob\u00a0",
+        "bob\ufe0f",
+        "\u202eecila",
+    ],
+)
+def test_a_name_that_is_not_what_one_sees_is_refused_by_its_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsersFileError, match=r"^line 2: ") as told:
+        parse_users(f"# comment\n{name}:{HASH}\n", 14)
+    assert str(told.value).isascii()
+    with pytest.raises(UsersFileError):
+        write_user(tmp_path / "users", name, HASH)
+    assert not (tmp_path / "users").exists()
+
+
 def test_every_bad_line_is_named() -> None:
     with pytest.raises(UsersFileError, match=r"line 1.*line 3"):
         parse_users(f"a\nb:{HASH}\nc:x\n", 14)
