@@ -155,8 +155,26 @@ of a running process stay what they are; files and secrets managers may have cha
   issuers' keys, sessions, sign-outs, counted failures and metrics are kept.
 - `host`, `port`, `uds`, `workers` and `shutdown_grace` take a restart; the log says so.
 - With `--workers`, signal the first process: it tells the others.
+"""
 
-## All keys
+FILES = """## Who may read and write the files
+
+| file | who besides its owner | else |
+| --- | --- | --- |
+| `secrets.toml` | nobody; the group may read it if root owns it | refused, unread |
+| a file that `…_FILE` names, for a key that is a secret | the same | refused, unread |
+| the secrets directory | nobody may write to it, unless it is mounted read-only | nothing in it is read |
+| each file in the secrets directory that is named like a key | the same as for `secrets.toml` | refused, unread |
+| the users file | all may read it, nobody may write to it | refused; a running service keeps the users that it has |
+
+- **Kubernetes** mounts a Secret with mode 0644. Set `defaultMode: 0440`, and `fsGroup` to the service's group. The
+  users file may keep 0644. On a persistent volume, `fsGroup` makes files writable by the group at each mount: set
+  `fsGroupChangePolicy: OnRootMismatch`, or mount the users file from a Secret.
+- **Docker** mounts secrets with mode 0444, or with the mode that a file has on the host. Set `mode: 0440` and `gid` to
+  the service's group (65532 in the image), or `chmod 600` and `chown 65532` the file on the host.
+- **systemd** credentials (`LoadCredential=`) need nothing.
+- The users file holds bcrypt hashes, not passwords, so reading it does not open a door. Keep it from others all the
+  same: a short password can be guessed from its hash.
 """
 
 ROLES = """# Roles
@@ -229,8 +247,8 @@ def _default(field: Any, name: str) -> str:
 
 def configuration() -> str:
     """Return the page of the settings."""
-    table = ["| key and variable | default | meaning |", "| --- | --- | --- |", *rows(Settings)]
-    return CONFIGURATION + "\n" + "\n".join(table) + "\n"
+    table = ["## All keys", "", "| key and variable | default | meaning |", "| --- | --- | --- |", *rows(Settings)]
+    return "\n".join([CONFIGURATION, FILES, *table, ""])
 
 
 def roles() -> str:

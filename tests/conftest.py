@@ -23,7 +23,11 @@ TOGETHER = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know one authority instead of all: httpx reads them anew for each client, for 30 ms, and here are thousands."""
+    """Make files that the group may not write to, and know one authority instead of all.
+
+    httpx reads them anew for each client, for 30 ms, and here are thousands.
+    """
+    os.umask(0o022)
     end = "-----END CERTIFICATE-----\n"
     folder = tempfile.TemporaryDirectory(prefix="authority-")
     config.add_cleanup(folder.cleanup)

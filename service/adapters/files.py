@@ -30,14 +30,25 @@ def exposure(status: os.stat_result) -> str:
     The group of a file that root owns may read it: that is how Kubernetes (``defaultMode: 0440`` with an ``fsGroup``)
     and systemd hand a secret to a process that is not root.
     """
+    return _others(status, "read or write it", everybody=0o007, group=0o030 if status.st_uid == 0 else 0o070)
+
+
+def writers(status: os.stat_result) -> str:
+    """Return who besides its owner may write to a file, or to a folder, that decides who gets in; or an empty string.
+
+    That others may read it is no matter here: a users file holds no password, and a Secret of Kubernetes is mounted
+    with mode 0644 unless it says otherwise.
+    """
+    return _others(status, "write to it", everybody=0o002, group=0o020)
+
+
+def _others(status: os.stat_result, may: str, *, everybody: int, group: int) -> str:
+    mode = stat.S_IMODE(status.st_mode)
     if os.name == "nt":  # whose files have no such mode
         return ""
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o007:
-        return f"everybody may read or write it (mode {mode:04o})"
-    if mode & (0o030 if status.st_uid == 0 else 0o070):
-        return f"its group may read or write it (mode {mode:04o})"
-    return ""
+    if mode & everybody:
+        return f"everybody may {may} (mode {mode:04o})"
+    return f"its group may {may} (mode {mode:04o})" if mode & group else ""
 
 
 def replace(path: Path, content: bytes, mode: int | None = None) -> None:

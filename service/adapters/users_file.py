@@ -6,6 +6,7 @@ the users that were read last stay, and the log says so at each change.
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Final
 
 from passlib.hash import bcrypt
 
-from service.adapters.files import locked, replace
+from service.adapters.files import locked, replace, writers
 from service.core.identity.names import is_visible_name
 from service.core.request.headers import MAX_USERNAME
 
@@ -109,6 +110,8 @@ def read_users(path: Path, max_cost: int = MAX_COST) -> Users:
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
+            if open_to := writers(os.fstat(file.fileno())):  # whoever may write to it may let anybody in
+                raise UsersFileError(f"{open_to}: chmod go-w {path}")
             content = file.read(MAX_FILE + 1)
     except OSError as problem:
         raise UsersFileError(f"the file cannot be read: {problem.strerror}") from None

@@ -2,10 +2,10 @@
 
 import json
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from service.core.request.proxies import is_loopback
 
@@ -68,6 +68,13 @@ class Section(BaseModel):
     """A table of the configuration: frozen, no unknown keys, no value in an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def holds_secret(annotation: Any) -> bool:
+    """Tell whether a key of this type is a secret, or has one somewhere below it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(holds_secret(field.annotation) for field in annotation.model_fields.values())
+    return annotation is SecretStr or any(map(holds_secret, get_args(annotation)))
 
 
 class KeySettings(Section):

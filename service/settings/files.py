@@ -5,22 +5,48 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
-from service.adapters.files import exposure
+from service.adapters.files import exposure, writers
 
-MAX_SECRET: Final = 64 * 1024
+MAX_VALUE: Final = 64 * 1024
+_NOT_READ: Final = "it was not read: chmod 600 {} (a mounted secret: mode 0440, and a group of the service)"
 _ENCODING: Final = "utf-8-sig"  # UTF-8, without the byte order mark that editors on Windows put in front
 
 
-def read_secret(path: Path, name: str, problems: list[str]) -> str | None:
-    """Return a file's text without its last line's end; a problem is told by the name that led to the file."""
+def read_value(path: Path, name: str, problems: list[str], *, private: bool) -> str | None:
+    """Return a file's text without its last line's end; a problem is told by the name that led to the file.
+
+    A ``private`` file is not read if anybody but its owner may read or write it.
+    """
     try:
         with path.open("rb") as file:
-            return file.read(MAX_SECRET).decode(_ENCODING).rstrip("\r\n")
+            exposed = exposure(os.fstat(file.fileno())) if private else ""
+            content = b"" if exposed else file.read(MAX_VALUE + 1)
     except OSError as problem:
         problems.append(f"{name}: {path} cannot be read: {problem.strerror}")
-    except UnicodeDecodeError:
-        problems.append(f"{name}: {path} is not UTF-8 text")
+        return None
+    if exposed:
+        problems.append(f"{name}: {path}: {exposed}; {_NOT_READ.format(path)}")
+    elif len(content) > MAX_VALUE:
+        problems.append(f"{name}: {path} has more than {MAX_VALUE} bytes")
+    else:
+        try:
+            return content.decode(_ENCODING).rstrip("\r\n")
+        except UnicodeDecodeError:
+            problems.append(f"{name}: {path} is not UTF-8 text")
     return None
+
+
+def check_folder(path: Path, name: str, problems: list[str]) -> bool:
+    """Tell whether what lies in a folder of secrets may be used: nobody but its owner can have put it there.
+
+    A folder on a read-only file system is written to by nobody, whatever its mode says: Kubernetes mounts a Secret so,
+    with mode 1777.
+    """
+    open_to = writers(path.stat())
+    if not open_to or os.statvfs(path).f_flag & os.ST_RDONLY:
+        return True
+    problems.append(f"{name}: {path}: {open_to}; nothing in it was read: chmod go-w {path}")
+    return False
 
 
 def read_toml(path: Path, problems: list[str], *, needed: bool, private: bool = False) -> dict[str, Any]:
@@ -30,7 +56,7 @@ def read_toml(path: Path, problems: list[str], *, needed: bool, private: bool = 
             exposed = exposure(os.fstat(file.fileno())) if private else ""
             if not exposed:
                 return tomllib.loads(file.read().decode(_ENCODING))
-        problems.append(f"{path}: {exposed}; it was not read: chmod 600 {path}")
+        problems.append(f"{path}: {exposed}; {_NOT_READ.format(path)}")
     except FileNotFoundError:
         if needed:
             problems.append(f"{path}: there is no such configuration file")

@@ -233,6 +233,47 @@ def test_changes_at_the_same_time_lose_none_of_each_other(tmp_path: Path) -> Non
     assert set(users) == {f"comes-{number}-{path.name}" for number in range(4) for path in (file, link)}
 
 
+@pytest.mark.parametrize("mode", [0o666, 0o602, 0o664, 0o620, 0o646, 0o777])
+async def test_a_file_that_others_may_write_is_refused_and_not_written_to(mode: int, tmp_path: Path) -> None:
+    """Whoever may write it can let anybody in, or everybody out."""
+    file = tmp_path / "users"
+    file.write_text(f"alice:{HASH}\n")
+    users = UsersFile(file, 14)
+    users.load()
+    file.chmod(mode)
+    told = rf"may write to it \(mode {mode:04o}\): chmod go-w"
+    for attempt in (lambda: read_users(file, 14), users.load, lambda: write_user(file, "bob", OTHER)):
+        with pytest.raises(UsersFileError, match=told):
+            attempt()
+    file.write_text(f"mallory:{OTHER}\n")
+    await users.reload_if_changed()
+    assert set(users.users.hashes) == {"alice"}
+    assert "may write to it" in users.problem
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o444, 0o640, 0o440, 0o600, 0o400])
+def test_a_file_that_others_may_only_read_is_accepted(mode: int, tmp_path: Path) -> None:
+    """It holds no password, and Kubernetes mounts it with 0644 by default."""
+    file = tmp_path / "users"
+    file.write_text(f"alice:{HASH}\n")
+    file.chmod(mode)
+    assert set(read_users(file, 14).hashes) == {"alice"}
+
+
+async def test_a_file_whose_mode_is_put_right_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text(f"alice:{HASH}\n")
+    users = UsersFile(file, 14)
+    users.load()
+    file.write_text(f"bob:{HASH}\n")
+    file.chmod(0o666)
+    await users.reload_if_changed()
+    assert users.problem
+    file.chmod(0o644)
+    await users.reload_if_changed()
+    assert (set(users.users.hashes), users.problem) == ({"bob"}, "")
+
+
 class Counting(UsersFile):
     def __init__(self, path: Path) -> None:
         self.changes = 0

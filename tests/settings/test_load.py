@@ -78,6 +78,7 @@ def test_the_strongest_source_wins_and_each_value_knows_its_own(tmp_path: Path) 
         ("forward_auth_shutdown_grace", "2\n"),
     ):
         (secrets / name).write_text(value)
+        (secrets / name).chmod(0o600)
     (tmp_path / "workers").write_text("3\n")
     environ = {
         **ISSUER,
