@@ -14,6 +14,7 @@ from service import __version__
 from service.adapters.files import FileError
 from service.adapters.users_file import (
     MAX_COST,
+    MAX_SIZE,
     UsersFileError,
     hash_password,
     read_users,
@@ -110,7 +111,7 @@ def _load(options: argparse.Namespace) -> Loaded:
     users = loaded.settings.users
     if users is not None:
         try:
-            read_users(users.file, users.max_cost)
+            read_users(users.file, users.max_cost, users.max_size)
         except UsersFileError as problem:
             raise ConfigError([f"users.file: {users.file}: {problem}"]) from None
     return _wired(loaded)
@@ -222,14 +223,14 @@ def _plain(value: Any) -> str:
     return str(value) if isinstance(value, int | float) else f'"{value if value is not None else ""}"'
 
 
-def _users_file(options: argparse.Namespace) -> tuple[Path, int]:
-    """Return the users file that is meant, and the highest cost accepted in it."""
+def _users_file(options: argparse.Namespace) -> tuple[Path, int, int]:
+    """Return the users file that is meant, the highest cost accepted in it, and its largest size."""
     if options.file is not None:
-        return options.file, MAX_COST
+        return options.file, MAX_COST, MAX_SIZE
     settings: Settings = load(config_file=options.config, secrets_file=options.secrets).settings
     if settings.users is None:
         raise UsersFileError("name the users file: --file, or users.file in the settings")
-    return settings.users.file, settings.users.max_cost
+    return settings.users.file, settings.users.max_cost, settings.users.max_size
 
 
 def _read_password(*, twice: bool) -> str:
@@ -248,17 +249,17 @@ def _users_hash(options: argparse.Namespace) -> int:
 
 
 def _users_add(options: argparse.Namespace) -> int:
-    path, max_cost = _users_file(options)
+    path, *limits = _users_file(options)
     if path.exists() and path.stat().st_size:
-        read_users(path, max_cost)  # a broken file is repaired by a person, not written to
-    known = write_user(path, options.name, hash_password(_read_password(twice=True), options.cost), max_cost)
+        read_users(path, *limits)  # a broken file is told before a password is asked for
+    known = write_user(path, options.name, hash_password(_read_password(twice=True), options.cost), *limits)
     print(f"{path}: {options.name!r} {'has a new password' if known else 'added'}.")
     return 0
 
 
 def _users_remove(options: argparse.Namespace) -> int:
-    path, max_cost = _users_file(options)
-    if not write_user(path, options.name, None, max_cost):
+    path, *limits = _users_file(options)
+    if not write_user(path, options.name, None, *limits):
         print(f"{path} has no user {options.name!r}.", file=sys.stderr)
         return 1
     print(f"{path}: {options.name!r} removed.")

@@ -54,7 +54,7 @@ def user(settings: Settings, name: str) -> Someone:
     """Return a user of the file, as if the password had been given: it does not decide about roles."""
     if settings.users is None:
         raise CannotExplainError("there is no users file (users.file)")
-    if name not in read_users(settings.users.file, settings.users.max_cost).hashes:
+    if name not in read_users(settings.users.file, settings.users.max_cost, settings.users.max_size).hashes:
         raise CannotExplainError(f"{settings.users.file} has no user {name!r}")
     role = settings.users.role
     return Someone(Principal(LOCAL_ISSUER, name, roles=(role,) if role else (), subject=name), "users.role")

@@ -79,7 +79,9 @@ class Wiring:
         self._idle.set()
         self._watcher: asyncio.Task[None] | None = None
         if settings.users is not None:
-            self.users = UsersFile(settings.users.file, settings.users.max_cost, self._users_changed)
+            self.users = UsersFile(
+                settings.users.file, settings.users.max_cost, self._users_changed, max_size=settings.users.max_size
+            )
             policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
             self.passwords = Passwords(self.users, policy, settings.users.role, self.grants)
         self.guard = Guard(self.passwords, self.clients.values(), self.throttle, self.telemetry)

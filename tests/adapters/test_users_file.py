@@ -1,8 +1,11 @@
 """The users file: read whole or not at all, and again whenever it changes."""
 
+import asyncio
 import logging
 import os
 import threading
+import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,8 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from passlib.hash import bcrypt as passlib_bcrypt
 
 from service.adapters.users_file import (
+    Users,
     UsersFile,
     UsersFileError,
     hash_password,
@@ -50,6 +55,9 @@ def test_bcrypt_of_each_kind_is_read(ident: str) -> None:
         pytest.param(f"alice:$2b$03${HASH[7:]}", "cost is 3", id="cost-under-4"),
         pytest.param(f"alice:{HASH[:-1]}", "not bcrypt", id="row25-cut"),
         pytest.param(f"alice:{HASH}x", "not bcrypt", id="row25-longer"),
+        pytest.param(f"alice:$2b$\u0661\u0660${HASH[7:]}", "not bcrypt", id="digits-of-another-script"),
+        pytest.param(f"alice:{HASH[:28]}/{HASH[29:]}", "damaged", id="salt-that-bcrypt-never-writes"),
+        pytest.param(f"alice:{HASH[:-1]}/", "damaged", id="digest-that-bcrypt-never-writes"),
         pytest.param(f"alice:{HASH}\nalice:{OTHER}", "twice", id="duplicate"),
     ],
 )
@@ -58,6 +66,97 @@ def test_one_bad_line_refuses_the_file_and_quotes_no_hash(text: str, problem: st
         parse_users(text, 14)
     assert HASH[10:] not in str(refusal.value)
     assert "secret" not in str(refusal.value)
+
+
+def test_of_many_bad_lines_the_first_are_named() -> None:
+    with pytest.raises(UsersFileError, match=r"^line 1: .*; line 20: [^;]*; and 980 more$") as told:
+        parse_users("nobody\n" * 1000, 14)
+    assert "line 21" not in str(told.value)
+
+
+@pytest.mark.parametrize("place", [28, 59], ids=["salt", "digest"])
+def test_accepted_is_exactly_what_bcrypt_writes(place: int) -> None:
+    """The last characters of salt and digest have bits that stand for nothing; set ones make a hash of no password."""
+    accepted = set()
+    for last in "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789":
+        changed = HASH[:place] + last + HASH[place + 1 :]
+        with suppress(UsersFileError):
+            parse_users(f"alice:{changed}", 14)
+            accepted.add(last)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            written = passlib_bcrypt.from_string(changed).to_string()
+        assert (changed == written) is (last in accepted), last
+    assert HASH[place] in accepted
+
+
+@pytest.fixture(scope="module")
+def hundred_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of 100,000 users, of whom alice and bob have passwords that are known."""
+    file = tmp_path_factory.mktemp("many") / "users"
+    others = (f"user-{number:06}.of-some-length@example.com:{HASH}" for number in range(99_998))
+    file.write_text("\n".join([f"alice:{HASH}", *others, f"bob:{OTHER}"]) + "\n")
+    return file
+
+
+def test_a_hundred_thousand_users_can_be_read_and_changed(hundred_thousand: Path) -> None:
+    users = read_users(hundred_thousand, 14)
+    assert len(users.hashes) == 100_000
+    assert verify_password(users, "alice", "secret")
+    assert verify_password(users, "bob", "other")
+    write_user(hundred_thousand, "carol", HASH)
+    assert len(read_users(hundred_thousand, 14).hashes) == 100_001
+    write_user(hundred_thousand, "carol", None)
+
+
+def test_a_password_costs_the_same_among_a_hundred_thousand_users(hundred_thousand: Path) -> None:
+    few, many = parse_users(f"alice:{HASH}\n", 14), read_users(hundred_thousand, 14)
+
+    def spent(users: Users, name: str, password: str) -> float:
+        began = time.process_time()
+        verify_password(users, name, password)
+        return time.process_time() - began
+
+    for name, password in (("alice", "secret"), ("alice", "wrong"), ("nobody", "wrong")):
+        least = [min(spent(users, name, password) for _ in range(40)) for users in (few, many)]
+        assert least[1] < 1.2 * least[0], (name, least)
+
+
+async def test_the_event_loop_goes_on_while_a_hundred_thousand_users_are_read(hundred_thousand: Path) -> None:
+    """Measured in processor time of this process, of which the reading thread has its share."""
+    file = UsersFile(hundred_thousand, 14)
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        last = time.process_time()
+        while True:
+            await asyncio.sleep(0.001)
+            gaps.append(time.process_time() - last)
+            last += gaps[-1]
+
+    beating = asyncio.create_task(beat())
+    try:
+        await asyncio.sleep(0.01)
+        await file.reload_if_changed()
+    finally:
+        beating.cancel()
+    assert len(file.users.hashes) == 100_000
+    assert max(gaps) < 0.05
+
+
+def test_a_file_beyond_the_bound_is_refused_and_not_made(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    line = f"alice:{HASH}\n"
+    file.write_text(line)
+    assert read_users(file, 14, len(line)).hashes
+    told = rf"more than {len(line)} bytes \(users.max_size\)"
+    with pytest.raises(UsersFileError, match=told):
+        write_user(file, "bob", HASH, 14, len(line))
+    assert file.read_text() == line
+    file.write_text(line + "\n")
+    for attempt in (lambda: read_users(file, 14, len(line)), UsersFile(file, 14, max_size=len(line)).load):
+        with pytest.raises(UsersFileError, match=told):
+            attempt()
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:

@@ -199,6 +199,16 @@ def test_a_users_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> Non
     assert "users.file: /nowhere: the file cannot be read" in done.stderr
 
 
+def test_the_largest_users_file_can_be_set(tmp_path: Path, users: Path) -> None:
+    users.write_text(users.read_text() + "#" * 2000 + "\n")
+    assert run("config", "check", cwd=tmp_path, **of(users)).returncode == 0
+    for command in (["config", "check"], ["serve"], ["users", "list"], ["users", "add", "bob"]):
+        done = run(
+            *command, cwd=tmp_path, stdin="correct horse battery", FORWARD_AUTH_USERS__MAX_SIZE="1024", **of(users)
+        )
+        assert (done.returncode, "more than 1024 bytes (users.max_size)" in done.stderr) == (2, True), command
+
+
 def test_the_configuration_can_be_checked_and_shown(tmp_path: Path, users: Path) -> None:
     good = run("config", "check", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users))
     assert (good.returncode, "is good" in good.stdout) == (0, True)
