@@ -26,7 +26,7 @@ from service.authn.issuers import Issuer
 from service.authn.seal import Seal
 from service.authn.tokens import Tokens
 from service.core.errors import OutOfReach, Rejected, Throttled
-from service.core.globs import met
+from service.core.globs import matches_any
 from service.core.identity.grants import Grant
 from service.core.model import Basic, Bearer, Proof
 from service.state.fingerprints import Fingerprints
@@ -121,7 +121,7 @@ class Clients:
 
     def takes(self, username: str) -> bool:
         """Tell, by configuration alone, whether this name is one of a client of this issuer."""
-        return met(self._policy.clients, username)
+        return matches_any(self._policy.clients, username)
 
     async def authenticate(self, credential: Basic) -> Proof:
         """Return whom the issuer says the client is; callers with the same pair share one call.

@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from service.core.globs import overlap
-from service.settings.fields import Section, Words
+from service.core.globs import patterns_overlap
+from service.settings.fields import PATTERNS, Section, Words
 
 
 class ClientCredentialsSettings(Section):
     """Client ids and secrets that an issuer is asked about (RFC 6749 §4.4)."""
 
-    clients: Words = Field(
+    clients: Annotated[Words, PATTERNS] = Field(
         description="Patterns of the client ids, such as `prefect-*`; `*` is all. Any other name is a user's."
     )
     scopes: Words = Field(frozenset(), description="Scopes to ask for.")
@@ -42,5 +42,5 @@ def shared_names(sections: Sequence[tuple[str, ClientCredentialsSettings | None]
         f"client_credentials.clients: {one!r} of {url} and {other!r} of {another} are met by one name"
         for place, (url, one) in enumerate(asked)
         for another, other in asked[place + 1 :]
-        if url != another and overlap(one, other)
+        if url != another and patterns_overlap(one, other)
     ]

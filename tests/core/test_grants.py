@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.core.globs import met
+from service.core.globs import matches_any
 from service.core.identity.grants import ClaimRule, Grant, with_roles
 from service.core.model import Principal
 
@@ -83,7 +83,7 @@ def test_row34_another_issuers_same_name_gets_nothing() -> None:
     ],
 )
 def test_row20_a_pattern_says_what_it_seems_to(pattern: str, value: str, *, is_met: bool) -> None:
-    assert met([pattern], value) == is_met
+    assert matches_any([pattern], value) == is_met
 
 
 def test_roles_come_from_each_grant_that_holds_once() -> None:

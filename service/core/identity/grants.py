@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from service.core.globs import met
+from service.core.globs import matches_any
 from service.core.identity.claims import values_at
 from service.core.model import Principal
 
@@ -40,7 +40,7 @@ class ClaimRule:
             (self.equals is None or values == [self.equals])
             and (not self.any_of or not self.any_of.isdisjoint(values))
             and self.all_of.issubset(values)
-            and (not self.glob or any(met(self.glob, value) for value in values))
+            and (not self.glob or any(matches_any(self.glob, value) for value in values))
         )
 
 
@@ -69,11 +69,11 @@ class Grant:
         """Return the first condition that a principal does not meet, or nothing where the grant holds."""
         if principal.issuer != self.issuer:
             return "issuer"
-        if self.users and not met(self.users, principal.name):
+        if self.users and not matches_any(self.users, principal.name):
             return "users"
-        if self.clients and not any(met(self.clients, one) for one in _client_of(claims)):
+        if self.clients and not any(matches_any(self.clients, one) for one in _client_of(claims)):
             return "clients"
-        if self.groups and not any(met(self.groups, one) for one in principal.groups):
+        if self.groups and not any(matches_any(self.groups, one) for one in principal.groups):
             return "groups"
         if not self.scopes <= principal.scopes:
             return "scopes"

@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple, assert_never
 
-from service.core.globs import met
+from service.core.globs import matches_any
 from service.core.model import ForwardedRequest, Principal
 from service.core.prefect.routes import Capability, Route, Routes
 from service.core.prefect.secret_flags import asked_in_body, asked_in_query
@@ -172,7 +172,7 @@ class Access:
     def _within_limits(weighed: _Weighed, path: str) -> Granted | Lacking:
         for role, granted in weighed.limited:
             names = granted.route.names_in(path) if granted.route is not None else {}
-            if all(met(patterns, names[name]) for name, patterns in role.limits.items() if name in names):
+            if all(matches_any(patterns, names[name]) for name, patterns in role.limits.items() if name in names):
                 return granted
         return weighed.verdict
 
