@@ -176,6 +176,30 @@ FILES = """## Who may read and write the files
 - The users file holds bcrypt hashes, not passwords, so reading it does not open a door. Keep it from others all the
   same: a short password can be guessed from its hash.
 """
+OUTBOUND = """## Proxies and certificate authorities
+
+Calls to issuers, providers and Prefect follow the variables that other programs follow, too. They are checked like a
+setting: what cannot be used stops the start, with one line that names the variable.
+
+- **`HTTPS_PROXY`, `HTTP_PROXY`**: the proxy for calls to `https://` and to `http://` URLs, as `http://HOST:PORT` or
+  `https://HOST:PORT`. Put `USER:PASSWORD@` before the host if the proxy asks for it.
+- **`ALL_PROXY`**: the proxy for calls that have none of their own. SOCKS is not supported.
+- **`NO_PROXY`**: what is called without a proxy, separated by commas. A host name stands for itself and all names below
+  it (`example.com`, or `.example.com`); an address or a network for itself (`10.0.0.0/8`, `fd00::/8`). Each may have a
+  `:PORT`, and is then for that port alone. `*` is everything.
+- **`SSL_CERT_FILE`**: a PEM file with the authorities that vouch for servers. It replaces those that come with the
+  service.
+- **`SSL_CERT_DIR`**: the same as a folder, or several with `:` between them. `openssl rehash` gives the files the names
+  that are needed. It is not read if `SSL_CERT_FILE` is set.
+
+Rules:
+
+- The proxy variables may be in lower case. If both spellings are there, the lower-case one counts, even if it is empty.
+- `localhost` and loopback addresses are never called through a proxy.
+- Networks in `NO_PROXY` are compared with addresses in URLs. Host names are not looked up for that.
+- A running service keeps the proxies and authorities that it was started with.
+- `.netrc` is not read. The SDKs of secrets managers read the environment in their own way.
+"""
 
 ROLES = """# Roles
 
@@ -248,7 +272,7 @@ def _default(field: Any, name: str) -> str:
 def configuration() -> str:
     """Return the page of the settings."""
     table = ["## All keys", "", "| key and variable | default | meaning |", "| --- | --- | --- |", *rows(Settings)]
-    return "\n".join([CONFIGURATION, FILES, *table, ""])
+    return "\n".join([CONFIGURATION, FILES, OUTBOUND, *table, ""])
 
 
 def roles() -> str:

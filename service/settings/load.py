@@ -10,6 +10,7 @@ from typing import Any, Final, TypeGuard, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
+from service.adapters.environment import problems_of_environment
 from service.settings.clouds import CloudError, read_place
 from service.settings.fields import check_place, holds_secret, split
 from service.settings.files import check_folder, read_toml, read_value
@@ -71,7 +72,7 @@ def load(
     are named; ``forward-auth.toml`` in the working directory and ``secrets.toml`` beside it are read if they exist.
     """
     environ = os.environ if environ is None else environ
-    problems: list[str] = []
+    problems = problems_of_environment(environ)
     plain, from_files = _variables(environ, problems)
     directory = _secrets_directory(environ, problems)
     config, named = config_path(environ, config_file)

@@ -193,6 +193,48 @@ def test_mistakes_stop_the_start_and_all_are_listed(command: list[str], tmp_path
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [["serve"], ["config", "check"]])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://proxy.example:1080"),
+        ("https_proxy", "http://"),
+        ("NO_PROXY", "http://x.example"),
+        ("SSL_CERT_FILE", "/nowhere"),
+        ("SSL_CERT_DIR", "/nowhere"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_one_line_with_the_variables_name(
+    tmp_path: Path, users: Path, command: list[str], name: str, value: str
+) -> None:
+    done = run(*command, cwd=tmp_path, **of(users), **{name: value})
+    assert done.returncode == 2
+    first, line = done.stderr.splitlines()
+    assert "1 problem" in first
+    assert line.startswith(f"  - {name}: ")
+
+
+def test_a_mistake_in_the_environment_is_told_where_nothing_is_configured_too(tmp_path: Path) -> None:
+    done = run("routes", "diff", "https://prefect.example", cwd=tmp_path, ALL_PROXY="socks5://proxy.example")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "ALL_PROXY: SOCKS proxies are not supported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NO_PROXY": "localhost,127.0.0.1,::1,10.0.0.0/8,fd00::/8,.svc,.cluster.local", "HTTPS_PROXY": "http://p:1"},
+        {"no_proxy": "::1", "all_proxy": "p.example:3128"},
+        {"SSL_CERT_FILE": "", "HTTP_PROXY": ""},
+    ],
+)
+def test_what_container_engines_put_into_the_environment_is_good(
+    tmp_path: Path, users: Path, environ: dict[str, str]
+) -> None:
+    done = run("config", "check", cwd=tmp_path, **of(users), **environ)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_users_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     done = run("serve", cwd=tmp_path, FORWARD_AUTH_USERS__FILE="/nowhere")
     assert done.returncode == 2
