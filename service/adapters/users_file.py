@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 MAX_SIZE: Final = 64 * 1024 * 1024  # bytes, where no setting says otherwise; some 700,000 users
 MAX_TOLD: Final = 20  # problems of one file
 MAX_PASSWORD_BYTES: Final = 72  # of which bcrypt knows no more
+MIN_PASSWORD: Final = 15  # characters of one that is chosen now
 MIN_COST: Final = 4
 DEFAULT_COST: Final = 10  # of a wrong password, where there is no hash
 HEADER: Final = "# prefect-forward-auth users: one name:bcrypt a line"
@@ -165,6 +166,17 @@ def write_user(
 
 def _name_on(line: str) -> str:
     return line.partition(":")[0]
+
+
+def check_new_password(password: str) -> None:
+    """Raise UsersFileError for a password that is too short to be chosen; those in the file already stay good.
+
+    It is the only factor here, for which NIST SP 800-63B-4 §3.1.1.2 asks for 15 characters (Unicode code points), and
+    for no rules about what they are. Passwords that are made have more.
+    """
+    if len(password) < MIN_PASSWORD:
+        told = f"a password has at least {MIN_PASSWORD} characters, such as several words in a row"
+        raise UsersFileError(f"{told}, or what 'openssl rand -base64 18' prints")
 
 
 def hash_password(password: str, cost: int) -> str:

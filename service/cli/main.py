@@ -1,8 +1,8 @@
 """``prefect-forward-auth``: serve, and what an operator needs around it."""
 
 import argparse
-import getpass
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ from service.adapters.users_file import (
     verify_password,
     write_user,
 )
+from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
 from service.gate.explain import CannotExplainError
 from service.settings import ConfigError, Loaded, Settings, load
@@ -29,21 +30,43 @@ from service.settings.load import config_path, secrets_path
 from service.settings.starter import CONFIG_MODE, SECRETS_MODE, config_text, secrets_text, write_new
 
 DEFAULT_COST: Final = 12
+_READER_GONE: Final = 128 + 13  # SIGPIPE, which Windows does not have
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 no (a wrong password, a refusal), 2 a mistake that is explained."""
+    """Run one command and exit: 0 done, 1 no (a wrong password, a refusal), 2 a mistake that is explained.
+
+    Ctrl-C exits with 130, and a reader of the output who has gone with 141, as a shell reports both signals.
+    """
+    try:
+        try:
+            code = _run(arguments)
+        finally:
+            print(end="", flush=True)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # where the cursor stands behind a prompt
+        code = 128 + signal.SIGINT
+    except OSError as problem:  # of the output alone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        code = _READER_GONE if isinstance(problem, BrokenPipeError) else 2
+        if code != _READER_GONE:
+            print(f"prefect-forward-auth: the output cannot be written: {problem.strerror}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        sys.exit(options.run(options))
+        return int(options.run(options))
     except ConfigError as error:
         print(f"The configuration has {len(error.problems)} problem(s):", file=sys.stderr)
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
-        sys.exit(2)
+    except BrokenPipeError:
+        raise
     except (FileError, UsersFileError, EditError, CannotExplainError, OSError) as error:
         print(f"prefect-forward-auth: {error}", file=sys.stderr)
-        sys.exit(2)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,8 +187,11 @@ def _ask(problems: list[str]) -> Wish:
     if not sys.stdin.isatty():
         return "discard"
     wishes: dict[str, Wish] = {"e": "edit", "w": "write", "d": "discard"}
-    while (answer := input("Edit again, write it all the same, or discard it? [e/w/d] ").strip().lower()) not in wishes:
-        pass
+    try:
+        while (answer := input("Edit again, write it anyway, or discard it? [e/w/d] ").strip().lower()) not in wishes:
+            pass
+    except EOFError:
+        return "discard"
     return wishes[answer]
 
 
@@ -233,18 +259,8 @@ def _users_file(options: argparse.Namespace) -> tuple[Path, int, int]:
     return settings.users.file, settings.users.max_cost, settings.users.max_size
 
 
-def _read_password(*, twice: bool) -> str:
-    """Read a password from a prompt, or the first line of standard input where that is no terminal."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass("Password: ")
-    if twice and getpass.getpass("Again: ") != password:
-        raise UsersFileError("the two passwords differ")
-    return password
-
-
 def _users_hash(options: argparse.Namespace) -> int:
-    print(hash_password(_read_password(twice=True), options.cost))
+    print(hash_password(read_new_password(), options.cost))
     return 0
 
 
@@ -252,7 +268,7 @@ def _users_add(options: argparse.Namespace) -> int:
     path, *limits = _users_file(options)
     if path.exists() and path.stat().st_size:
         read_users(path, *limits)  # a broken file is told before a password is asked for
-    known = write_user(path, options.name, hash_password(_read_password(twice=True), options.cost), *limits)
+    known = write_user(path, options.name, hash_password(read_new_password(), options.cost), *limits)
     print(f"{path}: {options.name!r} {'has a new password' if known else 'added'}.")
     return 0
 
@@ -273,6 +289,6 @@ def _users_list(options: argparse.Namespace) -> int:
 
 
 def _users_verify(options: argparse.Namespace) -> int:
-    right = verify_password(read_users(*_users_file(options)), options.name, _read_password(twice=False))
+    right = verify_password(read_users(*_users_file(options)), options.name, read_password())
     print("The password is right." if right else "The user name or the password is wrong.")
     return 0 if right else 1

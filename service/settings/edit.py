@@ -35,13 +35,15 @@ def edit_secrets(
     target = path.resolve()
     before = target.read_bytes() if target.exists() else None
     known = problems_of(path)
-    with tempfile.TemporaryDirectory(prefix=".secrets-", dir=target.parent) as folder, _undisturbed():
+    with _drafts(path, target.parent) as folder, _undisturbed():
         draft = Path(folder, path.name)  # in a folder of its own: editors leave copies beside what they edit
         draft.touch(SECRETS_MODE)
         draft.write_bytes(secrets_text().encode() if before is None else before)
         wish: Wish = "edit"
         while wish == "edit":
             _run_editor(environ, draft)
+            if not draft.is_file():
+                raise EditError(f"the editor left no file: {path} stays as it was.")
             if draft.read_bytes() == before:
                 return False
             draft.chmod(SECRETS_MODE)
@@ -55,6 +57,14 @@ def edit_secrets(
                 raise EditError(f"{path} was changed by somebody else meanwhile, and stays as they left it.")
             replace(path, draft.read_bytes(), _private_mode(target))
     return True
+
+
+def _drafts(path: Path, parent: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=".secrets-", dir=parent)
+    except OSError as problem:
+        told = f"{path} cannot be edited: its folder cannot be written to: {problem.strerror}"
+        raise EditError(told) from None
 
 
 def _run_editor(environ: Mapping[str, str], draft: Path) -> None:
