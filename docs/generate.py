@@ -161,8 +161,50 @@ of a running process cannot change, but files and secrets managers can.
   forgets remembered verdicts. It keeps issuers' keys, sessions, sign-outs, counted failures and metrics.
 - `host`, `port`, `uds`, `workers` and `shutdown_grace` need a restart; the log says so.
 - With `--workers`, send the signal to the first process. It tells the others.
+"""
 
-## All keys
+FILES = """## Who may read and write the files
+
+| file | who besides its owner | else |
+| --- | --- | --- |
+| `secrets.toml` | nobody; the group may read it if root owns it | refused, unread |
+| a file that `…_FILE` names, for a key that is a secret | the same | refused, unread |
+| the secrets directory | nobody may write to it, unless it is mounted read-only | nothing in it is read |
+| each file in the secrets directory that is named like a key | the same as for `secrets.toml` | refused, unread |
+| the users file | all may read it, nobody may write to it | refused; a running service keeps the users that it has |
+
+- **Kubernetes** mounts a Secret with mode 0644. Set `defaultMode: 0440`, and `fsGroup` to the service's group. The
+  users file may keep 0644. On a persistent volume, `fsGroup` makes files writable by the group at each mount: set
+  `fsGroupChangePolicy: OnRootMismatch`, or mount the users file from a Secret.
+- **Docker** mounts secrets with mode 0444, or with the mode that a file has on the host. Set `mode: 0440` and `gid` to
+  the service's group (65532 in the image), or `chmod 600` and `chown 65532` the file on the host.
+- **systemd** credentials (`LoadCredential=`) need nothing.
+- The users file holds bcrypt hashes, not passwords, so reading it does not open a door. Keep it from others all the
+  same: a short password can be guessed from its hash.
+"""
+OUTBOUND = """## Proxies and certificate authorities
+
+Calls to issuers, providers and Prefect follow the variables that other programs follow, too. They are checked like a
+setting: what cannot be used stops the start, with one line that names the variable.
+
+- **`HTTPS_PROXY`, `HTTP_PROXY`**: the proxy for calls to `https://` and to `http://` URLs, as `http://HOST:PORT` or
+  `https://HOST:PORT`. Put `USER:PASSWORD@` before the host if the proxy asks for it.
+- **`ALL_PROXY`**: the proxy for calls that have none of their own. SOCKS is not supported.
+- **`NO_PROXY`**: what is called without a proxy, separated by commas. A host name stands for itself and all names below
+  it (`example.com`, or `.example.com`); an address or a network for itself (`10.0.0.0/8`, `fd00::/8`). Each may have a
+  `:PORT`, and is then for that port alone. `*` is everything.
+- **`SSL_CERT_FILE`**: a PEM file with the authorities that vouch for servers. It replaces those that come with the
+  service.
+- **`SSL_CERT_DIR`**: the same as a folder, or several with `:` between them. `openssl rehash` gives the files the names
+  that are needed. It is not read if `SSL_CERT_FILE` is set.
+
+Rules:
+
+- The proxy variables may be in lower case. If both spellings are there, the lower-case one counts, even if it is empty.
+- `localhost` and loopback addresses are never called through a proxy.
+- Networks in `NO_PROXY` are compared with addresses in URLs. Host names are not looked up for that.
+- A running service keeps the proxies and authorities that it was started with.
+- `.netrc` is not read. The SDKs of secrets managers read the environment in their own way.
 """
 
 ROLES = """# Roles
@@ -252,8 +294,8 @@ def _default(field: Any, name: str) -> str:
 
 def configuration() -> str:
     """Return the page of the settings."""
-    table = ["| key and variable | default | meaning |", "| --- | --- | --- |", *rows(Settings)]
-    return CONFIGURATION + "\n" + "\n".join(table) + "\n"
+    table = ["## All keys", "", "| key and variable | default | meaning |", "| --- | --- | --- |", *rows(Settings)]
+    return "\n".join([CONFIGURATION, FILES, OUTBOUND, *table, ""])
 
 
 def roles() -> str:

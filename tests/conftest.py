@@ -25,6 +25,7 @@ TOGETHER = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare each process that runs tests."""
+    os.umask(0o022)  # files that the group may not write to
     _trust_one_authority(config)
     _measure_started_processes()
 

@@ -40,28 +40,41 @@ def main() -> None:
     if not passwords:
         say(f"{users} is there already: nothing to do.")
         return
-    # Whole or not at all: an interrupted run changes no users file, and the next one begins anew.
-    unfinished = users.with_name(f".{users.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
     if users.exists():
-        shutil.copy2(users, unfinished)
+        announce(passwords)
+        add(users, passwords)
+    else:  # whole or not at all: an interrupted run leaves no users file, and the next one begins anew
+        folder = users.with_name(f".{users.name}.unfinished")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(0o700)
+        add(folder / users.name, passwords)
+        announce(passwords)
+        (folder / users.name).rename(users)
+        shutil.rmtree(folder)
+    for name in passwords.keys() & PROFILES.keys():
+        write(PROFILES[name], profile(name, passwords[name]))
+
+
+def add(file: Path, passwords: dict[str, str]) -> None:
+    """Add users, or change their passwords, by the command that lets others do so at the same time."""
     for name, password in passwords.items():
         subprocess.run(  # noqa: S603
-            [COMMAND, "users", "add", name, "--file", unfinished],
+            [COMMAND, "users", "add", name, "--file", file],
             input=password,
             text=True,
             stdout=subprocess.DEVNULL,
             check=True,
         )
+
+
+def announce(passwords: dict[str, str]) -> None:
+    """Print the passwords, before they come into force."""
     say("New passwords, printed here and never again:\n")
     for name, password in passwords.items():
         say(f"  {name:<8} {password}   {FIRST_USERS[name]}")
     say("\nIn a browser:  sign in as admin at the people's host, http://prefect.localhost unless you changed it")
     say("For a worker:  PREFECT_API_AUTH_STRING=worker:<its password>  (README.md: the form for each version)")
     say("Write them down, then remove this log:  docker compose rm --force users")
-    unfinished.rename(users)
-    for name in passwords.keys() & PROFILES.keys():
-        write(PROFILES[name], profile(name, passwords[name]))
 
 
 def profile(name: str, password: str) -> str:

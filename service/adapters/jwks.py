@@ -22,6 +22,8 @@ from jose.backends.base import Key
 from jose.backends.cryptography_backend import CryptographyRSAKey
 from jose.utils import base64url_decode
 
+from service.adapters.roca import has_roca_structure
+
 log = logging.getLogger(__name__)
 
 MAX_KEYS: Final = 100
@@ -241,6 +243,8 @@ def _construct(member: object, algorithms: frozenset[str]) -> dict[str, Key]:
 
 
 def _check_rsa(key: rsa.RSAPublicKey) -> None:
-    exponent = key.public_numbers().e
+    modulus, exponent = key.public_numbers().n, key.public_numbers().e
+    if has_roca_structure(modulus):
+        raise ValueError("its private key can be computed from it (ROCA, CVE-2017-15361): replace it at the issuer")
     if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS or exponent not in RSA_EXPONENTS:
         raise ValueError(f"RSA of {key.key_size} bits, expected {MIN_RSA_BITS} to {MAX_RSA_BITS}")

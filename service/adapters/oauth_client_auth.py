@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.adapters.jwks import MIN_RSA_BITS
+from service.adapters.roca import has_roca_structure
 
 ASSERTION_SECONDS: Final = 60
 ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -103,6 +104,8 @@ def load_signer(pem: str, algorithm: str = "") -> tuple[str, Sign]:
         key = load_pem_private_key(pem.encode(), password=None)
     except Exception as problem:  # noqa: BLE001 - its own words might quote the key
         raise ValueError(f"the private key cannot be read ({type(problem).__name__}): PEM is needed") from None
+    if isinstance(key, rsa.RSAPrivateKey) and has_roca_structure(key.public_key().public_numbers().n):
+        raise ValueError("the private key can be computed from the public one (ROCA, CVE-2017-15361): make a new one")
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= MIN_RSA_BITS and (algorithm or "RS256") in _RSA:
         return algorithm or "RS256", _rsa_signer(key, algorithm or "RS256")
     if isinstance(key, ec.EllipticCurvePrivateKey):

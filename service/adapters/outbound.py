@@ -1,6 +1,8 @@
 """One call to a provider: bounded in time and size, to no other scheme, with no redirect followed."""
 
 import asyncio
+import os
+import ssl
 from collections.abc import Mapping
 from enum import Enum
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -9,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from service.adapters.environment import OutboundEnvironment, read_environment
 from service.core.request.proxies import is_loopback
 
 MAX_DOCUMENT: Final = 512 * 1024
@@ -37,12 +40,44 @@ class Answer(NamedTuple):
         return f"Answer(status={self.status})"
 
 
-def open_client(user_agent: str) -> httpx.AsyncClient:
-    """Return a client for everybody's calls: it follows no redirect, and keeps no cookie of one for another."""
+class _Transport(httpx.AsyncBaseTransport):
+    """Calls each server through the proxy that the environment has for it, or directly."""
+
+    def __init__(self, environment: OutboundEnvironment) -> None:
+        tls = environment.tls()
+        self._environment = environment
+        self._direct = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+        self._through = {
+            url: httpx.AsyncHTTPTransport(verify=tls, trust_env=False, proxy=_proxy(url, tls))
+            for url in set(environment.proxies.values())
+        }
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        proxy = self._environment.proxy_for(request.url)
+        transport = self._direct if proxy is None else self._through[proxy]
+        return await transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for transport in (self._direct, *self._through.values()):
+            await transport.aclose()
+
+
+def _proxy(url: str, tls: ssl.SSLContext) -> httpx.Proxy:
+    return httpx.Proxy(url, ssl_context=tls if url.startswith("https:") else None)
+
+
+def open_client(user_agent: str, environ: Mapping[str, str] = os.environ) -> httpx.AsyncClient:
+    """Return a client for everybody's calls: it follows no redirect, and keeps no cookie of one for another.
+
+    Proxies and authorities are those of the environment; what else HTTP clients find there, as the passwords of a
+    .netrc, is not looked at. Raises VariableError where the environment cannot be used.
+    """
     return httpx.AsyncClient(
         headers={"user-agent": user_agent},
         follow_redirects=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        transport=_Transport(read_environment(environ)),
+        trust_env=False,
     )
 
 

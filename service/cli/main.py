@@ -1,8 +1,8 @@
 """``prefect-forward-auth``: the commands of the service and its operators."""
 
 import argparse
-import getpass
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +11,17 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 
 from service import __version__
+from service.adapters.files import FileError
 from service.adapters.users_file import (
+    MAX_COST,
+    MAX_SIZE,
     UsersFileError,
     hash_password,
     read_users,
     verify_password,
     write_user,
 )
+from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
 from service.gate.explain import CannotExplainError
 from service.settings import ConfigError, Loaded, Settings, load
@@ -26,21 +30,43 @@ from service.settings.load import config_path, secrets_path
 from service.settings.starter import CONFIG_MODE, SECRETS_MODE, config_text, secrets_text, write_new
 
 DEFAULT_COST: Final = 12
+_READER_GONE: Final = 128 + 13  # SIGPIPE, which Windows does not have
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 no (a wrong password, a refusal), 2 a mistake that is explained."""
+    """Run one command and exit: 0 done, 1 no (a wrong password, a refusal), 2 a mistake that is explained.
+
+    Ctrl-C exits with 130, and a reader of the output who has gone with 141, as a shell reports both signals.
+    """
+    try:
+        try:
+            code = _run(arguments)
+        finally:
+            print(end="", flush=True)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # where the cursor stands behind a prompt
+        code = 128 + signal.SIGINT
+    except OSError as problem:  # of the output alone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        code = _READER_GONE if isinstance(problem, BrokenPipeError) else 2
+        if code != _READER_GONE:
+            print(f"prefect-forward-auth: the output cannot be written: {problem.strerror}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        sys.exit(options.run(options))
+        return int(options.run(options))
     except ConfigError as error:
         print(f"The configuration has {len(error.problems)} problem(s):", file=sys.stderr)
         for problem in error.problems:
             print(f"  - {problem}", file=sys.stderr)
-        sys.exit(2)
-    except (UsersFileError, EditError, CannotExplainError, OSError) as error:
+    except BrokenPipeError:
+        raise
+    except (FileError, UsersFileError, EditError, CannotExplainError, OSError) as error:
         print(f"prefect-forward-auth: {error}", file=sys.stderr)
-        sys.exit(2)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +134,7 @@ def _load(options: argparse.Namespace) -> Loaded:
     users = loaded.settings.users
     if users is not None:
         try:
-            read_users(users.file, users.max_cost)
+            read_users(users.file, users.max_cost, users.max_size)
         except UsersFileError as problem:
             raise ConfigError([f"users.file: {users.file}: {problem}"]) from None
     return _wired(loaded)
@@ -161,8 +187,11 @@ def _ask(problems: list[str]) -> Wish:
     if not sys.stdin.isatty():
         return "discard"
     wishes: dict[str, Wish] = {"e": "edit", "w": "write", "d": "discard"}
-    while (answer := input("Edit again, write it all the same, or discard it? [e/w/d] ").strip().lower()) not in wishes:
-        pass
+    try:
+        while (answer := input("Edit again, write it anyway, or discard it? [e/w/d] ").strip().lower()) not in wishes:
+            pass
+    except EOFError:
+        return "discard"
     return wishes[answer]
 
 
@@ -220,46 +249,35 @@ def _plain(value: Any) -> str:
     return str(value) if isinstance(value, int | float) else f'"{value if value is not None else ""}"'
 
 
-def _users_file(options: argparse.Namespace) -> tuple[Path, int]:
-    """Return the users file, and the highest bcrypt cost that is accepted in it."""
+def _users_file(options: argparse.Namespace) -> tuple[Path, int, int]:
+    """Return the users file, the highest bcrypt cost that is accepted in it, and its largest size in bytes."""
     if options.file is not None:
-        return options.file, 16
+        return options.file, MAX_COST, MAX_SIZE
     settings: Settings = load(config_file=options.config, secrets_file=options.secrets).settings
     if settings.users is None:
         raise UsersFileError("name the users file: --file, or users.file in the settings")
-    return settings.users.file, settings.users.max_cost
-
-
-def _read_password(*, twice: bool) -> str:
-    """Read a password from a prompt, or from the first line of standard input if that is not a terminal."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass("Password: ")
-    if twice and getpass.getpass("Again: ") != password:
-        raise UsersFileError("the two passwords differ")
-    return password
+    return settings.users.file, settings.users.max_cost, settings.users.max_size
 
 
 def _users_hash(options: argparse.Namespace) -> int:
-    print(hash_password(_read_password(twice=True), options.cost))
+    print(hash_password(read_new_password(), options.cost))
     return 0
 
 
 def _users_add(options: argparse.Namespace) -> int:
-    path, max_cost = _users_file(options)
+    path, *limits = _users_file(options)
     if path.exists() and path.stat().st_size:
-        read_users(path, max_cost)  # never write to a broken file
-    known = write_user(path, options.name, hash_password(_read_password(twice=True), options.cost))
+        read_users(path, *limits)  # tell about a broken file before asking for a password
+    known = write_user(path, options.name, hash_password(read_new_password(), options.cost), *limits)
     print(f"{path}: {options.name!r} {'has a new password' if known else 'added'}.")
     return 0
 
 
 def _users_remove(options: argparse.Namespace) -> int:
-    path, max_cost = _users_file(options)
-    if options.name not in read_users(path, max_cost).hashes:
+    path, *limits = _users_file(options)
+    if not write_user(path, options.name, None, *limits):
         print(f"{path} has no user {options.name!r}.", file=sys.stderr)
         return 1
-    write_user(path, options.name, None)
     print(f"{path}: {options.name!r} removed.")
     return 0
 
@@ -271,6 +289,6 @@ def _users_list(options: argparse.Namespace) -> int:
 
 
 def _users_verify(options: argparse.Namespace) -> int:
-    right = verify_password(read_users(*_users_file(options)), options.name, _read_password(twice=False))
+    right = verify_password(read_users(*_users_file(options)), options.name, read_password())
     print("The password is right." if right else "The user name or the password is wrong.")
     return 0 if right else 1

@@ -1,5 +1,6 @@
 """What the gate would answer to a call, and why, for an operator: by the same ``decide()`` that the gate uses."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,9 @@ from typing import Any, Final
 
 import httpx
 
+from service import __version__
+from service.adapters.environment import VariableError
+from service.adapters.outbound import open_client
 from service.adapters.users_file import read_users
 from service.authn.passwords import LOCAL_ISSUER
 from service.core.errors import Refusal, UnusableError
@@ -57,7 +61,7 @@ def caller_from_users(settings: Settings, name: str) -> Caller:
     """Return a user of the users file; the password does not decide about roles and is not asked for."""
     if settings.users is None:
         raise CannotExplainError("there is no users file (users.file)")
-    if name not in read_users(settings.users.file, settings.users.max_cost).hashes:
+    if name not in read_users(settings.users.file, settings.users.max_cost, settings.users.max_size).hashes:
         raise CannotExplainError(f"{settings.users.file} has no user {name!r}")
     role = settings.users.role
     return Caller(Principal(LOCAL_ISSUER, name, roles=(role,) if role else (), subject=name), "users.role")
@@ -162,9 +166,11 @@ def compare(access: Access, where: str, api_base: str) -> Changes:
     """Return how an OpenAPI document, in a file or of a running server, differs from the table."""
     try:
         document = json.loads(
-            _fetched(where) if where.startswith(("http://", "https://")) else Path(where).read_bytes()
+            asyncio.run(_fetched(where)) if where.startswith(("http://", "https://")) else Path(where).read_bytes()
         )
         return changes(document, access.routes, api_base)
+    except VariableError as error:
+        raise CannotExplainError(str(error)) from None
     except (httpx.HTTPError, httpx.InvalidURL) as problem:
         raise CannotExplainError(f"the server could not be asked: {type(problem).__name__}") from None
     except UnusableError as problem:
@@ -173,9 +179,10 @@ def compare(access: Access, where: str, api_base: str) -> Changes:
         raise CannotExplainError(f"this cannot be read as an OpenAPI document: {problem}") from None
 
 
-def _fetched(url: str) -> bytes:
+async def _fetched(url: str) -> bytes:
     """Return the document of a running server; the URL may be that of the server, of its API, or of the document."""
     address = url if url.endswith(".json") else f"{url.rstrip('/').removesuffix('/api')}/openapi.json"
-    answer = httpx.get(address, timeout=_TIMEOUT, follow_redirects=False)
+    async with open_client(f"prefect-forward-auth/{__version__}") as client:
+        answer = await client.get(address, timeout=_TIMEOUT)
     answer.raise_for_status()
     return answer.content

@@ -111,7 +111,9 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
     }
     users = passwords = None
     if settings.users is not None:
-        users = UsersFile(settings.users.file, settings.users.max_cost, state.verdicts.forget)
+        users = UsersFile(
+            settings.users.file, settings.users.max_cost, state.verdicts.forget, max_size=settings.users.max_size
+        )
         policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
         passwords = Passwords(users, policy, RoleAssignment(settings.users.role, grants), state.passwords, delay)
     attempts = settings.sign_in.attempts

@@ -7,9 +7,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from service.core.identity.grants import ClaimRule, Grant
 from service.core.prefect.roles import BUILT_IN, Role
 from service.core.prefect.routes import Capability, Route, Routes, known_routes, parse_table
-from service.settings.fields import CONDITION, Listed, Section, Words, json_value
+from service.settings.fields import CONDITION, PATTERNS, Listed, Section, Words, json_value
 
-Patterns = Annotated[Listed, CONDITION]
+Patterns = Annotated[Listed, CONDITION, PATTERNS]
 
 
 class RoleSettings(Section):

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from service.core.globs import patterns_overlap
-from service.settings.fields import Section, Words
+from service.settings.fields import PATTERNS, Section, Words
 
 
 class ClientCredentialsSettings(Section):
     """Client ids and secrets that an issuer is asked about (RFC 6749 §4.4)."""
 
-    clients: Words = Field(
+    clients: Annotated[Words, PATTERNS] = Field(
         description="Patterns of the client ids, such as `prefect-*`. `*` matches all. Any other name is a user."
     )
     scopes: Words = Field(frozenset(), description="Scopes to request.")

@@ -1,18 +1,17 @@
 """Changing the secrets file: a draft in the person's own editor, which replaces the file only once it is good."""
 
-import os
 import shlex
 import signal
 import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
-from service.settings.files import exposure
+from service.adapters.files import exposure, locked, replace
 from service.settings.starter import SECRETS_MODE, secrets_text
 
 Wish = Literal["edit", "write", "discard"]
@@ -36,13 +35,15 @@ def edit_secrets(
     target = path.resolve()
     before = target.read_bytes() if target.exists() else None
     known = problems_of(path)
-    with tempfile.TemporaryDirectory(prefix=".secrets-", dir=target.parent) as folder, _undisturbed():
+    with _drafts(path, target.parent) as folder, _undisturbed():
         draft = Path(folder, path.name)  # in a folder of its own: editors leave copies beside what they edit
         draft.touch(SECRETS_MODE)
         draft.write_bytes(secrets_text().encode() if before is None else before)
         wish: Wish = "edit"
         while wish == "edit":
             _run_editor(environ, draft)
+            if not draft.is_file():
+                raise EditError(f"the editor left no file: {path} stays as it was.")
             if draft.read_bytes() == before:
                 return False
             draft.chmod(SECRETS_MODE)
@@ -51,10 +52,19 @@ def edit_secrets(
             wish = ask(new) if new else "write"
         if wish == "discard":
             raise EditError(f"{path} stays as it was.")
-        if (target.read_bytes() if target.exists() else None) != before:
-            raise EditError(f"{path} was changed by somebody else meanwhile, and stays as they left it.")
-        _replace(target, draft)
+        with locked(path):
+            if (target.read_bytes() if target.exists() else None) != before:
+                raise EditError(f"{path} was changed by somebody else meanwhile, and stays as they left it.")
+            replace(path, draft.read_bytes(), _private_mode(target))
     return True
+
+
+def _drafts(path: Path, parent: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=".secrets-", dir=parent)
+    except OSError as problem:
+        told = f"{path} cannot be edited: its folder cannot be written to: {problem.strerror}"
+        raise EditError(told) from None
 
 
 def _run_editor(environ: Mapping[str, str], draft: Path) -> None:
@@ -67,17 +77,11 @@ def _run_editor(environ: Mapping[str, str], draft: Path) -> None:
         raise EditError(f"{editor!r} ended with {ended}: nothing was changed.")
 
 
-def _replace(target: Path, draft: Path) -> None:
-    """Put the draft in the file's place, with the file's owner, and its mode where that is a private one."""
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    if target.exists():
-        status = target.stat()
-        with suppress(PermissionError):
-            os.chown(draft, status.st_uid, status.st_gid)
-        if not exposure(status):
-            draft.chmod(stat.S_IMODE(status.st_mode))
-    draft.replace(target)
+def _private_mode(target: Path) -> int:
+    """Return the mode of the file where that is a private one, else that of a new file."""
+    if target.exists() and not exposure(status := target.stat()):
+        return stat.S_IMODE(status.st_mode)
+    return SECRETS_MODE
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Types and bounds that several sections of the configuration share."""
 
 import json
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
+from service.core.globs import MAX_LENGTH
 from service.core.request.proxies import is_loopback
 
 RoleName = Annotated[str, Field(max_length=60, pattern=r"^[A-Za-z0-9_.-]*$")]
@@ -58,9 +60,16 @@ def _asks_for_something(value: object) -> object:
     return value
 
 
+def _check_lengths(value: Iterable[str]) -> Iterable[str]:
+    if any(len(one) > MAX_LENGTH for one in value):
+        raise ValueError(f"a pattern has at most {MAX_LENGTH} characters")
+    return value
+
+
 Words = Annotated[frozenset[str], BeforeValidator(split)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(in_order)]
 CONDITION: Final = AfterValidator(_asks_for_something)  # looks at what was given, and never at a default
+PATTERNS: Final = AfterValidator(_check_lengths)
 Seconds = Annotated[float, Field(ge=0, le=7 * 86_400)]
 
 
@@ -68,6 +77,13 @@ class Section(BaseModel):
     """A table of the configuration: frozen, no unknown keys, no value in an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def holds_secret(annotation: Any) -> bool:
+    """Tell whether a key of this type is a secret, or has one somewhere below it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(holds_secret(field.annotation) for field in annotation.model_fields.values())
+    return annotation is SecretStr or any(map(holds_secret, get_args(annotation)))
 
 
 class KeySettings(Section):

@@ -1,24 +1,52 @@
-"""Files of the configuration: TOML, single secrets, and the secrets file, which nobody else may read."""
+"""Files of the configuration: TOML, and single secrets."""
 
 import os
-import stat
 import tomllib
 from pathlib import Path
 from typing import Any, Final
 
-MAX_SECRET: Final = 64 * 1024
+from service.adapters.files import exposure, writers
+
+MAX_VALUE: Final = 64 * 1024
+_NOT_READ: Final = "it was not read: chmod 600 {} (a mounted secret: mode 0440, and a group of the service)"
+_ENCODING: Final = "utf-8-sig"  # UTF-8, without the byte order mark that editors on Windows put in front
 
 
-def read_secret(path: Path, name: str, problems: list[str]) -> str | None:
-    """Return a file's text without its last line's end; a problem is told by the name that led to the file."""
+def read_value(path: Path, name: str, problems: list[str], *, private: bool) -> str | None:
+    """Return a file's text without its last line's end; a problem is told by the name that led to the file.
+
+    A ``private`` file is not read if anybody but its owner may read or write it.
+    """
     try:
         with path.open("rb") as file:
-            return file.read(MAX_SECRET).decode().rstrip("\r\n")
+            exposed = exposure(os.fstat(file.fileno())) if private else ""
+            content = b"" if exposed else file.read(MAX_VALUE + 1)
     except OSError as problem:
         problems.append(f"{name}: {path} cannot be read: {problem.strerror}")
-    except UnicodeDecodeError:
-        problems.append(f"{name}: {path} is not UTF-8 text")
+        return None
+    if exposed:
+        problems.append(f"{name}: {path}: {exposed}; {_NOT_READ.format(path)}")
+    elif len(content) > MAX_VALUE:
+        problems.append(f"{name}: {path} has more than {MAX_VALUE} bytes")
+    else:
+        try:
+            return content.decode(_ENCODING).rstrip("\r\n")
+        except UnicodeDecodeError:
+            problems.append(f"{name}: {path} is not UTF-8 text")
     return None
+
+
+def check_folder(path: Path, name: str, problems: list[str]) -> bool:
+    """Tell whether what lies in a folder of secrets may be used: nobody but its owner can have put it there.
+
+    A folder on a read-only file system is written to by nobody, whatever its mode says: Kubernetes mounts a Secret so,
+    with mode 1777.
+    """
+    open_to = writers(path.stat())
+    if not open_to or os.statvfs(path).f_flag & os.ST_RDONLY:
+        return True
+    problems.append(f"{name}: {path}: {open_to}; nothing in it was read: chmod go-w {path}")
+    return False
 
 
 def read_toml(path: Path, problems: list[str], *, needed: bool, private: bool = False) -> dict[str, Any]:
@@ -27,8 +55,8 @@ def read_toml(path: Path, problems: list[str], *, needed: bool, private: bool = 
         with path.open("rb") as file:
             exposed = exposure(os.fstat(file.fileno())) if private else ""
             if not exposed:
-                return tomllib.load(file)
-        problems.append(f"{path}: {exposed}; it was not read: chmod 600 {path}")
+                return tomllib.loads(file.read().decode(_ENCODING))
+        problems.append(f"{path}: {exposed}; {_NOT_READ.format(path)}")
     except FileNotFoundError:
         if needed:
             problems.append(f"{path}: there is no such configuration file")
@@ -37,19 +65,3 @@ def read_toml(path: Path, problems: list[str], *, needed: bool, private: bool = 
     except ValueError as problem:
         problems.append(f"{path} is not TOML: {problem}")
     return {}
-
-
-def exposure(status: os.stat_result) -> str:
-    """Return who but its owner may read or write a secrets file, or nothing.
-
-    Where the owner is root its group may read it: that is how Kubernetes (``defaultMode: 0440`` with an ``fsGroup``)
-    and systemd hand a secret to a process that is not root.
-    """
-    if os.name == "nt":  # whose files have no such mode
-        return ""
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o007:
-        return f"everybody may read or write it (mode {mode:04o})"
-    if mode & (0o030 if status.st_uid == 0 else 0o070):
-        return f"its group may read or write it (mode {mode:04o})"
-    return ""

@@ -10,11 +10,12 @@ from typing import Any, Final, TypeGuard, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
+from service.adapters.environment import problems_of_environment
 from service.core.errors import UnusableError
 from service.rendering.sentences import sentence
 from service.settings.clouds import CloudError, read_place
-from service.settings.fields import check_place, split
-from service.settings.files import read_secret, read_toml
+from service.settings.fields import check_place, holds_secret, split
+from service.settings.files import check_folder, read_toml, read_value
 from service.settings.schema import PREFIX, Settings
 
 CONFIG: Final = PREFIX + "CONFIG"
@@ -73,7 +74,7 @@ def load(
     are named; ``forward-auth.toml`` in the working directory and ``secrets.toml`` beside it are read if they exist.
     """
     environ = os.environ if environ is None else environ
-    problems: list[str] = []
+    problems = problems_of_environment(environ)
     plain, from_files = _variables(environ, problems)
     directory = _secrets_directory(environ, problems)
     config, named = config_path(environ, config_file)
@@ -120,28 +121,30 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> tuple[dict[st
         if _known(key):
             plain[key] = value
         elif key.endswith(_FILE) and _known(key.removesuffix(_FILE)):
-            secret = read_secret(Path(value), name, problems)
-            if secret is not None:
-                from_files[key.removesuffix(_FILE)] = secret
+            private = holds_secret(_annotation(key.removesuffix(_FILE)))
+            content = read_value(Path(value), name, problems, private=private)
+            if content is not None:
+                from_files[key.removesuffix(_FILE)] = content
         else:
             problems.append(f"{name}: no such key (see docs/configuration.md)")
     return plain, from_files
 
 
 def _secrets_directory(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    """Read the files of a secrets directory that are named like our variables, in any case."""
+    """Read the files of a secrets directory that are named like our variables, in any case; each must be private."""
     directory = environ.get(_SECRETS_DIR)
     if not directory:
         return {}
     found: dict[str, str] = {}
     try:
-        for path in sorted(Path(directory).iterdir()):
+        private = check_folder(Path(directory), _SECRETS_DIR, problems)
+        for path in sorted(Path(directory).iterdir()) if private else ():
             key = path.name.upper()
             if key.startswith(PREFIX) and path.is_file():
                 if not _known(key):
                     problems.append(f"{path}: no such key (see docs/configuration.md)")
-                elif (secret := read_secret(path, str(path), problems)) is not None:
-                    found[key] = secret
+                elif (content := read_value(path, _SECRETS_DIR, problems, private=True)) is not None:
+                    found[key] = content
     except OSError as problem:
         problems.append(f"{_SECRETS_DIR}: {directory} cannot be read: {problem.strerror}")
     return found
@@ -198,16 +201,21 @@ def _variable_layer(
 
 def _known(name: str) -> bool:
     """Tell whether a variable's name is a key, or leads into one that takes any names."""
+    return _annotation(name) is not None
+
+
+def _annotation(name: str) -> Any:
+    """Return the type of the key that a variable is named after, or None where there is no such key."""
     section: type[BaseModel] = Settings
     for part in name.removeprefix(PREFIX).lower().split("__"):
         field = section.model_fields.get(part)
         if field is None:
-            return False
+            return None
         below = next((one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)), None)
         if below is None:
-            return True
+            return field.annotation
         section = below
-    return True
+    return section
 
 
 def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:

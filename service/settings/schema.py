@@ -126,6 +126,9 @@ class UsersSettings(Section):
     max_cost: Annotated[int, Field(ge=4, le=16)] = Field(
         14, description="The highest accepted bcrypt cost. A higher one would slow the service down for everybody."
     )
+    max_size: Annotated[int, Field(ge=1_024, le=1_073_741_824)] = Field(
+        67_108_864, description="The largest accepted users file, in bytes; 64 MiB hold some 700,000 users."
+    )
     remember: Annotated[float, Field(ge=0, le=3_600)] = Field(
         300,
         description="Seconds for which a verified password is not hashed again. The time is extended while `queue` is "

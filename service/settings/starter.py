@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from service.settings.fields import holds_secret
 from service.settings.schema import Settings
 
 CONFIG_MODE: Final = 0o644
@@ -87,7 +88,7 @@ def _is_many(annotation: Any) -> bool:
 
 
 def _is_secret(field: FieldInfo) -> bool:
-    return SecretStr in (field.annotation, *get_args(field.annotation))
+    return holds_secret(field.annotation)
 
 
 def _default(field: FieldInfo) -> Any:

@@ -1,12 +1,22 @@
 """The users file: read whole or not at all, and again whenever it changes."""
 
+import asyncio
 import logging
 import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from passlib.hash import bcrypt as passlib_bcrypt
 
 from service.adapters.users_file import (
+    Users,
     UsersFile,
     UsersFileError,
     hash_password,
@@ -45,6 +55,9 @@ def test_bcrypt_of_each_kind_is_read(ident: str) -> None:
         pytest.param(f"alice:$2b$03${HASH[7:]}", "cost is 3", id="cost-under-4"),
         pytest.param(f"alice:{HASH[:-1]}", "not bcrypt", id="row25-cut"),
         pytest.param(f"alice:{HASH}x", "not bcrypt", id="row25-longer"),
+        pytest.param(f"alice:$2b$\u0661\u0660${HASH[7:]}", "not bcrypt", id="digits-of-another-script"),
+        pytest.param(f"alice:{HASH[:28]}/{HASH[29:]}", "damaged", id="salt-that-bcrypt-never-writes"),
+        pytest.param(f"alice:{HASH[:-1]}/", "damaged", id="digest-that-bcrypt-never-writes"),
         pytest.param(f"alice:{HASH}\nalice:{OTHER}", "twice", id="duplicate"),
     ],
 )
@@ -53,6 +66,132 @@ def test_one_bad_line_refuses_the_file_and_quotes_no_hash(text: str, problem: st
         parse_users(text, 14)
     assert HASH[10:] not in str(refusal.value)
     assert "secret" not in str(refusal.value)
+
+
+def test_of_many_bad_lines_the_first_are_named() -> None:
+    with pytest.raises(UsersFileError, match=r"^line 1: .*; line 20: [^;]*; and 980 more$") as told:
+        parse_users("nobody\n" * 1000, 14)
+    assert "line 21" not in str(told.value)
+
+
+@pytest.mark.parametrize("place", [28, 59], ids=["salt", "digest"])
+def test_accepted_is_exactly_what_bcrypt_writes(place: int) -> None:
+    """The last characters of salt and digest have bits that stand for nothing; set ones make a hash of no password."""
+    accepted = set()
+    for last in "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789":
+        changed = HASH[:place] + last + HASH[place + 1 :]
+        with suppress(UsersFileError):
+            parse_users(f"alice:{changed}", 14)
+            accepted.add(last)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            written = passlib_bcrypt.from_string(changed).to_string()
+        assert (changed == written) is (last in accepted), last
+    assert HASH[place] in accepted
+
+
+@pytest.fixture(scope="module")
+def hundred_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of 100,000 users, of whom alice and bob have passwords that are known."""
+    file = tmp_path_factory.mktemp("many") / "users"
+    others = (f"user-{number:06}.of-some-length@example.com:{HASH}" for number in range(99_998))
+    file.write_text("\n".join([f"alice:{HASH}", *others, f"bob:{OTHER}"]) + "\n")
+    return file
+
+
+def test_a_hundred_thousand_users_can_be_read_and_changed(hundred_thousand: Path) -> None:
+    users = read_users(hundred_thousand, 14)
+    assert len(users.hashes) == 100_000
+    assert verify_password(users, "alice", "secret")
+    assert verify_password(users, "bob", "other")
+    write_user(hundred_thousand, "carol", HASH)
+    assert len(read_users(hundred_thousand, 14).hashes) == 100_001
+    write_user(hundred_thousand, "carol", None)
+
+
+def test_a_password_costs_the_same_among_a_hundred_thousand_users(hundred_thousand: Path) -> None:
+    few, many = parse_users(f"alice:{HASH}\n", 14), read_users(hundred_thousand, 14)
+
+    def spent(users: Users, name: str, password: str) -> float:
+        began = time.process_time()
+        verify_password(users, name, password)
+        return time.process_time() - began
+
+    for name, password in (("alice", "secret"), ("alice", "wrong"), ("nobody", "wrong")):
+        least = [min(spent(users, name, password) for _ in range(40)) for users in (few, many)]
+        assert least[1] < 1.2 * least[0], (name, least)
+
+
+async def test_the_event_loop_goes_on_while_a_hundred_thousand_users_are_read(hundred_thousand: Path) -> None:
+    """Measured in processor time of this process, of which the reading thread has its share."""
+    file = UsersFile(hundred_thousand, 14)
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        last = time.process_time()
+        while True:
+            await asyncio.sleep(0.001)
+            gaps.append(time.process_time() - last)
+            last += gaps[-1]
+
+    beating = asyncio.create_task(beat())
+    try:
+        await asyncio.sleep(0.01)
+        await file.reload_if_changed()
+    finally:
+        beating.cancel()
+    assert len(file.users.hashes) == 100_000
+    assert max(gaps) < 0.05
+
+
+def test_a_file_beyond_the_bound_is_refused_and_not_made(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    line = f"alice:{HASH}\n"
+    file.write_text(line)
+    assert read_users(file, 14, len(line)).hashes
+    told = rf"more than {len(line)} bytes \(users.max_size\)"
+    with pytest.raises(UsersFileError, match=told):
+        write_user(file, "bob", HASH, 14, len(line))
+    assert file.read_text() == line
+    file.write_text(line + "\n")
+    for attempt in (lambda: read_users(file, 14, len(line)), UsersFile(file, 14, max_size=len(line)).load):
+        with pytest.raises(UsersFileError, match=told):
+            attempt()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_bytes(b"\xef\xbb\xbf" + f"alice:{HASH}\n".encode())
+    assert list(read_users(file, 14).hashes) == ["alice"]
+    write_user(file, "bob", OTHER)
+    assert file.read_text("utf-8") == f"alice:{HASH}\nbob:{OTHER}\n"
+    assert write_user(file, "alice", None)
+    with pytest.raises(UsersFileError, match="line 2: "):
+        parse_users(f"bob:{OTHER}\n\ufeffalice:{HASH}\n", 14)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u200balice",
+        "al\u200dice",
+        "alice\u2060",
+        "\ufeffalice",
+        "bob ",
+        " bob",
+        "\tbob",
+        "bob\u00a0",
+        "bob\ufe0f",
+        "\u202eecila",
+    ],
+)
+def test_a_name_that_is_not_what_one_sees_is_refused_by_its_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsersFileError, match=r"^line 2: ") as told:
+        parse_users(f"# comment\n{name}:{HASH}\n", 14)
+    assert str(told.value).isascii()
+    with pytest.raises(UsersFileError):
+        write_user(tmp_path / "users", name, HASH)
+    assert not (tmp_path / "users").exists()
 
 
 def test_every_bad_line_is_named() -> None:
@@ -101,7 +240,7 @@ def test_users_are_written_whole_and_other_lines_are_kept(tmp_path: Path) -> Non
     assert write_user(file, "alice", None)
     assert write_user(file, "bob", None)
     assert read_users(file, 14).hashes == {}
-    assert [one.name for one in tmp_path.iterdir()] == ["users"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".users.lock", "users"]
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a\nb", "#a", " a", "x" * 300])
@@ -111,6 +250,49 @@ def test_a_name_that_the_file_could_not_hold_is_refused(name: str, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
+def test_lines_end_at_line_feeds_alone() -> None:
+    """Other programs read such a file, and they know no other ends of lines."""
+    assert list(parse_users(f"alice:{HASH}\r\nbob:{OTHER}\r\n", 14).hashes) == ["alice", "bob"]
+    for end in ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"):
+        with pytest.raises(UsersFileError, match=r"^line 1: "):
+            parse_users(f"alice:{HASH}{end}bob:{OTHER}\n", 14)
+
+
+@pytest.mark.parametrize("name", ["alice\u2028", "al\u2028ice", "alice\u2029", "\u2028alice", "alice\x85"])
+def test_a_name_with_the_end_of_a_line_in_it_ruins_no_file(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text(f"bob:{OTHER}\n")
+    with suppress(UsersFileError):
+        write_user(file, name, HASH)
+        assert set(read_users(file, 14).hashes) == {"bob", name}
+    assert read_users(file, 14).hashes["bob"] == OTHER
+
+
+def test_nothing_is_written_that_would_not_be_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    for password_hash in ("plain", "", f"{HASH}\nmallory:{OTHER}", f"$2b$15${HASH[7:]}"):
+        with pytest.raises(UsersFileError):
+            write_user(file, "alice", password_hash, max_cost=14)
+        assert not file.exists()
+
+
+@pytest.mark.parametrize("broken", ["alice:plain\n", f"alice:{HASH}\nalice:{HASH}\n", "\xff\n"])
+def test_a_broken_file_is_left_for_a_person_to_repair(broken: str, tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_bytes(broken.encode("latin-1"))
+    for password_hash in (HASH, None):
+        with pytest.raises(UsersFileError):
+            write_user(file, "alice", password_hash)
+        assert file.read_bytes() == broken.encode("latin-1")
+
+
+def test_what_other_programs_wrote_keeps_its_form(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_bytes(f"# ours\r\n\r\nalice:{HASH}\r\nbob:{OTHER}".encode())
+    write_user(file, "alice", OTHER)
+    assert file.read_bytes() == f"# ours\r\n\r\nbob:{OTHER}\nalice:{OTHER}\n".encode()
+
+
 def test_writing_follows_a_symbolic_link(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_text(f"alice:{HASH}\n")
@@ -118,6 +300,77 @@ def test_writing_follows_a_symbolic_link(tmp_path: Path) -> None:
     write_user(link, "bob", OTHER)
     assert link.is_symlink()
     assert set(read_users(real, 14).hashes) == {"alice", "bob"}
+
+
+def at_once(*changes: Callable[[], object]) -> None:
+    """Run the changes side by side, or raise what one of them raised."""
+    begin = threading.Barrier(len(changes))
+
+    def one(change: Callable[[], object]) -> None:
+        begin.wait(10)
+        change()
+
+    with ThreadPoolExecutor(len(changes)) as threads:
+        for done in [threads.submit(one, change) for change in changes]:
+            done.result(60)
+
+
+def test_changes_at_the_same_time_lose_none_of_each_other(tmp_path: Path) -> None:
+    file, link = tmp_path / "users", tmp_path / "link"
+    for number in range(8):
+        write_user(file, f"leaves-{number}", HASH)
+    link.symlink_to(file)
+    at_once(
+        *(
+            partial(write_user, path, f"comes-{number}-{path.name}", HASH)
+            for number in range(4)
+            for path in (file, link)
+        ),
+        *(partial(write_user, file, f"leaves-{number}", None) for number in range(8)),
+    )
+    users = read_users(file, 14).hashes
+    assert set(users) == {f"comes-{number}-{path.name}" for number in range(4) for path in (file, link)}
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o602, 0o664, 0o620, 0o646, 0o777])
+async def test_a_file_that_others_may_write_is_refused_and_not_written_to(mode: int, tmp_path: Path) -> None:
+    """Whoever may write it can let anybody in, or everybody out."""
+    file = tmp_path / "users"
+    file.write_text(f"alice:{HASH}\n")
+    users = UsersFile(file, 14)
+    users.load()
+    file.chmod(mode)
+    told = rf"may write to it \(mode {mode:04o}\): chmod go-w"
+    for attempt in (lambda: read_users(file, 14), users.load, lambda: write_user(file, "bob", OTHER)):
+        with pytest.raises(UsersFileError, match=told):
+            attempt()
+    file.write_text(f"mallory:{OTHER}\n")
+    await users.reload_if_changed()
+    assert set(users.users.hashes) == {"alice"}
+    assert "may write to it" in users.problem
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o444, 0o640, 0o440, 0o600, 0o400])
+def test_a_file_that_others_may_only_read_is_accepted(mode: int, tmp_path: Path) -> None:
+    """It holds no password, and Kubernetes mounts it with 0644 by default."""
+    file = tmp_path / "users"
+    file.write_text(f"alice:{HASH}\n")
+    file.chmod(mode)
+    assert set(read_users(file, 14).hashes) == {"alice"}
+
+
+async def test_a_file_whose_mode_is_put_right_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text(f"alice:{HASH}\n")
+    users = UsersFile(file, 14)
+    users.load()
+    file.write_text(f"bob:{HASH}\n")
+    file.chmod(0o666)
+    await users.reload_if_changed()
+    assert users.problem
+    file.chmod(0o644)
+    await users.reload_if_changed()
+    assert (set(users.users.hashes), users.problem) == ({"bob"}, "")
 
 
 class Counting(UsersFile):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import ssl
 import subprocess
@@ -164,6 +165,9 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
     for name, text in config.items():
         (mounts["config"] / name).write_text(text.replace('"/run/', f'"{tmp_path}/run/'))
     (mounts["secrets"] / "FORWARD_AUTH_SESSION__KEYS").write_text("k" * 44)
+    (secrets,) = (each for each in spec["volumes"] if each["name"] == "secrets")
+    mode = secrets["secret"]["defaultMode"] & (0o777 if os.geteuid() == 0 else 0o700)  # root gives them to a group
+    (mounts["secrets"] / "FORWARD_AUTH_SESSION__KEYS").chmod(mode)
     port = free_port()
     environment = {each["name"]: f"{tmp_path}{each['value']}" for each in container["env"]}
     argv = [sys.executable, "-m", "service", *container["args"], "--port", str(port)]

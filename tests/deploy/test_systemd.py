@@ -78,6 +78,7 @@ class Installed:
         for each in told["Service.LoadCredential"]:
             name, _, source = each.partition(":")
             shutil.copy(source.replace(ETC, str(etc)), credentials / name)
+            (credentials / name).chmod(0o400)  # as systemd makes them
         lines = told["Service.Environment"] + (unit(HERE / "socket.conf")["Service.Environment"] if socket else [])
         places = {"%d": credentials, "%t": run, ETC: etc}
         variables = dict(line.split("=", 1) for line in lines)

@@ -195,3 +195,17 @@ def test_several_are_named_at_once_each_with_its_source() -> None:
     assert [one.partition(":")[0] for one in found] == ["grants.0.issuer", "grants.0.roles", "users.role"]
     assert found[0].endswith("(environment, FORWARD_AUTH_GRANTS)")
     assert found[2].endswith("(environment, FORWARD_AUTH_USERS__ROLE)")
+
+
+@pytest.mark.parametrize("where", ["grants.users", "grants.claims", "roles.flows", "client_credentials.clients"])
+def test_a_pattern_that_is_too_long_to_match_is_refused(where: str) -> None:
+    long = "a" * 1025
+    told = {
+        "grants.users": f'[[grants]]\nissuer = "local"\nroles = "admin"\nusers = "{long}"',
+        "grants.claims": f'[[grants]]\nissuer = "local"\nroles = "admin"\nclaims = {{ ref = {{ glob = "{long}" }} }}',
+        "roles.flows": f'[roles.x]\ncapabilities = "read"\nflows = "{long}"',
+        "client_credentials.clients": f'[issuer.client_credentials]\nclients = "{long}"',
+    }
+    with pytest.raises(ConfigError, match="a pattern has at most 1024 characters"):
+        configured(told[where])
+    configured(told[where].replace(long, long[1:]))

@@ -78,6 +78,7 @@ def test_the_strongest_source_wins_and_each_value_knows_its_own(tmp_path: Path) 
         ("forward_auth_shutdown_grace", "2\n"),
     ):
         (secrets / name).write_text(value)
+        (secrets / name).chmod(0o600)
     (tmp_path / "workers").write_text("3\n")
     environ = {
         **ISSUER,
@@ -197,3 +198,12 @@ def test_the_settings_are_frozen() -> None:
 def test_several_issuers_fit_into_one_variable() -> None:
     loaded = load({"FORWARD_AUTH_ISSUERS": '[{"url": "https://a.example", "audiences": ["x"]}]'})
     assert loaded.settings.issuers[0].url == "https://a.example"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_value(tmp_path: Path) -> None:
+    """Editors on Windows put one in front of a file."""
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "forward-auth.toml").write_bytes(mark + b"port = 1\n")
+    (tmp_path / "host").write_bytes(mark + b"::1\r\n")
+    settings = load({**ISSUER, "FORWARD_AUTH_HOST_FILE": str(tmp_path / "host")}).settings
+    assert (settings.port, settings.host) == (1, "::1")

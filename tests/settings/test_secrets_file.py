@@ -1,4 +1,4 @@
-"""The secrets file: a second TOML that nobody else may read."""
+"""Secrets in files: the secrets file, files that variables name, the secrets directory; nobody else may read them."""
 
 import os
 import stat
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from service.adapters.files import exposure
 from service.settings import ConfigError, load
-from service.settings.files import exposure
 
 KEY = "k" * 32
 USERS = {"FORWARD_AUTH_USERS__FILE": "users"}
@@ -106,3 +106,85 @@ def test_what_serve_made_up_is_the_weakest_of_all(tmp_path: Path) -> None:
     assert loaded.source_of("session.keys") == "made at the start"
     write(tmp_path / "forward-auth.toml", f'[session]\nkeys = "{KEY}"\n')
     assert load(environ).settings.session.keys[0].get_secret_value() == KEY
+
+
+# files that variables name, and the secrets directory ----------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o660, 0o666])
+@pytest.mark.parametrize(
+    "key", ["SESSION__KEYS", "OIDC__CLIENT_SECRET", "OIDC__PRIVATE_KEY", "STORE__URL", "OIDC", "SESSION", "STORE"]
+)
+def test_a_file_that_holds_a_secret_is_refused_unread_if_others_may_read_or_write_it(
+    tmp_path: Path, key: str, mode: int
+) -> None:
+    path = write(tmp_path / "file", "s3cret", mode)
+    found = problems({**USERS, f"FORWARD_AUTH_{key}_FILE": str(path)})
+    assert f"FORWARD_AUTH_{key}_FILE: {path}: " in found
+    assert f"may read or write it (mode {mode:04o}); it was not read: chmod 600" in found
+    assert "s3cret" not in found
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_file_that_holds_a_secret_is_its_owners(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path / "file", KEY, mode)
+    settings = load({**USERS, "FORWARD_AUTH_SESSION__KEYS_FILE": str(path)}).settings
+    assert settings.session.keys[0].get_secret_value() == KEY
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of root")
+def test_a_secret_that_root_gives_to_a_group_is_read(tmp_path: Path) -> None:
+    """Kubernetes: a Secret that is mounted with defaultMode 0440 and an fsGroup."""
+    path = write(tmp_path / "file", KEY, 0o440)
+    assert load({**USERS, "FORWARD_AUTH_SESSION__KEYS_FILE": str(path)}).settings.session.keys
+    os.chown(path, 4711, 0)
+    assert "its group may read" in problems({**USERS, "FORWARD_AUTH_SESSION__KEYS_FILE": str(path)})
+
+
+@pytest.mark.parametrize("key", ["PORT", "USERS__ROLE", "GRANTS", "ISSUERS", "USERS__FILE"])
+def test_a_file_without_a_secret_may_be_read_by_all(tmp_path: Path, key: str) -> None:
+    """Such as the grants of a checked-out tree, which is mounted into a container."""
+    value = {"PORT": "1", "GRANTS": "[]", "ISSUERS": "[]"}.get(key, "viewer")
+    path = write(tmp_path / "file", value, 0o644)
+    assert load({**USERS, f"FORWARD_AUTH_{key}_FILE": str(path)}).settings
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o602, 0o660])
+def test_each_file_of_the_secrets_directory_is_its_owners_alone(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path / "dir" / "forward_auth_session__keys", "s3cret", mode)
+    write(tmp_path / "dir" / "forward_auth_port", "70000", mode)
+    write(tmp_path / "dir" / "something else", "", mode)
+    found = problems({**USERS, "FORWARD_AUTH_SECRETS_DIR": "dir"})
+    assert f"dir/forward_auth_session__keys: {'everybody' if mode & 7 else 'its group'} may read or write it" in found
+    assert "dir/forward_auth_port: " in found
+    assert "something" not in found
+    assert "s3cret" not in found
+    assert "port: " not in found.replace("forward_auth_port: ", "")
+    assert path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o730])
+def test_a_secrets_directory_that_others_may_write_to_is_not_looked_into(
+    tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may put files there sets whatever there is to be set."""
+    write(tmp_path / "dir" / "forward_auth_port", "70000")
+    (tmp_path / "dir").chmod(mode)
+    environ = {**USERS, "FORWARD_AUTH_SECRETS_DIR": "dir"}
+    found = problems(environ)
+    assert "FORWARD_AUTH_SECRETS_DIR: dir: " in found
+    assert f"may write to it (mode {mode:04o})" in found
+    assert "port: " not in found
+
+    def read_only(*_: object) -> os.statvfs_result:
+        return os.statvfs_result((4096, 4096, 1, 1, 1, 1, 1, 1, os.ST_RDONLY, 255))
+
+    monkeypatch.setattr(os, "statvfs", read_only)
+    assert "port: " in problems(environ)  # a Secret of Kubernetes is mounted so: drwxrwxrwt, and read-only
+
+
+def test_a_file_that_is_too_large_for_a_secret_is_not_cut(tmp_path: Path) -> None:
+    path = write(tmp_path / "file", "[" + " " * 70_000 + "]")
+    assert f"FORWARD_AUTH_GRANTS_FILE: {path} has more than 65536 bytes" in problems(
+        {**USERS, "FORWARD_AUTH_GRANTS_FILE": str(path)}
+    )

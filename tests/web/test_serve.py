@@ -1,6 +1,7 @@
 """The command as an operator runs it: a process, its port, its signals, its exit codes."""
 
 import os
+import pty
 import signal
 import socket
 import stat
@@ -193,10 +194,62 @@ def test_mistakes_stop_the_start_and_all_are_listed(command: list[str], tmp_path
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [["serve"], ["config", "check"]])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://proxy.example:1080"),
+        ("https_proxy", "http://"),
+        ("NO_PROXY", "http://x.example"),
+        ("SSL_CERT_FILE", "/nowhere"),
+        ("SSL_CERT_DIR", "/nowhere"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_one_line_with_the_variables_name(
+    tmp_path: Path, users: Path, command: list[str], name: str, value: str
+) -> None:
+    done = run(*command, cwd=tmp_path, **of(users), **{name: value})
+    assert done.returncode == 2
+    first, line = done.stderr.splitlines()
+    assert "1 problem" in first
+    assert line.startswith(f"  - {name}: ")
+
+
+def test_a_mistake_in_the_environment_is_told_where_nothing_is_configured_too(tmp_path: Path) -> None:
+    done = run("routes", "diff", "https://prefect.example", cwd=tmp_path, ALL_PROXY="socks5://proxy.example")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "ALL_PROXY: SOCKS proxies are not supported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NO_PROXY": "localhost,127.0.0.1,::1,10.0.0.0/8,fd00::/8,.svc,.cluster.local", "HTTPS_PROXY": "http://p:1"},
+        {"no_proxy": "::1", "all_proxy": "p.example:3128"},
+        {"SSL_CERT_FILE": "", "HTTP_PROXY": ""},
+    ],
+)
+def test_what_container_engines_put_into_the_environment_is_good(
+    tmp_path: Path, users: Path, environ: dict[str, str]
+) -> None:
+    done = run("config", "check", cwd=tmp_path, **of(users), **environ)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_users_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     done = run("serve", cwd=tmp_path, FORWARD_AUTH_USERS__FILE="/nowhere")
     assert done.returncode == 2
     assert "users.file: /nowhere: the file cannot be read" in done.stderr
+
+
+def test_the_largest_users_file_can_be_set(tmp_path: Path, users: Path) -> None:
+    users.write_text(users.read_text() + "#" * 2000 + "\n")
+    assert run("config", "check", cwd=tmp_path, **of(users)).returncode == 0
+    for command in (["config", "check"], ["serve"], ["users", "list"], ["users", "add", "bob"]):
+        done = run(
+            *command, cwd=tmp_path, stdin="correct horse battery", FORWARD_AUTH_USERS__MAX_SIZE="1024", **of(users)
+        )
+        assert (done.returncode, "more than 1024 bytes (users.max_size)" in done.stderr) == (2, True), command
 
 
 def test_the_configuration_can_be_checked_and_shown(tmp_path: Path, users: Path) -> None:
@@ -212,30 +265,134 @@ def test_the_configuration_can_be_checked_and_shown(tmp_path: Path, users: Path)
     assert "port = 8080  # default" in shown
 
 
+GOOD, OTHER = "correct horse battery staple", "another pass phrase"
+
+
 def test_users_are_managed_and_passwords_are_never_arguments(tmp_path: Path) -> None:
     file = str(tmp_path / "users")
-    assert run("users", "add", "alice", "--file", file, "--cost", "4", stdin="secret\n").returncode == 0
-    assert run("users", "add", "bob", "--file", file, "--cost", "4", stdin="other").returncode == 0
+    assert run("users", "add", "alice", "--file", file, "--cost", "4", stdin=f"{GOOD}\n").returncode == 0
+    assert run("users", "add", "bob", "--file", file, "--cost", "4", stdin=OTHER).returncode == 0
     assert run("users", "list", "--file", file).stdout == "alice\nbob\n"
-    assert run("users", "verify", "alice", "--file", file, stdin="secret\n").returncode == 0
-    assert run("users", "verify", "alice", "--file", file, stdin="other\n").returncode == 1
-    assert run("users", "verify", "nobody", "--file", file, stdin="other\n").returncode == 1
-    assert "new password" in run("users", "add", "alice", "--file", file, "--cost", "4", stdin="new").stdout
+    assert run("users", "verify", "alice", "--file", file, stdin=f"{GOOD}\n").returncode == 0
+    assert run("users", "verify", "alice", "--file", file, stdin=f"{OTHER}\n").returncode == 1
+    assert run("users", "verify", "nobody", "--file", file, stdin=f"{OTHER}\n").returncode == 1
+    assert "new password" in run("users", "add", "alice", "--file", file, "--cost", "4", stdin=OTHER).stdout
     assert run("users", "remove", "bob", "--file", file).returncode == 0
     assert run("users", "remove", "bob", "--file", file).returncode == 1
-    assert run("users", "hash", "--cost", "4", stdin="x\n").stdout.startswith("$2b$04$")
-    assert run("users", "add", "carol", "secret", "--file", file).returncode == 2
-    for empty in ("", "x" * 80):
-        done = run("users", "add", "carol", "--file", file, stdin=empty)
-        assert done.returncode == 2
-        assert "72 bytes" in done.stderr
+    assert run("users", "hash", "--cost", "4", stdin=f"{GOOD}\n").stdout.startswith("$2b$04$")
+    assert run("users", "add", "carol", GOOD, "--file", file).returncode == 2
+    done = run("users", "add", "carol", "--file", file, stdin="x" * 80)
+    assert (done.returncode, "72 bytes" in done.stderr) == (2, True)
     assert "Traceback" not in run("users", "list", "--file", "/nowhere").stderr
+
+
+@pytest.mark.parametrize("password", ["", "short", "x" * 14, "é" * 14, "\n"])
+def test_a_password_that_is_too_short_is_neither_added_nor_hashed(tmp_path: Path, password: str) -> None:
+    for command in (["add", "carol", "--file", str(tmp_path / "users")], ["hash"]):
+        done = run("users", *command, "--cost", "4", stdin=f"{password}\n")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "at least 15 characters" in done.stderr
+    assert not (tmp_path / "users").exists()
+
+
+@pytest.mark.parametrize("password", ["x" * 15, "é" * 15, "a b c d e f g h"])
+def test_fifteen_characters_are_enough(password: str) -> None:
+    assert run("users", "hash", "--cost", "4", stdin=password).stdout.startswith("$2b$04$")
+
+
+def test_a_short_password_that_is_in_the_file_already_goes_on_being_one(users: Path) -> None:
+    assert run("users", "verify", "alice", "--file", str(users), stdin="secret").returncode == 0
+
+
+def test_a_password_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    for variables in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        done = subprocess.run(
+            [*COMMAND, "users", "add", "carol", "--file", str(tmp_path / "users")],
+            input=b"\xff" * 20,
+            capture_output=True,
+            check=False,
+            cwd=ROOT,
+            env=environment(**variables),
+        )
+        assert (done.returncode, b"not UTF-8" in done.stderr, b"Traceback" in done.stderr) == (2, True, False)
+
+
+@pytest.mark.parametrize("key", [b"\x03", b"\x04"], ids=["ctrl-c", "ctrl-d"])
+@pytest.mark.parametrize("command", [["add", "carol"], ["hash"], ["verify", "alice"]])
+def test_a_prompt_can_be_left(users: Path, command: list[str], key: bytes) -> None:
+    ours, theirs = pty.openpty()
+    more = [] if command == ["hash"] else ["--file", str(users)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _AT_A_TERMINAL, "users", *command, *more],
+        cwd=ROOT,
+        env=environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    while b"Password: " not in shown:
+        shown += os.read(ours, 1024)
+    os.write(ours, key)
+    assert process.wait(15) == (130 if key == b"\x03" else 2)
+    with suppress(OSError):  # how Linux tells that nobody has the terminal any more
+        while more_shown := os.read(ours, 1024):
+            shown += more_shown
+    os.close(ours)
+    assert b"Traceback" not in shown
+    assert shown.count(b"\n") == (1 if key == b"\x03" else 2)
+
+
+_AT_A_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from service.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["routes", "--help", "routes --role viewer"])
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path: Path, command: str, reader: str) -> None:
+    line = f"set -o pipefail; {' '.join(COMMAND)} {command} | {reader}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.stderr == ""
+    assert done.returncode in {0, 141}
+
+
+@pytest.mark.parametrize("command", ["routes", "--version", "routes --role runner"])
+def test_an_output_that_cannot_be_written_is_told(tmp_path: Path, command: str) -> None:
+    for output, code, told in ((">/dev/full", 2, "No space left on device"), (">&-", 0, "")):
+        line = f"{' '.join(COMMAND)} {command} {output}"
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, told in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+
+
+def test_users_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    def begin(name: str) -> subprocess.Popen[str]:
+        command = [*COMMAND, "users", "add", name, "--file", str(tmp_path / "users"), "--cost", "4"]
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, text=True)
+
+    names = [f"user-{number}" for number in range(8)]
+    processes = [begin(name) for name in names]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("correct horse battery staple\n")
+        process.stdin.close()
+    assert [process.wait(60) for process in processes] == [0] * 8
+    assert sorted(run("users", "list", "--file", str(tmp_path / "users")).stdout.split()) == names
 
 
 def test_a_broken_users_file_is_not_written_to(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text("alice:plain\n")
-    assert run("users", "add", "bob", "--file", str(file), stdin="x").returncode == 2
+    assert run("users", "add", "bob", "--file", str(file), stdin=GOOD).returncode == 2
     assert file.read_text() == "alice:plain\n"
 
 
