@@ -17,7 +17,7 @@ from typing import Final
 from passlib.hash import bcrypt
 
 from service.adapters.files import locked, replace, writers
-from service.core.identity.names import is_visible_name
+from service.core.names import is_visible_name
 from service.core.request.headers import MAX_USERNAME
 
 log = logging.getLogger(__name__)
@@ -189,15 +189,16 @@ def hash_password(password: str, cost: int) -> str:
 def verify_password(users: Users, name: str, password: str) -> bool:
     """Tell whether the pair is right. A wrong one costs 2 ** highest_cost rounds in all, whoever was named.
 
-    This takes tens to hundreds of milliseconds of one processor.
+    That holds for passwords that bcrypt refuses without hashing them, too (a NUL, more than 72 bytes). It takes tens to
+    hundreds of milliseconds of one processor.
     """
     password_hash, highest = users.hashes.get(name), users.highest_cost
     owed = range(highest, highest + 1)
-    if password_hash is not None and password and len(password.encode()) <= MAX_PASSWORD_BYTES:
-        with suppress(ValueError):  # a NUL, which no password has
+    with suppress(ValueError):  # a password that cannot be hashed; nothing was spent on it
+        if password_hash is not None and password and len(password.encode()) <= MAX_PASSWORD_BYTES:
             if bcrypt.verify(password, password_hash):
                 return True
-        owed = range(cost_of(password_hash), highest)  # 2^a spent, and 2^a + … + 2^(b-1) more make 2^b
+            owed = range(cost_of(password_hash), highest)  # 2^a spent, and 2^a + … + 2^(b-1) more make 2^b
     for cost in owed:
         bcrypt.verify("wrong", f"$2b${cost:02}${_DUMMY}")
     return False

@@ -117,6 +117,11 @@ async def test_row21_a_failure_costs_the_same_whoever_was_named(
         Basic("nobody", "x"),
         Basic("alice", "x" * 90),
         Basic("alice", ""),
+        Basic("alice", "secret\x00"),
+        Basic("bob", "\x00"),
+        Basic("nobody", "\x00"),
+        Basic("alice", "\ud800"),
+        Basic("alice", "x" * 5_000),
     ):
         rounds.clear()
         with pytest.raises(Rejected):

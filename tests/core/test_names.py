@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from service.core.identity.names import is_visible_name
+from service.core.names import is_visible_name
 
 DEFAULT_IGNORABLE = (  # Unicode 16.0, DerivedCoreProperties.txt
     *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), *range(0x200B, 0x2010)),

@@ -10,6 +10,7 @@ from unicodedata import category
 
 from service.core.errors import Rejected
 from service.core.model import IssuerTrust, Principal, VerifiedClaims
+from service.core.names import is_visible_name
 from service.core.problems import Problem
 
 MAX_NUMERIC_DATE: Final = 253_402_300_800.0  # the year 10000, the first that Python cannot print
@@ -53,6 +54,8 @@ def named_by(claims: Mapping[str, Any], trust: IssuerTrust, expires: float = flo
     name = subject if trust.principal_claim == "sub" else text_at(decisive, trust.principal_claim)
     if not subject or not name:
         raise Rejected(Problem.PRINCIPAL_NOT_NAMED, claim=trust.principal_claim)
+    if not is_visible_name(name):
+        raise Rejected(Problem.CLAIM_UNUSABLE, claim=trust.principal_claim)
     return Principal(
         trust.issuer,
         name,

@@ -22,6 +22,7 @@ from service.core.identity.claims import (
     with_verified_email,
 )
 from service.core.model import IssuerTrust, VerifiedClaims
+from service.core.names import is_visible_name
 from service.core.problems import Problem
 
 LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
@@ -191,6 +192,8 @@ def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable
     name = text_at(claims, trust.principal_claim)
     if not name:
         raise Rejected(Problem.PRINCIPAL_NOT_NAMED, claim=trust.principal_claim)
+    if not is_visible_name(name):
+        raise Rejected(Problem.CLAIM_UNUSABLE, claim=trust.principal_claim)
     for required, accepted in trust.required_claims.items():
         if accepted.isdisjoint(values_at(claims, required)):
             raise NotPermitted(Problem.PERSON_NOT_PERMITTED, claim=required, subject=subject, name=name)

@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from service.core.errors import MalformedCredential, MalformedRequest
 from service.core.model import Basic, Bearer
+from service.core.names import is_visible_name
 from service.core.problems import Problem
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -171,8 +172,7 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
 
 def parse_pair(username: str, password: str) -> Basic:
     """Return a user name and a password, or raise MalformedCredential if no user could have them."""
-    text = username + password
-    plain = text.isprintable() or not _CONTROL.search(text)
-    if not username or len(username) > MAX_USERNAME or len(password) > MAX_PASSWORD or not plain:
+    possible = is_visible_name(username) and (password.isprintable() or not _CONTROL.search(password))
+    if not possible or len(username) > MAX_USERNAME or len(password) > MAX_PASSWORD:
         raise MalformedCredential(Problem.PAIR_UNUSABLE)
     return Basic(username, password)

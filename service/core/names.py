@@ -1,4 +1,4 @@
-"""Names of people and machines: what is one, whoever says it: a users file, a token, a form."""
+"""The one rule for names of people and machines, in users files, tokens, headers and forms."""
 
 import re
 from typing import Final
@@ -11,11 +11,11 @@ _INVISIBLE: Final = re.compile(
 
 
 def is_visible_name(name: str) -> bool:
-    """Tell whether a name is all that one sees of it, so that no two names look alike for an invisible character.
+    """Tell whether every character of a name can be seen, so that no two names differ in an invisible character only.
 
-    Refused are an empty name, white space around one, and anywhere in it: control and format characters, line and
-    paragraph separators, surrogates, code points without an assigned or public meaning (Unicode categories Cc, Cf, Zl,
-    Zp, Cs, Co, Cn), every space but U+0020, and letters and marks that show nothing.
+    Not accepted are an empty name, white space around a name, and anywhere in it: control and format characters, line
+    and paragraph separators, surrogates, private and unassigned code points (Unicode categories Cc, Cf, Zl, Zp, Cs, Co,
+    Cn), every space except U+0020, and letters and marks that are displayed as nothing.
     """
     if not name or not name.isprintable() or name[0] == " " or name[-1] == " ":
         return False
