@@ -1,4 +1,4 @@
-"""What the environment says about calls to the outside: proxies, and the authorities that vouch for servers.
+"""Environment variables for outgoing calls: proxies and certificate authorities.
 
 The variables are those that curl, Python and OpenSSL read. They are read here, as strictly as settings are, and not by
 the HTTP client: a mistake in one is told by its name when the service starts.
@@ -27,7 +27,7 @@ _HASHED: Final = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # how OpenSSL finds an auth
 
 
 class VariableError(Exception):
-    """Variables that cannot be used, each problem with its name. A proxy is not quoted: it may hold a password."""
+    """Variables that cannot be used: all problems, by name. Values are not quoted; a proxy may contain a password."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -35,7 +35,7 @@ class VariableError(Exception):
 
 
 class Exemption(NamedTuple):
-    """A member of NO_PROXY: a host with all below it, or a network; on one port, or on any."""
+    """An entry of NO_PROXY: a host and all names below it, or a network; for one port, or for all."""
 
     host: str
     network: Network | None
@@ -79,14 +79,14 @@ class OutboundEnvironment:
         return self.proxies.get(url.scheme)
 
     def tls(self) -> ssl.SSLContext:
-        """Return what verifies servers' certificates; raises OSError where the authorities cannot be read."""
+        """Return the TLS context for outgoing calls; raise OSError if the authorities cannot be read."""
         if self.authorities or self.authority_folders:
             return ssl.create_default_context(cafile=self.authorities or None, capath=self.authority_folders or None)
         return httpx.create_ssl_context(trust_env=False)
 
 
 def read_environment(environ: Mapping[str, str]) -> OutboundEnvironment:
-    """Return what the variables say, or raise VariableError with every problem.
+    """Return the parsed variables, or raise VariableError with all problems.
 
     Of two spellings of a proxy variable the lower-case one counts, even if it is empty, as for curl and Python.
     """
@@ -108,7 +108,7 @@ def read_environment(environ: Mapping[str, str]) -> OutboundEnvironment:
 
 
 def problems_of_environment(environ: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the variables."""
+    """Return all problems of the variables."""
     try:
         read_environment(environ)
     except VariableError as error:
@@ -117,13 +117,13 @@ def problems_of_environment(environ: Mapping[str, str]) -> list[str]:
 
 
 def _given(environ: Mapping[str, str], variable: str) -> tuple[str, str]:
-    """Return a proxy variable as it is spelled, and its value."""
+    """Return the name of a proxy variable, in the spelling that is used, and its value."""
     name = variable.lower() if variable.lower() in environ else variable
     return name, environ.get(name, "").strip()
 
 
 def _proxies(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    """Return the proxy of each scheme that has one; ALL_PROXY is looked at where a scheme has none of its own."""
+    """Return the proxy of each scheme. ALL_PROXY is for schemes without a proxy of their own."""
     found: dict[str, str] = {}
     told: set[str] = set()
     for scheme in _SCHEMES:
@@ -162,7 +162,7 @@ def _is_host(host: str) -> bool:
 
 
 def _exempt(environ: Mapping[str, str], problems: list[str]) -> tuple[Exemption, ...] | None:
-    """Return who is called without a proxy, or None where everybody is."""
+    """Return the entries of NO_PROXY, or None if nothing is called through a proxy."""
     name, value = _given(environ, "NO_PROXY")
     found = []
     for member in filter(None, re.split(r"[,\s]+", value)):

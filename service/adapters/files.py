@@ -1,4 +1,4 @@
-"""Files that are secret or decide who gets in: who else may read or write them, and how they are changed safely."""
+"""Sensitive files: who else may read or write them, and how they are replaced and locked."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from typing import Final
 if sys.platform != "win32":
     import fcntl
 
-LOCK_PATIENCE: Final[float] = 30.0  # seconds; one change takes less than two, even of 100,000 users
+LOCK_TIMEOUT: Final[float] = 30.0  # seconds; one change takes less than two, even of 100,000 users
 _LOCK_POLL: Final = 0.05  # seconds
 _NEW_FILE: Final = 0o600
 _NOT_YOURS: Final = "its owner and group could not be kept: run this as its owner, or as root"
@@ -34,7 +34,7 @@ def exposure(status: os.stat_result) -> str:
 
 
 def writers(status: os.stat_result) -> str:
-    """Return who besides its owner may write to a file, or to a folder, that decides who gets in; or an empty string.
+    """Return who besides its owner may write to a file or a folder, or an empty string.
 
     That others may read it is no matter here: a users file holds no password, and a Secret of Kubernetes is mounted
     with mode 0644 unless it says otherwise.
@@ -52,7 +52,7 @@ def _others(status: os.stat_result, may: str, *, everybody: int, group: int) -> 
 
 
 def replace(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Replace a file whole: a reader sees the old content or the new one, even after a power failure.
+    """Replace a file as a whole: readers see the old content or the new one, even after a power failure.
 
     A symbolic link is followed. An existing file keeps its owner, its group and its mode, unless ``mode`` is given; a
     new one is for its owner alone. Raises FileError, and then the file is what it was.
@@ -97,7 +97,7 @@ def _take_after(temporary: Path, target: Path, mode: int | None) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time read, change and replace a file; whoever asks waits up to ``LOCK_PATIENCE`` seconds.
+    """Let one process at a time read, change and replace a file. Others wait up to ``LOCK_TIMEOUT`` seconds.
 
     The lock is on a file beside it, which stays: whoever removed it would let two in, each with a lock of its own.
     It holds across containers that share a volume, and over NFS, where Linux asks the server. The kernel ends it with
@@ -137,13 +137,13 @@ def _open_lock(lock: Path) -> int:
 
 
 def _take(descriptor: int, path: Path) -> None:
-    deadline = time.monotonic() + LOCK_PATIENCE
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                told = f"{path} is being changed by another process, which did not end within {LOCK_PATIENCE:g} s"
+                told = f"{path} is being changed by another process, which did not end within {LOCK_TIMEOUT:g} s"
                 raise FileError(f"{told}: try again") from None
             time.sleep(_LOCK_POLL)
         except OSError as problem:  # a network's file system without a lock service

@@ -1,4 +1,4 @@
-"""JWKS → verification keys: which of an issuer's keys may verify, and with which algorithm.
+"""Verification keys from a JWK set: which keys of an issuer may verify, and with which algorithm.
 
 python-jose holds the keys; a ``Key`` is constructed once for each pair of JWK and algorithm, since that costs as
 much as verifying. python-jose knows neither PS* nor EdDSA: both are registered here over ``cryptography``.
@@ -43,11 +43,11 @@ _PUBLIC_MEMBERS: Final = ("kty", "n", "e", "crv", "x", "y")
 
 
 class JWKSError(Exception):
-    """A document that is no JWK set; the message is for the log."""
+    """A document that is not a JWK set. The message is for the log."""
 
 
 class RSAKey(CryptographyRSAKey):
-    """RSASSA-PKCS1-v1_5 (RFC 7518 §3.3): python-jose's key, with what it makes for each call made once."""
+    """RSASSA-PKCS1-v1_5 (RFC 7518 §3.3): python-jose's key, with its padding and hash created once."""
 
     _HASHES: Final = {"RS256": hashes.SHA256(), "RS384": hashes.SHA384(), "RS512": hashes.SHA512()}
     _PADDING: Final = padding.PKCS1v15()
@@ -58,7 +58,7 @@ class RSAKey(CryptographyRSAKey):
         self._verify = self.prepared_key.verify
 
     def verify(self, msg: bytes, sig: bytes) -> bool:
-        """Tell whether the signature is this key's."""
+        """Tell whether the signature is valid for this key."""
         try:
             self._verify(sig, msg, self._PADDING, self._hash)
         except InvalidSignature:
@@ -78,7 +78,7 @@ class RSAPSSKey(Key):
         self._public_key = rsa_public_key(key)
 
     def verify(self, msg: bytes, sig: bytes) -> bool:
-        """Tell whether the signature is this key's."""
+        """Tell whether the signature is valid for this key."""
         try:
             self._public_key.verify(sig, msg, self._padding, self._hash)
         except InvalidSignature:
@@ -99,7 +99,7 @@ class EdwardsKey(Key):
             self._public_key = Ed25519PublicKey.from_public_bytes(point)
 
     def verify(self, msg: bytes, sig: bytes) -> bool:
-        """Tell whether the signature is this key's."""
+        """Tell whether the signature is valid for this key."""
         try:
             self._public_key.verify(sig, msg)
         except InvalidSignature:
@@ -153,7 +153,7 @@ class KeySet:
         return algorithm in self._without_id and (None, algorithm) not in self._keys
 
     def knows(self, kid: str | None) -> bool:
-        """Tell whether a key of that id is here, for whichever algorithm."""
+        """Tell whether the set has a key with this id, for any algorithm."""
         return kid in self._ids
 
     def usable(self, algorithms: frozenset[str]) -> int:
@@ -219,7 +219,7 @@ def _members(document: bytes) -> list[Any]:
 
 
 def _construct(member: object, algorithms: frozenset[str]) -> dict[str, Key]:
-    """Build one key for each algorithm that it may verify; raise where it may for none."""
+    """Build one key for each algorithm that it may verify; raise if it cannot be used for any."""
     if not isinstance(member, dict):
         raise TypeError("it is not an object")
     kid, use, operations = member.get("kid"), member.get("use", "sig"), member.get("key_ops", ["verify"])

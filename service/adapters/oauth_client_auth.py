@@ -1,4 +1,4 @@
-"""How this service proves to the provider that it is the client it says it is (OIDC Core §9)."""
+"""Client authentication at the provider (OIDC Core §9)."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ Sign = Callable[[bytes], bytes]
 
 @dataclass(frozen=True, slots=True)
 class ClientPolicy:
-    """What the provider knows of its client, and what the client asks for.
+    """The client's credentials at the provider, and what the client asks for.
 
     Without ``scopes`` those of DEFAULT_SCOPES are asked for that the provider lists. ``userinfo`` is asked ``auto``
     where the ID token lacks a claim that decides something; ``kept_claims`` go into the session. ``timeout`` is in
@@ -52,17 +52,17 @@ class ClientPolicy:
 
 
 class ClientAuth:
-    """Adds to a call what proves the client."""
+    """Adds the client's authentication to a request."""
 
     def __init__(self, policy: ClientPolicy, issuer: str) -> None:
-        """Read the key; a ValueError says what is wrong with it."""
+        """Read the private key, if there is one; raise ValueError if it cannot be used."""
         self._policy = policy
         self._issuer = issuer
         if policy.auth_method == "private_key_jwt":
             self._algorithm, self._sign = load_signer(policy.private_key, policy.private_key_alg)
 
     def prove(self, form: dict[str, str], now: float) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the headers and the form to send."""
+        """Return the headers and the form of an authenticated request. ``now`` is in seconds since the epoch."""
         policy = self._policy
         match policy.auth_method:
             case "client_secret_basic":  # RFC 6749 §2.3.1: encoded as a form first, and only then by RFC 7617
@@ -77,7 +77,7 @@ class ClientAuth:
                 return {}, {**form, "client_id": policy.client_id}
 
     def assertion(self, now: float) -> str:
-        """Return a signed assertion, good once and for a minute (RFC 7523 §3).
+        """Return a signed assertion, valid once and for a minute (RFC 7523 §3).
 
         Its audience is the issuer alone, as a string. The token endpoint, or a list of both, was usual; since 2025
         neither is safe (CVE-2025-27370, draft-ietf-oauth-rfc7523bis §4): a malicious provider can name another's
@@ -99,7 +99,7 @@ class ClientAuth:
 
 
 def load_signer(pem: str, algorithm: str = "") -> tuple[str, Sign]:
-    """Return the key's algorithm and what signs with it; ValueError for a key that cannot sign that way."""
+    """Return the algorithm of a private key in PEM and its signing function; raise ValueError if it cannot be used."""
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except Exception as problem:  # noqa: BLE001 - its own words might quote the key

@@ -1,4 +1,4 @@
-"""One call to a provider: bounded in time and size, to no other scheme, with no redirect followed."""
+"""Calls to providers: limited in time and size, to http and https only, without following redirects."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ MAX_DOCUMENT: Final = 512 * 1024
 
 
 class PlainHTTP(Enum):
-    """Where a call may go unencrypted: on its way, anybody could answer it."""
+    """Where plain http may be used. Anybody on the way could answer such a call."""
 
     NOWHERE = "nowhere"
     LOOPBACK = "loopback"
@@ -26,11 +26,11 @@ class PlainHTTP(Enum):
 
 
 class FetchError(Exception):
-    """An answer that is none; the message is for the log."""
+    """An answer that cannot be used. The message is for the log."""
 
 
 class Answer(NamedTuple):
-    """What came back. Its body may hold tokens, and is never shown."""
+    """An answer. Its body may contain tokens and is not part of its repr."""
 
     status: int
     headers: httpx.Headers
@@ -91,7 +91,7 @@ async def call(
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Return the answer, whatever its status; FetchError, TimeoutError or httpx.HTTPError where there is none."""
+    """Return the answer, with any status; raise FetchError, TimeoutError or httpx.HTTPError if there is none."""
     check_url(url, allow_http=allow_http)
     sent = {"accept": "application/json", "accept-encoding": "identity", **(headers or {})}
     async with (
@@ -110,7 +110,7 @@ async def call(
 
 
 def plain_http_from(url: str, *, allow_http: bool) -> PlainHTTP:
-    """Return where plain http may lead that a configured URL stands for, or what is found there names.
+    """Return where plain http may lead, for a configured URL and for URLs that its documents name.
 
     A document from elsewhere may not send this service to its own machine, where other things listen.
     """
@@ -120,7 +120,7 @@ def plain_http_from(url: str, *, allow_http: bool) -> PlainHTTP:
 
 
 def check_url(url: str, *, allow_http: PlainHTTP) -> None:
-    """Refuse every URL but https, and plain http where it may not lead."""
+    """Raise FetchError unless the URL is https, or plain http where that is allowed."""
     try:
         parts = urlsplit(url)
         host = parts.hostname

@@ -1,4 +1,4 @@
-"""The shared store: the few things that replicas tell each other, by Redis 6.2 or newer, or Valkey.
+"""The store that replicas share: Redis 6.2 or newer, or Valkey.
 
 Each call takes at most ``TIMEOUT`` seconds, and ends in an answer or in StoreUnavailable, never in anything else:
 whoever calls knows what to do alone. Connections are made when they are needed, so a store that comes back is used
@@ -18,18 +18,18 @@ _FIELD: Final = "entry"
 
 
 class StoreError(Exception):
-    """A store that cannot work the way it is configured; the message is for the operator."""
+    """A store that is not configured correctly. The message is for the operator."""
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - a state that passes, named as one
-    """The store did not do it, or not in time; it may or may not happen yet. The message is for the log."""
+    """The store did not answer in time or failed. The operation may still happen. The message is for the log."""
 
 
 class Store:
-    """Logs, tallies, claims and values under names that all replicas share; nothing here lives without an end."""
+    """Logs, tallies, claims and values that all replicas share. Everything in it expires."""
 
     def __init__(self, url: str, prefix: str) -> None:
-        """Raise StoreError without the package or with a URL that means nothing; connect to nothing yet."""
+        """Prepare the client without connecting. Raise StoreError if the package is missing or the URL is not valid."""
         try:
             # imported here: the package is there only where a store is wanted
             from redis.asyncio import Redis  # noqa: PLC0415
@@ -58,7 +58,7 @@ class Store:
     # a log: what is appended by one is read by all, in one order -------------------------------------------
 
     async def append(self, name: str, entries: Sequence[str], keep: float) -> None:
-        """Append to a log whose entries go after ``keep`` seconds by the store's own clock."""
+        """Append to a log. Its entries expire after ``keep`` seconds by the store's clock."""
         key = self._prefix + name
         async with self._bounded(), self._client.pipeline(transaction=False) as batch:
             seconds, _ = await self._client.time()
@@ -69,7 +69,7 @@ class Store:
             await batch.execute()
 
     async def read(self, name: str, after: str, *, wait: float = 0) -> list[tuple[str, str]]:
-        """Return the next entries behind a position ("0" is the start), each with its own position.
+        """Return the next entries after a position ("0" is the start), each with its own position.
 
         Where there are none yet, wait for the first for ``wait`` seconds.
         """
@@ -81,12 +81,13 @@ class Store:
     # claims and tallies -----------------------------------------------------------------------------------
 
     async def claim(self, name: str, seconds: float) -> bool:
-        """Tell whether nobody has claimed this name within the seconds that the claim was good for."""
+        """Claim a name for some seconds; tell whether nobody else holds the claim."""
         async with self._bounded():
             return bool(await self._client.set(self._prefix + name, 1, nx=True, px=_milliseconds(seconds)))
 
     async def tally(self, name: str, member: str, seconds: float, *, by: int = 1) -> tuple[int, int, float]:
-        """Count one more for a member; return its count, that of all members, and for how long they still stand.
+        """Add ``by`` to a member's count. Return its count, the count of all members, and the seconds until they
+        expire.
 
         The count begins with the first and is forgotten as a whole ``seconds`` later. With -1 one is taken back.
         """
@@ -102,26 +103,26 @@ class Store:
             return count, sum(map(int, counts)), remaining / 1000
 
     async def remove_from_tally(self, name: str, member: str) -> None:
-        """Take a member's count out of a tally."""
+        """Remove a member from a tally."""
         async with self._bounded():
             await self._client.hdel(self._prefix + name, member)
 
     # values -----------------------------------------------------------------------------------------------
 
     async def keep(self, name: str, value: str, seconds: float) -> None:
-        """Keep a value under a name for some seconds; one that was there is replaced."""
+        """Store a value under a name for some seconds. A value that was there is replaced."""
         async with self._bounded():
             await self._client.set(self._prefix + name, value, px=_milliseconds(seconds))
 
     async def recall(self, name: str) -> str | None:
-        """Return the value that is kept under a name, if there still is one."""
+        """Return the value under a name, or None."""
         async with self._bounded():
             value: str | None = await self._client.get(self._prefix + name)
             return value
 
     @asynccontextmanager
     async def _bounded(self, seconds: float = TIMEOUT) -> AsyncIterator[None]:
-        """Bound what happens inside, and make the driver's many errors one."""
+        """Limit the time of what happens inside, and turn every error into StoreUnavailable."""
         try:
             async with asyncio.timeout(seconds):
                 yield

@@ -1,4 +1,4 @@
-"""The users file: ``name:bcrypt`` lines in htpasswd's format, read whole or not at all.
+"""The users file: lines of ``name:bcrypt-hash`` in htpasswd's format, accepted as a whole or not at all.
 
 A file is accepted only if every line is. While the service runs, a file that is not accepted changes nothing:
 the users that were read last stay, and the log says so at each change.
@@ -45,19 +45,19 @@ _WRITTEN_BY_BCRYPT: Final = re.compile(
 
 
 class UsersFileError(Exception):
-    """A users file that cannot be used, with every problem in it; no hash is ever quoted."""
+    """A users file that cannot be used, with all of its problems. Hashes are never quoted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """The users of one version of the file: name → hash, and the highest cost among the hashes."""
+    """The users of one version of the file: hashes by name, and the highest cost of a hash."""
 
     hashes: Mapping[str, str]
     highest_cost: int = DEFAULT_COST
 
 
 def cost_of(password_hash: str) -> int:
-    """Return the base-2 logarithm of a bcrypt hash's rounds."""
+    """Return the cost of a bcrypt hash: the base-2 logarithm of its rounds."""
     return int(password_hash[4:6])
 
 
@@ -107,7 +107,7 @@ def _problem(name: str, password_hash: str, hashes: Mapping[str, str], max_cost:
 
 
 def _is_user_name(name: str) -> bool:
-    """Tell whether a name can stand in the file, and be sent in a Basic credential."""
+    """Tell whether a name can be written to the file and sent in a Basic credential."""
     return is_visible_name(name) and name[0] != "#" and ":" not in name and len(name) <= MAX_USERNAME
 
 
@@ -180,14 +180,14 @@ def check_new_password(password: str) -> None:
 
 
 def hash_password(password: str, cost: int) -> str:
-    """Return a password's bcrypt hash, or raise UsersFileError where bcrypt could not tell it from others."""
+    """Return the bcrypt hash of a password, or raise UsersFileError if bcrypt cannot hash all of it."""
     if not password or "\x00" in password or len(password.encode()) > MAX_PASSWORD_BYTES:
         raise UsersFileError(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes, and no NUL")
     return str(bcrypt.using(rounds=cost).hash(password))
 
 
 def verify_password(users: Users, name: str, password: str) -> bool:
-    """Tell whether the pair is right. A wrong one costs 2 ** highest_cost rounds in all, whoever was named.
+    """Tell whether a name and a password are correct. A wrong pair costs 2 ** highest_cost rounds for every name.
 
     That holds for passwords that bcrypt refuses without hashing them, too (a NUL, more than 72 bytes). It takes tens to
     hundreds of milliseconds of one processor.
@@ -205,7 +205,7 @@ def verify_password(users: Users, name: str, password: str) -> bool:
 
 
 class UsersFile:
-    """A users file that is read again when it changes: in place, by rename, or by a swapped symbolic link."""
+    """A users file that is read again when it changes: in place, by a rename, or by a changed symbolic link."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class UsersFile:
         self.users = self._read()
 
     async def watch(self, interval: float) -> None:
-        """Look for a change every ``interval`` seconds, for ever."""
+        """Look for a change every ``interval`` seconds, until cancelled."""
         while True:
             await asyncio.sleep(interval)
             try:
@@ -238,7 +238,7 @@ class UsersFile:
                 log.exception("users file %s: the check failed, the users stay as they are", self.path)
 
     async def reload_if_changed(self) -> None:
-        """Read the file again if it is another one than before; if it is broken, keep the users and say so."""
+        """Read the file again if it has changed. If it cannot be used, keep the users as they are and log why."""
         signature = self._signature()
         if signature == self._seen:
             return

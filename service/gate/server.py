@@ -22,20 +22,20 @@ KEEP_ALIVE: Final = 120  # seconds; longer than proxies keep idle connections, s
 
 
 def serve(settings: Settings, config_file: Path | None = None, secrets_file: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then let requests under way finish within ``shutdown_grace`` seconds.
+    """Serve until SIGTERM or SIGINT, then let running requests finish within ``shutdown_grace`` seconds.
 
-    Each process loads the settings itself, at its start and on SIGHUP, so what the command line said is handed on as
-    variables.
+    Each process loads the settings itself, at its start and on SIGHUP. So options of the command line are passed on as
+    environment variables.
     """
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service listens to it: what it asks for is being done
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service handles it
     if config_file is not None:
         os.environ[CONFIG] = str(config_file)
     if secrets_file is not None:
         os.environ[SECRETS] = str(secrets_file)
     if settings.uds is not None:
         os.environ["FORWARD_AUTH_UDS"] = str(settings.uds)
-    os.environ[SESSION_KEY] = secrets.token_urlsafe(32)  # what one process seals, the others have to open
+    os.environ[SESSION_KEY] = secrets.token_urlsafe(32)  # all processes need the same key
     configure_logging(settings.log.level, settings.log.format)
     config = uvicorn.Config(
         "service.web.app:create_app",
@@ -46,22 +46,22 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
         workers=settings.workers,
         loop="uvloop",
         http=BoundedHeadProtocol,
-        ws="none",  # a proxy may forward an Upgrade header; the verify call is an HTTP call all the same
+        ws="none",  # a proxy may forward an Upgrade header, but a verify call is plain HTTP
         lifespan="on",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # the peer's address is the proxy's, and decides whether it is believed
+        proxy_headers=False,  # the peer's address must be the proxy's own
         server_header=False,
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.shutdown_grace),
     )
-    server = Alone(config)
+    server = SingleProcessServer(config)
     sockets = None if settings.uds is None else [_unix_socket(settings.uds)]
     try:
         with suppress(KeyboardInterrupt):
             if settings.workers > 1:
-                Workers(config, sockets or [config.bind_socket()]).run()
+                WorkerSupervisor(config, sockets or [config.bind_socket()]).run()
             else:
                 server.run(sockets)
     finally:
@@ -72,9 +72,9 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
 
 
 def _unix_socket(path: Path) -> socket.socket:
-    """Return a socket that its owner and group may open: who may is trusted, and uvicorn would let everybody."""
+    """Return a socket for its owner and group. uvicorn would let everybody open it, and whoever can is trusted."""
     if path.is_socket():
-        path.unlink()  # of a process that was killed
+        path.unlink()  # left behind by a killed process
     listener = socket.socket(socket.AF_UNIX)
     umask = os.umask(0o117)
     try:
@@ -87,23 +87,23 @@ def _unix_socket(path: Path) -> socket.socket:
     return listener
 
 
-class Alone(uvicorn.Server):
-    """uvicorn's server of one process, but for its Unix socket: SIGTERM would leave that behind."""
+class SingleProcessServer(uvicorn.Server):
+    """uvicorn's server, which also removes its Unix socket on SIGTERM."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End as uvicorn does, and take the socket away: at its end the process is killed by the signal it was sent."""
+        """Shut down as uvicorn does, and remove the socket before uvicorn repeats the signal and the process ends."""
         await super().shutdown(sockets)
         if self.config.uds is not None:
-            Path(self.config.uds).unlink(missing_ok=True)  # noqa: ASYNC240 - nothing waits for this loop any more
+            Path(self.config.uds).unlink(missing_ok=True)  # noqa: ASYNC240 - nothing else runs in this loop now
 
 
-class Workers(Multiprocess):
-    """uvicorn's supervisor of several processes, but for SIGHUP."""
+class WorkerSupervisor(Multiprocess):
+    """uvicorn's supervisor of several processes, which passes SIGHUP on instead of replacing them."""
 
     def handle_hup(self) -> None:
-        """Let each process read the configuration again, where uvicorn would replace it, and lose what it knows.
+        """Let each process reload its configuration. Replacing processes would lose their state.
 
-        One that is only starting ends by it, and another is started in its place.
+        A process that has not started yet is ended by the signal, and the supervisor starts another one.
         """
         for one in self.processes:
             if one.pid is not None and one.process.is_alive():

@@ -1,4 +1,4 @@
-"""What the service tells of itself: counts with closed label sets, and a log in which no secret stands."""
+"""Counters of events and the log. Labels are from closed sets, and neither contains a secret."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ WARN_EVERY: Final = 60.0
 
 
 class Telemetry:
-    """Counts decisions, and logs those that are to be logged."""
+    """Counts events, and logs those that the settings ask for."""
 
     def __init__(self, decisions: Literal["refused", "all", "none"] = "refused") -> None:
         self.allowed: dict[Gate, int] = dict.fromkeys(Gate, 0)
@@ -43,12 +43,12 @@ class Telemetry:
         self._warned_at = float("-inf")
 
     def log(self, decisions: Literal["refused", "all", "none"]) -> None:
-        """From now on log these decisions."""
+        """Set which decisions are logged from now on."""
         self.log_allowed = decisions == "all"
         self._log_refused = decisions != "none"
 
     def reloaded(self, problem: str = "") -> None:
-        """Count that the configuration was read again, and remember why it was not taken."""
+        """Count a reload, and remember the problem if the new configuration was refused."""
         self.reloads["refused" if problem else "done"] += 1
         self.config_problem = problem
 
@@ -62,7 +62,7 @@ class Telemetry:
         request_id: str,
         peer: str,
     ) -> None:
-        """Count a refusal, and log a decision; the query, headers and credentials are never logged."""
+        """Count a refusal, and log a decision. Queries, headers and credentials are never logged."""
         if not isinstance(decision, Allow):
             self.refused[gate, decision.code] += 1
             self._note_lost_websocket(decision.code, request, gate)
@@ -90,7 +90,7 @@ class Telemetry:
             log.info("refused", extra={"fields": fields})
 
     def unknown_route(self, request: ForwardedRequest | None) -> None:
-        """Count a call of a route that the table does not know, and log each such route once."""
+        """Count a request for an unknown route, and log each such route once."""
         self.unknown_routes += 1
         if request is None or len(self._unknown) >= MAX_UNKNOWN:
             return
@@ -104,31 +104,31 @@ class Telemetry:
             )
 
     def guess_refused(self, sender: str) -> None:
-        """Count a password that was not looked at after too many wrong ones, and log each sender once an hour."""
+        """Count a throttled password, and log each sender once an hour."""
         self.guesses_refused += 1
         if sender not in self._guessers:
             self._guessers[sender] = None
             log.warning("too many wrong passwords came from one address", extra={"fields": {"client": sender}})
 
     def signed_in(self, session: Session, client: str) -> None:
-        """Count and log that somebody has signed in."""
+        """Count and log a sign-in."""
         self.sign_ins["signed_in"] += 1
         log.info("signed in", extra={"fields": {**_who(session), "client": client}})
 
     def signed_out(self, session: Session) -> None:
-        """Count and log that somebody has signed out."""
+        """Count and log a sign-out."""
         self.sign_ins["signed_out"] += 1
         log.info("signed out", extra={"fields": _who(session)})
 
     def sign_in_refused(self, refusal: Refusal, request_id: str) -> None:
-        """Count and log that signing in, or out, was refused."""
+        """Count and log a refused sign-in or sign-out."""
         self.sign_ins[refusal.code] += 1
         if self._within_bounds():
             fields = {"code": refusal.code, "reason": log_reason(refusal.cause), "request_id": request_id}
             log.info("sign-in refused", extra={"fields": fields})
 
     def _note_lost_websocket(self, code: str, request: ForwardedRequest | None, gate: Gate) -> None:
-        """Count a WebSocket that came without a credential: whoever sent it is losing task runs in silence."""
+        """Count a WebSocket without a credential. Its sender is losing task runs, so the log names it and the cure."""
         endpoint = websocket_endpoint(request.path) if request is not None and gate is not Gate.UI else None
         if endpoint is None or request is None or code != "credential_required":
             return

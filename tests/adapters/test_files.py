@@ -123,7 +123,7 @@ def test_whoever_cannot_keep_the_owner_takes_the_file_from_nobody(
 
 
 def test_whoever_waits_too_long_is_told_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.2)
     began = time.monotonic()
     with (
         locked(tmp_path / "file"),
@@ -137,7 +137,7 @@ def test_whoever_waits_too_long_is_told_and_changes_nothing(tmp_path: Path, monk
 
 
 def test_two_ways_to_one_file_share_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.0)
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder/file")
     with (
