@@ -86,10 +86,9 @@ class Store:
             return bool(await self._client.set(self._prefix + name, 1, nx=True, px=_milliseconds(seconds)))
 
     async def tally(self, name: str, member: str, seconds: float, *, by: int = 1) -> tuple[int, int, float]:
-        """Add ``by`` to a member's count. Return its count, the count of all members, and the seconds until they
-        expire.
+        """Add ``by`` to a member's count. Return its count, that of all members, and the seconds until they expire.
 
-        The count begins with the first and is forgotten as a whole ``seconds`` later. With -1 one is taken back.
+        The first count starts the time: ``seconds`` later the whole tally expires.
         """
         key = self._prefix + name
         async with self._bounded(), self._client.pipeline(transaction=True) as batch:
