@@ -19,7 +19,7 @@ from service.state.issuer_keys import KeyPolicy
 from tests.authn.conftest import issuer_of
 from tests.support.issuer import Issuer as Receiver
 from tests.support.issuer import Reply, SigningKey
-from tests.support.openid import OpenIDProvider, Visitor
+from tests.support.openid import OpenIDProvider, ProviderBrowser
 from tests.support.refusals import logged, refused, told
 
 pytestmark = pytest.mark.anyio
@@ -74,8 +74,8 @@ def provider(site: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def visitor(provider: OpenIDProvider) -> Iterator[Visitor]:
-    with Visitor(provider) as one:
+def browser(provider: OpenIDProvider) -> Iterator[ProviderBrowser]:
+    with ProviderBrowser(provider) as one:
         yield one
 
 
@@ -117,8 +117,8 @@ async def redeem(party: RelyingParty, answer: dict[str, str], back: str, verifie
     )
 
 
-async def sign_in(party: RelyingParty, visitor: Visitor, back: str, user: str = "alice") -> SignedIn:
-    return await redeem(party, visitor.sign_in(await begin(party, back), user), back)
+async def sign_in(party: RelyingParty, browser: ProviderBrowser, back: str, user: str = "alice") -> SignedIn:
+    return await redeem(party, browser.sign_in(await begin(party, back), user), back)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,14 @@ async def sign_in(party: RelyingParty, visitor: Visitor, back: str, user: str = 
     ],
 )
 async def test_a_person_signs_in_stays_and_is_revoked(
-    policy: ClientPolicy, provider: OpenIDProvider, relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    policy: ClientPolicy,
+    provider: OpenIDProvider,
+    relying: Callable[..., RelyingParty],
+    browser: ProviderBrowser,
+    back: str,
 ) -> None:
     party = relying(policy)
-    who = await sign_in(party, visitor, back)
+    who = await sign_in(party, browser, back)
     assert who[:5] == (provider.url, "alice", "alice", "alice@example.test", ("data-engineers", "prefect-admins"))
     assert (who.claims, bool(who.provider_sid)) == ({}, True)
     again = await party.renew(who.refresh_token, subject="alice")
@@ -159,19 +163,19 @@ async def test_a_person_signs_in_stays_and_is_revoked(
     ],
 )
 async def test_a_client_that_cannot_prove_itself_is_said_to_be_set_up_wrongly(
-    policy: ClientPolicy, relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    policy: ClientPolicy, relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
     with refused(SignInFailed, "tell whoever runs it") as refusal:
-        await sign_in(relying(policy), visitor, back)
+        await sign_in(relying(policy), browser, back)
     assert "invalid_client" in logged(refusal.value) or "invalid_request" in logged(refusal.value)
     assert "wrong" not in logged(refusal.value)
 
 
 async def test_a_code_is_good_once_and_its_replay_ends_what_it_began(
-    relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
     party = relying()
-    answer = visitor.sign_in(await begin(party, back), "alice")
+    answer = browser.sign_in(await begin(party, back), "alice")
     who = await redeem(party, answer, back)
     with refused(SignInFailed, "used already") as refusal:
         await redeem(party, answer, back)
@@ -181,28 +185,28 @@ async def test_a_code_is_good_once_and_its_replay_ends_what_it_began(
 
 
 async def test_row36_a_code_without_its_verifier_is_worthless(
-    relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
     party = relying()
-    answer = visitor.sign_in(await begin(party, back), "alice")
+    answer = browser.sign_in(await begin(party, back), "alice")
     with pytest.raises(SignInFailed):
         await redeem(party, answer, back, verifier="w" * 43)
 
 
 async def test_a_code_of_another_client_is_worthless(
-    relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
-    answer = visitor.sign_in(await begin(relying(), back), "alice")
+    answer = browser.sign_in(await begin(relying(), back), "alice")
     with pytest.raises(SignInFailed):
         await redeem(relying(POST), answer, back)
 
 
 async def test_new_groups_are_seen_at_the_next_renewal(
-    provider: OpenIDProvider, relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    provider: OpenIDProvider, relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
     party = relying(required_claims={"groups": frozenset({"staff"})})
     provider.set_groups("carol", "staff", "analysts")
-    who = await sign_in(party, visitor, back, "carol")
+    who = await sign_in(party, browser, back, "carol")
     assert who.groups == ("staff", "analysts")
     provider.set_groups("carol", "staff")
     who = await party.renew(who.refresh_token, subject="carol")
@@ -211,60 +215,60 @@ async def test_new_groups_are_seen_at_the_next_renewal(
     with pytest.raises(NotPermitted):
         await party.renew(who.refresh_token, subject="carol")
     with pytest.raises(NotPermitted) as refusal:
-        await sign_in(party, visitor, back, "carol")
+        await sign_in(party, browser, back, "carol")
     assert refusal.value.name == "carol"
 
 
 async def test_somebody_whom_the_provider_no_longer_knows_is_out_at_the_next_renewal(
-    provider: OpenIDProvider, relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    provider: OpenIDProvider, relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
     party = relying()
-    who = await sign_in(party, visitor, back, "mallory")
+    who = await sign_in(party, browser, back, "mallory")
     provider.deny("mallory")
     with pytest.raises(SessionEnded):
         await party.renew(who.refresh_token, subject="mallory")
 
 
 async def test_whoever_declines_is_told_what_happened(
-    relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
     party = relying()
-    answer = visitor.decline(await begin(party, back))
+    answer = browser.decline(await begin(party, back))
     assert "ask for access" in told(provider_error(answer["error"], answer.get("error_description", "")))
-    answer = visitor.sign_in(await begin(party, back, prompt="none"), "alice")
+    answer = browser.sign_in(await begin(party, back, prompt="none"), "alice")
     assert "sign in again" in told(provider_error(answer["error"]))
 
 
 async def test_signing_out_reaches_the_provider_and_comes_back(
-    site: Receiver, relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    site: Receiver, relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
     """The whole way out: to the provider, from it over the back channel, and back to the site."""
     party = relying()
-    who = await sign_in(party, visitor, back)
+    who = await sign_in(party, browser, back)
     site.calls.clear()
     home = f"{site.url}/_auth/signed-out"
     url = await party.logout_url(id_token=who.id_token, return_to=home, state="state")
     assert url
-    assert visitor.sign_out(url) == f"{home}?state=state"
+    assert browser.sign_out(url) == f"{home}?state=state"
     (call,) = site.calls
     notice = await party.verify_logout_token(call.form["logout_token"].encode(), time.time())
     assert (notice.subject, notice.sid) == ("alice", who.provider_sid)
     assert notice.token_id
     with pytest.raises(SessionEnded):
         await party.renew(who.refresh_token, subject="alice")
-    answer = visitor.sign_in(await begin(party, back, prompt="none"), "alice")
+    answer = browser.sign_in(await begin(party, back, prompt="none"), "alice")
     assert answer["error"] == "login_required"
 
 
 async def test_keys_turn_in_the_midst_of_it(
-    provider: OpenIDProvider, relying: Callable[..., RelyingParty], visitor: Visitor, back: str
+    provider: OpenIDProvider, relying: Callable[..., RelyingParty], browser: ProviderBrowser, back: str
 ) -> None:
     party = relying()
-    who = await sign_in(party, visitor, back)
+    who = await sign_in(party, browser, back)
     provider.rotate()
     provider.drop_old()
     who = await party.renew(who.refresh_token, subject="alice")
-    assert (await sign_in(party, visitor, back)).subject == who.subject == "alice"
+    assert (await sign_in(party, browser, back)).subject == who.subject == "alice"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from playwright.sync_api import Error as PlaywrightError
 
 from tests.browser.people import Way, by_password, by_provider
 from tests.browser.seed import seed
-from tests.support.chromium import ARGUMENTS, PATIENCE, starter
+from tests.support.chromium import ARGUMENTS, TIMEOUT_MS, starter
 from tests.support.echo import Echo
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import AXE, SERVER_VERSION, TRAEFIK, prefect_part, require
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chromium(folder: Path) -> Iterator[Browser]:
     """Launch a browser as people have it; Playwright would switch off its memory of pages left behind."""
     program = starter(folder)
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=ARGUMENTS, ignore_default_args=["--disable-back-forward-cache"]
@@ -66,7 +66,7 @@ def new_context(chromium: Browser, request: pytest.FixtureRequest, tmp_path: Pat
 
     def opened(**options: Any) -> BrowserContext:
         context = chromium.new_context(**options)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
         return context
 

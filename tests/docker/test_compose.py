@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.browser.people import sign_in_with_password
-from tests.support.chromium import ARGUMENTS, PATIENCE, starter
+from tests.support.chromium import ARGUMENTS, TIMEOUT_MS, starter
 from tests.support.compose import MACHINES, NAVIGATION, PEOPLE, Person, Stack
 from tests.support.waiting import wait_until
 
@@ -96,7 +96,7 @@ def test_a_browser_signs_in(stack: Stack, tmp_path: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=starter(tmp_path), args=ARGUMENTS)
         page = browser.new_page()
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MS)
         page.goto(f"http://{PEOPLE}:{stack.port}/v2/work-pools")
         sign_in_with_password(page, "admin", stack.passwords()["admin"])
         page.wait_for_url(f"http://{PEOPLE}:{stack.port}/v2/work-pools")

@@ -20,7 +20,7 @@ ARGUMENTS = [
     # Prefect's UI reports usage to a third party; this keeps it from doing so.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost, EXCLUDE 127.0.0.1",
 ]
-PATIENCE = 60_000  # milliseconds; the limit on a busy machine, not what a page usually takes
+TIMEOUT_MS = 60_000  # milliseconds; the limit on a busy machine, not what a page usually takes
 
 
 def starter(folder: Path, part: Part = CHROMIUM_ENGINE) -> Path:

@@ -110,7 +110,7 @@ class OpenIDProvider:
         self.stop()
 
 
-class Visitor:
+class ProviderBrowser:
     """A person's browser at the provider: it fills in the forms there, and stops where it is sent elsewhere."""
 
     def __init__(self, provider: OpenIDProvider) -> None:

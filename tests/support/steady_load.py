@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 CALLERS = 64  # most are idle; this many requests may be unanswered before the rate falls
-PATIENCE = 30.0  # seconds for one answer
+ANSWER_TIMEOUT = 30.0  # seconds for one answer
 
 
 @dataclass(repr=False)
@@ -64,7 +64,7 @@ class SteadyLoad:
             await asyncio.sleep(due - time.monotonic())
             asked = time.monotonic()
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(ANSWER_TIMEOUT):
                     connection = connection or await asyncio.open_connection("127.0.0.1", self._port)
                     status = await self._exchange(*connection)
                 problem = "" if status == "200" else f"status {status}"
