@@ -141,10 +141,6 @@ async def test_a_person_signs_in_stays_and_is_revoked(
     relying: Callable[..., RelyingParty],
     browser: ProviderBrowser,
     back: str,
-    provider: OpenIDProvider,
-    relying: Callable[..., RelyingParty],
-    browser: ProviderBrowser,
-    back: str,
 ) -> None:
     party = relying(policy)
     who = await sign_in(party, browser, back)
