@@ -87,7 +87,7 @@ class VerifyEndpoints(ABC):
         client = scope.get("client")
         peer = client[0] if client else ""
         try:
-            if not (self._trusts(peer) if peer else self.wiring.settings.uds):
+            if not self._trusts(peer):
                 self._refuse_peer(peer)
             request, found = parse_call(face, scope["method"], target, scope["headers"], self.wiring.proxies)
             if gate is Gate.UI:
@@ -176,7 +176,7 @@ class VerifyEndpoints(ABC):
 
     @staticmethod
     def _refuse_peer(peer: str) -> NoReturn:
-        """Let our proxies ask, and nobody else; whoever may open the Unix socket has no address."""
+        """Refuse a caller that is not a trusted proxy."""
         raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=peer)
 
     async def _prove(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Proof:

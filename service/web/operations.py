@@ -85,7 +85,7 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
 def _refused_caller(request: Request, wiring: Wiring) -> Response | None:
     """Return the refusal of a caller that is no trusted proxy, or of a form that no page of this service sends."""
     peer = request.client.host if request.client else ""
-    if peer and not wiring.proxies.trusts(peer):
+    if not wiring.proxies.trusts(peer):
         return _refusal(403, Code.UNTRUSTED_PROXY, Cause(Problem.PEER_NOT_TRUSTED))
     # a multipart form chooses its own codec, and some codecs take minutes
     if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):

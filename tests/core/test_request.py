@@ -160,6 +160,12 @@ def test_row15_a_peer_is_trusted_by_its_address_alone(peer: str, trusted: bool) 
     assert PROXIES.trusts(peer) is trusted
 
 
+def test_row15_a_peer_without_an_address_is_trusted_at_a_unix_socket_alone() -> None:
+    assert not PROXIES.trusts("")
+    assert TrustedProxies(PROXIES.networks, unix_socket=True).trusts("")
+    assert not TrustedProxies(PROXIES.networks, unix_socket=True).trusts("8.8.8.8")
+
+
 FORWARDED = {
     b"x-forwarded-method": b"POST",
     b"x-forwarded-uri": b"/api/flows/filter?x=1",

@@ -46,7 +46,10 @@ class Answer:
 
 @dataclass
 class Caller:
-    """Calls the ASGI application with exactly the bytes that are given, as a proxy would."""
+    """Calls the ASGI application with exactly the bytes that are given, as a proxy would.
+
+    An empty ``peer`` has no address, as at a Unix socket or after a reset.
+    """
 
     app: ForwardAuth
     peer: str = "127.0.0.1"
@@ -64,7 +67,7 @@ class Caller:
             "raw_path": target.encode(),
             "query_string": query.encode(),
             "headers": headers,
-            "client": (self.peer, 4711),
+            "client": (self.peer, 4711) if self.peer else None,
         }
         sent: list[dict[str, Any]] = []
 

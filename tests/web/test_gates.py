@@ -3,15 +3,21 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from starlette.routing import Route
 
 from service.core.errors import Code
 from service.settings import Settings
+from service.web.account import Account
 from service.web.app import create_app
+from service.web.login import Login
+from service.web.logout import Logout
+from service.web.page_context import PageContext
 from tests.support.issuer import Issuer as Provider
 from tests.web.conftest import FORWARDED, Answer, Caller, basic
 
@@ -134,8 +140,34 @@ async def test_row15_only_trusted_proxies_may_ask(call: Caller, provider: Provid
         answer = await call(f"Bearer {provider.mint()}")
         assert answer.status == status, peer
     assert answer.json()["code"] == "untrusted_proxy"
-    call.peer = ""  # a Unix socket's peer; there is none configured
-    assert (await call(f"Bearer {provider.mint()}")).status == 403
+
+
+PROBES = ["/healthz", "/readyz"]
+
+
+@pytest.mark.parametrize("uds", [False, True], ids=["tcp", "unix-socket"])
+@pytest.mark.parametrize("peer", ["", "8.8.8.8"])
+async def test_row15_only_the_probes_answer_a_stranger_and_no_address_is_trusted_at_a_unix_socket_alone(
+    settings: dict[str, Any], tmp_path: Path, peer: str, *, uds: bool
+) -> None:
+    app = create_app(Settings(**settings, **({"uds": tmp_path / "gate.sock"} if uds else {})))
+    await app.start()
+    context = PageContext(lambda: app.wiring)
+    routes = [one for pages in (Login, Logout, Account) for one in pages(context).router.routes]
+    served = [(f"/_auth{one.path}", verb) for one in routes if isinstance(one, Route) for verb in one.methods or ()]
+    assert ("/_auth/login", "POST") in served
+    verify = [(endpoint, "GET") for endpoint in ENDPOINTS]
+    operations = [("/metrics", "GET"), ("/openapi.json", "GET")]
+    elsewhere = [("/", "GET"), ("/_auth", "GET"), ("/_auth/", "GET"), ("/_auth/x", "POST"), ("/docs", "GET")]
+    caller = Caller(app, peer)
+    headers = [(name.lower().encode(), value.encode()) for name, value in FORWARDED.items()]
+    for path, method in (*served, *verify, ("/ext-authz/api/api/flows", "GET"), *operations, *elsewhere):
+        answer = await caller.raw(path, [*headers, (b"host", b"h")], method)
+        is_trusted = not (answer.status == 403 and answer.json()["code"] == "untrusted_proxy")
+        assert is_trusted == (uds and not peer), (method, path)
+    for path in PROBES:
+        assert (await caller.raw(path, [])).status == 200
+    await app.stop()
 
 
 @pytest.mark.parametrize(
