@@ -59,6 +59,7 @@ class Browser(NamedTuple):
     navigates: bool  # a person opens a page
     same_origin: bool  # a page of this very origin sends it
     another_site: bool  # a page of another site, or of another origin of this one, sends it
+    opens_websocket: bool = False
 
 
 class Bearer(NamedTuple):

@@ -51,7 +51,7 @@ def decide(
     if isinstance(who, Principal):
         if request is None:
             return Deny(400, Code.INVALID_REQUEST, Cause(Problem.REQUEST_MISSING))
-        if not (_comes_from_own_site(gate, browser) or _reads(request)):
+        if not (_comes_from_own_site(gate, browser) or _reads(request, browser, access)):
             return Deny(403, Code.CROSS_ORIGIN, Cause(Problem.CROSS_SITE_REQUEST))
         return _by_roles(request, who, access, body)
     if isinstance(who, NoCredential | SessionEnded):
@@ -93,9 +93,20 @@ def _comes_from_own_site(gate: Gate, browser: Browser | None) -> bool:
     return browser is None or not browser.another_site
 
 
-def _reads(request: ForwardedRequest) -> bool:
-    """Tell whether a request changes nothing. A WebSocket begins as a GET, but counts as a write."""
-    return request.method in READS and request.scheme not in WEBSOCKETS and not websocket_endpoint(request.path)
+def _reads(request: ForwardedRequest, browser: Browser | None, access: Access) -> bool:
+    """Tell whether a request is known to change nothing.
+
+    A WebSocket begins as a GET, but counts as a write. No sign of one reaches this service through every proxy, so an
+    unknown route may be one too, unless a person opens it as a page.
+    """
+    if request.method not in READS or request.scheme in WEBSOCKETS or websocket_endpoint(request.path):
+        return False
+    if browser is not None and browser.opens_websocket:
+        return False
+    route = access.routes.find(request.method, request.path)
+    if route is None:
+        return browser is not None and browser.navigates
+    return route.method in READS  # and not WS
 
 
 def _asked_to_sign_in(

@@ -56,6 +56,11 @@ async def test_row37_another_site_does_nothing_with_a_password_that_a_browser_re
         for _again in range(2):  # the second time from memory
             refused = await call(basic("alice:secret"), **foreign)
             assert (refused.status, refused.json()["code"]) == (403, "cross_origin")
+            for sign in ({"sec_fetch_mode": "websocket"}, {"upgrade": "websocket"}):
+                told = {"X_Forwarded_Method": "GET", "X_Forwarded_Uri": "/api/health", **foreign}
+                assert (await call(basic("alice:secret"), **told)).status == 200
+                refused = await call(basic("alice:secret"), **told, **sign)
+                assert (refused.status, refused.json()["code"]) == (403, "cross_origin")
         assert (await call(basic("alice:secret"))).status == 200
     assert (await call(None, sec_fetch_mode="navigate")).header("www-authenticate").startswith("Bearer ")
 

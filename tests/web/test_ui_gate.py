@@ -217,7 +217,7 @@ async def test_row14_two_authorizations_are_refused_here_too(site: ForwardAuth) 
     assert answer.json()["code"] == "invalid_request"
 
 
-@pytest.mark.parametrize("name", ["cookie", "origin", "sec-fetch-site"])
+@pytest.mark.parametrize("name", ["cookie", "origin", "sec-fetch-mode", "sec-fetch-site"])
 async def test_row14_what_decides_is_not_sent_twice(site: ForwardAuth, name: str) -> None:
     good = f"{COOKIE}=1.{seal(site)}"
     says = {**XHR, "origin": ORIGIN, "cookie": good}
@@ -286,6 +286,7 @@ WRITERS = {
 @pytest.fixture
 def as_admin(people_settings: dict[str, Any]) -> None:
     people_settings["users"]["role"] = "admin"
+    people_settings["prefect"] = {"routes": {"WS /api/feeds/{id}": "read"}}
 
 
 @pytest.mark.usefixtures("as_admin")
@@ -318,10 +319,19 @@ async def test_row37_only_this_sites_own_pages_open_websockets(
 ) -> None:
     await person.sign_in()
     alone = {"accept": "", "sec_fetch_mode": "", "sec_fetch_site": ""}
-    given_headers = {**alone, **{name.replace("-", "_"): value for name, value in says.items()}, "upgrade": "websocket"}
-    for target, scheme in (("/api/events/out", "https"), ("/api/events/out", "wss"), ("/anything", "wss")):
-        answer = await person.ask(target, scheme=scheme, **given_headers)
-        assert answer.status_code == (200 if passes else 403), (target, scheme)
+    given_headers = {**alone, **{name.replace("-", "_"): value for name, value in says.items()}}
+    signs = {  # what some proxies tell, and others do not
+        "scheme": ("/v2/anything", {"scheme": "wss"}),
+        "upgrade": ("/v2/anything", {"upgrade": "websocket"}),
+        "mode": ("/v2/anything", {"sec_fetch_mode": "websocket"}),
+        "known-route": ("/api/events/out", {}),
+        "route-of-the-settings": ("/api/feeds/1", {}),
+    }
+    for sign, (target, told) in signs.items():
+        answer = await person.ask(target, **{**given_headers, **told})
+        assert answer.status_code == (200 if passes else 403), sign
+    unknown = await person.ask("/anything", **{**given_headers, "accept": "*/*", "sec_fetch_mode": ""})
+    assert unknown.status_code == (200 if passes else 403)
 
 
 # while it lasts -------------------------------------------------------------------------------------------
