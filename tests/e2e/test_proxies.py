@@ -511,12 +511,22 @@ def test_websockets(host: str, proxy: Proxy, world: World) -> None:
     assert len(world.upstream.received) == received
 
 
-def test_another_site_opens_no_websocket_with_a_session(proxy: Proxy, world: World) -> None:
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        pytest.param("/api/events/in", [], id="known"),
+        pytest.param("/api/new/feed", [], id="unknown"),
+        pytest.param("/v2/runs", [("Sec-Fetch-Mode", "websocket")], id="page"),
+    ],
+)
+def test_another_site_opens_no_websocket_with_a_session(
+    path: str, says: list[Header], proxy: Proxy, world: World
+) -> None:
     visitor = world.visitor(proxy)
-    foreign = [visitor.cookie, ("Origin", "https://evil.example")]
-    assert handshake(visitor.port, PEOPLE, "/api/events/in", foreign).status == 403
-    own = [visitor.cookie, ("Origin", f"http://{PEOPLE}:{visitor.port}")]
-    assert handshake(visitor.port, PEOPLE, "/api/events/in", own).status == 101
+    foreign = [visitor.cookie, *says, ("Origin", "https://evil.example")]
+    assert handshake(visitor.port, PEOPLE, path, foreign).status == 403
+    own = [visitor.cookie, *says, ("Origin", f"http://{PEOPLE}:{visitor.port}")]
+    assert handshake(visitor.port, PEOPLE, path, own).status == 101
 
 
 @pytest.mark.parametrize("size", [100_000, 5_000_000])
