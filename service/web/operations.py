@@ -44,6 +44,7 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
         description="Operations. The verify endpoints are described in docs/reference.md.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # such a redirect would lead to the scheme and host of the proxy's connection
     )
     app.add_middleware(BoundedBodies)
     registry = create_registry(in_force)

@@ -9,17 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from starlette.routing import Route
 
 from service.core.errors import Code
 from service.settings import Settings
-from service.web.account import Account
 from service.web.app import create_app
-from service.web.login import Login
-from service.web.logout import Logout
-from service.web.page_context import PageContext
 from tests.support.issuer import Issuer as Provider
-from tests.web.conftest import FORWARDED, Answer, Caller, basic
+from tests.web.conftest import FORWARDED, Answer, Caller, basic, routes_of_pages
 
 pytestmark = pytest.mark.anyio
 ENDPOINTS = [f"/{face}/{gate}" for face in ("forward-auth", "auth-request") for gate in ("api", "jwt", "basic", "ui")]
@@ -157,16 +152,12 @@ async def test_row15_only_the_probes_answer_a_stranger_and_no_address_is_trusted
 ) -> None:
     app = create_app(Settings(**settings, **({"uds": tmp_path / "gate.sock"} if uds else {})))
     await app.start()
-    context = PageContext(lambda: app.wiring)
-    routes = [one for pages in (Login, Logout, Account) for one in pages(context).router.routes]
-    served = [(f"/_auth{one.path}", verb) for one in routes if isinstance(one, Route) for verb in one.methods or ()]
-    assert ("/_auth/login", "POST") in served
     verify = [(endpoint, "GET") for endpoint in ENDPOINTS]
     operations = [("/metrics", "GET"), ("/openapi.json", "GET")]
     elsewhere = [("/", "GET"), ("/_auth", "GET"), ("/_auth/", "GET"), ("/_auth/x", "POST"), ("/docs", "GET")]
     caller = Caller(app, peer)
     headers = [(name.lower().encode(), value.encode()) for name, value in FORWARDED.items()]
-    for path, method in (*served, *verify, ("/ext-authz/api/api/flows", "GET"), *operations, *elsewhere):
+    for path, method in (*routes_of_pages(app), *verify, ("/ext-authz/api/api/flows", "GET"), *operations, *elsewhere):
         answer = await caller.raw(path, [*headers, (b"host", b"h")], method)
         is_trusted = not (answer.status == 403 and answer.json()["code"] == "untrusted_proxy")
         assert is_trusted == (uds and not peer), (method, path)

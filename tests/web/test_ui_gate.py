@@ -18,7 +18,7 @@ from service.rendering.answers import IDENTITY_HEADERS
 from service.settings import Settings
 from service.state.revocations import of_session
 from service.web.app import create_app
-from tests.web.conftest import COOKIE, FORWARDED, ORIGIN, Caller, Person, basic, hidden, set_cookies
+from tests.web.conftest import COOKIE, FORWARDED, ORIGIN, Caller, Person, basic, hidden, routes_of_pages, set_cookies
 
 pytestmark = pytest.mark.anyio
 
@@ -414,6 +414,15 @@ async def test_row38_pages_believe_only_proxies_and_operations_are_not_among_the
         assert answer.status == 404, path
     for path in ("/metrics", "/openapi.json"):
         assert (await Person(site).open(path)).status_code == 200
+
+
+async def test_a_slash_too_many_leads_nowhere(person: Person, site: ForwardAuth) -> None:
+    paths = {path for path, _ in routes_of_pages(site)} | {"/metrics", "/openapi.json"}
+    for path in paths:
+        for method in ("GET", "POST"):
+            form = {"content-type": "application/x-www-form-urlencoded"}
+            answer = await person.client.request(method, f"{path}/", headers=person._routed() | form)
+            assert (answer.status_code, "location" in answer.headers) == (404, False), (method, path)
 
 
 @pytest.mark.parametrize("path", ["/_auth/login", "/_auth/me", "/_auth/callback", "/_auth/logout", "/_auth/start"])
