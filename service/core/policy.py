@@ -25,6 +25,7 @@ from service.core.request.redirects import PAGES, sign_in_href
 
 UI_SETTINGS = "/ui-settings"
 WEBSOCKETS = frozenset({"ws", "wss"})
+_PAGES_ROOT = PAGES.removesuffix("/")
 _NOTHING_PRESENTED = {
     Gate.API: Cause(Problem.NO_CREDENTIAL),
     Gate.JWT: Cause(Problem.NO_JWT),
@@ -48,6 +49,8 @@ def decide(
     browser says about the request, or None if none sent it; a principal with a session needs it. ``body`` is the
     request's own, if the proxy sends it along.
     """
+    if gate is Gate.UI and request is not None and browser is not None and _opens_the_pages(request, browser):
+        return Login(302, Code.NOT_FOUND, Cause(Problem.NOT_FOUND), f"{PAGES}me")
     if isinstance(who, Principal):
         if request is None:
             return Deny(400, Code.INVALID_REQUEST, Cause(Problem.REQUEST_MISSING))
@@ -61,9 +64,12 @@ def decide(
         return Unavailable(who.status, who.code, who.cause, who.retry_after)
     if isinstance(who, Rejected | MalformedCredential):
         return Challenge(who.status, who.code, who.cause)
-    if isinstance(who, Malformed):
-        return Deny(who.status, who.code, who.cause)
-    return Deny(403, who.code, who.cause)
+    return Deny(who.status if isinstance(who, Malformed) else 403, who.code, who.cause)
+
+
+def _opens_the_pages(request: ForwardedRequest, browser: Browser) -> bool:
+    """Tell whether a person opens ``/_auth``. Proxies route what is below it to the pages, and this path to Prefect."""
+    return browser.navigates and request.path == _PAGES_ROOT
 
 
 def _by_roles(request: ForwardedRequest, who: Principal, access: Access, body: bytes | None) -> Allow | Deny:

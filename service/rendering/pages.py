@@ -203,10 +203,13 @@ class Pages:
             request_id=request_id,
         )
 
-    def refused(self, refusal: Refusal, *, request_id: str, again_href: str, switch_href: str) -> Answer:
+    def refused(
+        self, refusal: Refusal, *, request_id: str, again_href: str, switch_href: str, status: int = 0
+    ) -> Answer:
         """Return a refusal on a page under /_auth/: what happened, and the way on.
 
         ``again_href`` is where one tries again, which is to sign in; ``switch_href`` where one does as somebody else.
+        ``status`` replaces that of the refusal.
         """
         cause = refusal.cause
         hrefs = {"retry_href": again_href, "sign_in_href": again_href, "switch_href": switch_href}
@@ -219,7 +222,7 @@ class Pages:
             "code": refusal.code,
         }
         cure, checks = cure_of(refusal.code, cause), checks_of(cause)
-        return self._refused(refusal.status, cure, hrefs, content, checks=checks, retry_after=retry_after)
+        return self._refused(status or refusal.status, cure, hrefs, content, checks=checks, retry_after=retry_after)
 
     def refusal_page(self, *, switch_href: str) -> RefusalPage:
         """Return the page for refusals at the gate, rendered once for each cure; what differs is filled in later."""

@@ -38,6 +38,11 @@ class Account:
         self.router = router = APIRouter(include_in_schema=False)
         parsed = Depends(context.parse)
 
+        @router.get("")
+        @router.get("/")
+        async def home() -> Response:
+            return RedirectResponse(f"{PAGES}me", 303, _NO_STORE)
+
         @router.get("/me")
         async def me(request: Request, page_request: Annotated[PageRequest, parsed]) -> Response:
             return await self._me(page_request, as_json=not request.headers.get("accept", "").startswith("text/html"))

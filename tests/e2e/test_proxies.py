@@ -338,6 +338,20 @@ def test_a_page_that_is_refused_is_a_page(proxy: Proxy, world: World) -> None:
     assert "default-src 'none'" in (answer.header("Content-Security-Policy") or "")
 
 
+@pytest.mark.parametrize("path", ["/_auth", "/_auth/"])
+def test_the_address_of_the_pages_leads_to_who_one_is(path: str, proxy: Proxy, world: World) -> None:
+    visitor = world.visitor(proxy)
+    for answer in (visitor.send(path, NAVIGATION), send(visitor.port, PEOPLE, path, NAVIGATION)):
+        assert answer.status in {302, 303}
+        assert answer.header("Location") == "/_auth/me"
+
+
+def test_an_unknown_page_is_a_page(proxy: Proxy, world: World) -> None:
+    answer = world.visitor(proxy).send("/_auth/nix", NAVIGATION)
+    assert answer.status == 404
+    assert b"There is nothing here" in answer.body
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "storage"),
     [

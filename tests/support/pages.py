@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from service.core.errors import Broken, Code, MalformedRequest, OutOfReach, SignInFailed, Throttled
+from service.core.errors import Broken, Code, MalformedRequest, NotFound, OutOfReach, SignInFailed, Throttled
 from service.core.model import Deny, Session, Unavailable
 from service.core.problems import Cause, Problem
 from service.rendering.pages import Pages
@@ -83,6 +83,9 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
             request_id=say(REQUEST_ID),
             again_href="/_auth/login",
             switch_href="/_auth/login",
+        ),
+        "not-found": pages.refused(
+            NotFound(Problem.NOT_FOUND), request_id=say(REQUEST_ID), again_href="", switch_href=""
         ),
         "me": pages.me(
             Session(

@@ -152,7 +152,7 @@ def test_help_leads_where_it_says(pages: Pages) -> None:
     assert {"mailto:data@example.com", "https://wiki.example.com/access"} <= set(hrefs)
 
 
-STATUSES = {"sign-in-wrong": 403, "sign-in-throttled": 429, "denied": 403, "error": 503, "loop": 400}
+STATUSES = {"sign-in-wrong": 403, "sign-in-throttled": 429, "denied": 403, "error": 503, "loop": 400, "not-found": 404}
 STATUSES |= {f"gate-{name}": page.status for name, page in every_refusal(Pages("Prefect")).items()}
 
 

@@ -111,14 +111,19 @@ def parse_browser(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Br
     Browsers send Sec-Fetch-* over https and to localhost only. A page's script can set neither these nor Origin. Some
     proxies pass Upgrade on, and some drop it.
     """
-    mode, site = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-site")
-    reads = request.method in READS
-    navigates = reads and (found.get(b"accept", b"").startswith(b"text/html") if mode is None else mode == b"navigate")
-    websocket = mode == b"websocket" or b"upgrade" in found
+    site = found.get(b"sec-fetch-site")
+    navigates = request.method in READS and shows_answer(found)
+    websocket = found.get(b"sec-fetch-mode") == b"websocket" or b"upgrade" in found
     if site is not None:
         return Browser(navigates, site == b"same-origin", site not in _NO_OTHER_SITE, websocket)
     origin, own = found.get(b"origin"), request.origin.encode()
     return Browser(navigates, origin == own, origin not in {None, own}, websocket)
+
+
+def shows_answer(found: Mapping[bytes, bytes]) -> bool:
+    """Tell whether a browser shows the answer to a person, who opens a page or sends a form."""
+    mode = found.get(b"sec-fetch-mode")
+    return found.get(b"accept", b"").startswith(b"text/html") if mode is None else mode == b"navigate"
 
 
 def browser_of(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser | None:
