@@ -13,7 +13,7 @@ from service.core.errors import Code
 from service.core.model import Allow, Browser, Challenge, Decision, Deny, Face, Gate, Identity, Login, Unavailable
 from service.core.problems import Cause
 from service.rendering.refusal_page import RefusalPage
-from service.rendering.sentences import sentence
+from service.rendering.sentences import sentence, sentence_for_person
 from service.rendering.wire import Answer, WireHeaders
 
 IDENTITY_HEADERS: Final = (
@@ -87,14 +87,15 @@ def render(
     if page is not None and reaches_a_person(decision, gate, browser):
         kind, body = page.headers, page.fill(decision, request_id)
     else:
-        kind, body = _JSON, json.dumps(refusal_content(decision.code, decision.cause, request_id)).encode()
+        content = refusal_content(decision.code, decision.cause, request_id, for_person=gate is Gate.UI)
+        kind, body = _JSON, json.dumps(content).encode()
     status = decision.status
     headers += [*_NOBODY, *kind, (b"content-length", str(len(body)).encode())]
     if face is Face.AUTH_REQUEST:
         # Nginx passes 401 and 403 on and turns every other refusal into a 500: the configuration replays these
         headers += [
             (b"x-auth-status", str(status).encode()),
-            (b"x-auth-detail", header_text(sentence(decision.cause))),
+            (b"x-auth-detail", header_text(_detail(decision.cause, for_person=gate is Gate.UI))),
             (b"x-auth-redirect", decision.location.encode("ascii") if isinstance(decision, Login) else b""),
             (b"x-auth-body", body.translate(_ONE_LINE)),
         ]
@@ -110,9 +111,13 @@ def reaches_a_person(
     return navigates and not isinstance(decision, Allow | Login)
 
 
-def refusal_content(code: Code, cause: Cause, request_id: str) -> dict[str, Any]:
-    """Return the JSON object of a refusal."""
-    return {"detail": sentence(cause), "code": code, "request_id": request_id}
+def refusal_content(code: Code, cause: Cause, request_id: str, *, for_person: bool = False) -> dict[str, Any]:
+    """Return the JSON object of a refusal. Prefect's UI shows its ``detail`` to a person."""
+    return {"detail": _detail(cause, for_person=for_person), "code": code, "request_id": request_id}
+
+
+def _detail(cause: Cause, *, for_person: bool) -> str:
+    return sentence_for_person(cause) if for_person else sentence(cause)
 
 
 def _challenges(decision: Challenge, gate: Gate, browser: Browser | None) -> list[bytes]:

@@ -208,7 +208,7 @@ FOR_PEOPLE: Final[Mapping[Problem, str]] = {
     _P.TOO_MANY_GUESSES: "There were too many wrong passwords.",
     **dict.fromkeys((_P.NOT_FOUND, _P.METHOD_NOT_ALLOWED), "No page has this address: check it for a mistake."),
     _P.CAPABILITY_MISSING: f"{_PERSON} This takes the right to {{needed:right}}. {{holders:ask-least}}",
-    _P.ROUTE_UNKNOWN: f"{_PERSON} There is no known page at this address, so only the role admin opens it.",
+    _P.ROUTE_UNKNOWN: f"{_PERSON} This address is not known here, so only the role admin opens it.",
     _P.OUTSIDE_LIMITS: f"{_PERSON} Your roles open other names than the one in this address. {{holders:ask-least}}",
     **dict.fromkeys(
         (_P.SECRETS_NOT_PERMITTED, _P.SECRETS_BODY_NOT_SENT),

@@ -118,11 +118,12 @@ class PageContext:
     def refused(self, refusal: Refusal, return_to: str = HOME) -> Response:
         """Log a refusal, and return its page; ``return_to`` is where the person wants to get to."""
         request_id, switch = secrets.token_hex(8), switch_href(self.settings, return_to)
+        again = sign_in_href(return_to)
         self.wiring.telemetry.sign_in_refused(refusal, request_id)
         if isinstance(refusal, NotPermitted):
             who = {"name": refusal.name, "subject": refusal.subject}
-            return as_response(self.pages.denied(who, refusal.cause, switch_href=switch, request_id=request_id))
-        again = sign_in_href(return_to)
+            page = self.pages.denied(who, refusal.cause, again_href=again, switch_href=switch, request_id=request_id)
+            return as_response(page)
         return as_response(self.pages.refused(refusal, request_id=request_id, again_href=again, switch_href=switch))
 
     def answered(self, request: Request, refusal: Refusal, status: int = 0) -> Response:

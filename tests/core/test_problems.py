@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 import pytest
 
+from service.core import errors
+from service.core.errors import Code, Refusal
 from service.core.model import Principal
 from service.core.prefect.roles import Lacking
 from service.core.problems import Cause, Problem
 from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
+from service.rendering.cures import Cure, cure_of
 from service.rendering.sentences import log_reason, sentence, sentence_for_person
 from tests.support.calls import call
 
@@ -28,6 +31,7 @@ class Site(NamedTuple):
     problem: Problem
     facts: set[str]
     place: str
+    said_by: str = ""  # what is called with the problem: a kind of refusal, or a cause
 
 
 def problem_of(node: ast.AST) -> Problem | None:
@@ -49,7 +53,8 @@ def sites() -> Iterator[Site]:
                 continue
             place = f"{name}:{getattr(node, 'lineno', 0)}"
             if id(node) in first:
-                yield Site(problem, facts_of(first[id(node)]), place)
+                by = first[id(node)].func
+                yield Site(problem, facts_of(first[id(node)]), place, by.id if isinstance(by, ast.Name) else "")
             else:  # the problem is chosen here, and said elsewhere
                 yield Site(problem, FACTS_OF_ROLES if name == "core/prefect/roles.py" else set(), place)
 
@@ -94,6 +99,26 @@ def test_a_sentence_ends_as_one_and_has_no_gap(problem: Problem) -> None:
         assert of_configuration or text.endswith((".", ")."))
         assert "{}" not in text
         assert "  " not in text
+
+
+WAITING_HELPS = {
+    Problem.ISSUER_OUT_OF_REACH,
+    Problem.KEYS_OUT_OF_REACH,
+    Problem.KEY_NOT_KNOWN_YET,
+    Problem.SESSION_NOT_RENEWABLE,
+    Problem.PROVIDER_BUSY,
+    Problem.PROVIDER_ERROR,
+    Problem.TOO_MANY_GUESSES,
+    Problem.INTERNAL,
+}
+
+
+def test_try_again_is_the_button_where_waiting_helps_and_nowhere_else() -> None:
+    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Refusal)}
+    codes = {(site.problem, kinds[site.said_by].code) for site in SITES if site.said_by in kinds}
+    codes |= {(problem, Code.SIGN_IN_FAILED) for problem in Problem if problem.startswith("provider_")}
+    retried = {problem for problem, code in codes if cure_of(code, Cause(problem)) is Cure.RETRY}
+    assert retried == WAITING_HELPS
 
 
 def test_the_log_has_a_problem_and_short_facts() -> None:

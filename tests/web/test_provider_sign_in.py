@@ -379,6 +379,7 @@ async def test_who_may_not_enter_is_told_who_they_are_and_can_switch(
     assert "not permitted to enter" in text
     assert "248" in text
     assert "Ask the data team." in text
+    assert 'href="/"' not in answer.text  # it would lead here again
     switch = await person.open("/_auth/start?switch=1")
     assert parse_qs(urlsplit(switch.headers["location"]).query)["prompt"] == ["select_account"]
     office.claims = {"groups": ["admins"]}
