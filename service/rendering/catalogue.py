@@ -1,7 +1,8 @@
 """The catalogue: each problem as a sentence, which says what is wrong and what to do next.
 
 A sentence is a template, filled with facts of the cause by ``sentences``, which also has the format specifications such
-as ``{holders:ask}``. No fact is a secret.
+as ``{holders:ask}``. ``{form}`` is always there: the form in which the client's version of Prefect sends a credential.
+No fact is a secret.
 """
 
 from collections.abc import Mapping
@@ -50,28 +51,24 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.CROSS_SITE_REQUEST: "Another site made your browser send this request, so it was refused: open Prefect itself "
     "and try there.",
     # nothing was presented
-    _P.NO_CREDENTIAL: "Send a credential: set PREFECT_API_KEY to a JWT, or PREFECT_API_AUTH_STRING to 'user:password'.",
-    _P.NO_JWT: "Send a JWT: set PREFECT_API_KEY.",
-    _P.NO_PASSWORD: "Send a user name and password: set PREFECT_API_AUTH_STRING to 'user:password'.",
+    _P.NO_CREDENTIAL: "Send a credential. {form.either}",
+    _P.NO_JWT: "Send a JWT. {form.token}",
+    _P.NO_PASSWORD: "Send a user name and password. {form.password}",
     _P.NOT_SIGNED_IN: "You are not signed in: reload the page to sign in.",
     _P.NO_CREDENTIAL_ON_WEBSOCKET: "This WebSocket carried no credential, so events and task-run states are lost: "
-    "Prefect does not send PREFECT_API_KEY there. Set "
-    'PREFECT_CLIENT_CUSTOM_HEADERS=\'{{"Authorization": "Bearer <token>"}}\' '
-    "(Prefect 3.4.8 and newer), or put the token into the URL, PREFECT_API_URL=https://jwt:<token>@<host>/api "
-    "(every version).",
+    "Prefect does not send PREFECT_API_KEY there. {form.either}",
     # the Authorization header
     _P.AUTHORIZATION_TOO_LARGE: "The Authorization header is too large.",
     _P.AUTHORIZATION_SCHEME_UNKNOWN: "The Authorization header is neither Bearer nor Basic.",
     _P.BEARER_NOT_A_TOKEN: "The Bearer credential is not a token: expected 'Bearer <JWT>'.",
     _P.BASIC_NOT_BASE64: "The Basic credential is not base64 of UTF-8 text (RFC 7617).",
-    _P.BASIC_WITHOUT_COLON: "The Basic credential has no colon: set PREFECT_API_AUTH_STRING to 'user:password', or to "
-    "'jwt:<token>' for a JWT.",
+    _P.BASIC_WITHOUT_COLON: "The Basic credential has no colon: it is 'user:password', or 'jwt:<token>' for a JWT.",
     _P.BASIC_TOKEN_AS_NAME: "The token stands where the user name belongs: use 'https://jwt:<token>@host'.",
     _P.PAIR_UNUSABLE: "The user name or password is empty, too long, or has control characters.",
     _P.JWT_NOT_ACCEPTED: "A JWT is not accepted here: send a user name and password.",
     _P.PASSWORD_NOT_ACCEPTED: "A user name and password are not accepted here: send a JWT.",
     # the form and the signature of a JWT
-    _P.TOKEN_NOT_A_JWT: "This is not a JWT: set PREFECT_API_KEY to an access token of your identity provider.",
+    _P.TOKEN_NOT_A_JWT: "This is not a JWT. Send an access token of your identity provider. {form.token}",
     **dict.fromkeys(
         (
             _P.TOKEN_NOT_BASE64URL,

@@ -157,9 +157,12 @@ def test_a_page_reaches_nginx_as_one_harmless_line() -> None:
     ],
 )
 def test_a_websocket_without_a_credential_is_told_the_cure(endpoint: str) -> None:
-    answer = render(decided(REQUEST._replace(path=endpoint), NO_CREDENTIAL, Gate.API), Face.FORWARD_AUTH, Gate.API, "")
-    assert answer.status == 401
-    assert "PREFECT_CLIENT_CUSTOM_HEADERS" in json.loads(answer.body)["detail"]
+    decision = decided(REQUEST._replace(path=endpoint), NO_CREDENTIAL, Gate.API)
+    for version, cure in ((None, "PREFECT_API_URL"), ((3, 9, 1), "PREFECT_CLIENT_CUSTOM_HEADERS")):
+        answer = render(decision, Face.FORWARD_AUTH, Gate.API, "", client=version)
+        assert answer.status == 401
+        assert "task-run states are lost" in json.loads(answer.body)["detail"]
+        assert f"Set {cure} to" in json.loads(answer.body)["detail"]
 
 
 @pytest.mark.parametrize("text", ["zoë", "a\r\nX: y", "a\x00b", "日本", "50%", "a,b", "\x7f"])

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -209,9 +210,47 @@ async def test_the_answer_says_what_to_do_next(call: Caller, provider: Provider)
     expired = await call(f"Bearer {provider.mint(exp=1, iat=1)}")
     assert expired.json()["detail"].startswith("This token expired")
     cloud = await call("Bearer pnu_0123456789abcdef")
-    assert "PREFECT_API_KEY" in cloud.json()["detail"]
+    assert "access token of your identity provider" in cloud.json()["detail"]
     assert "PREFECT_API_AUTH_STRING" in (await call(basic("alice:wrong"))).json()["detail"]
     assert "jwt:<token>" in (await call(basic(provider.mint()))).json()["detail"]
+
+
+TOKEN, PASSWORD = "Bearer <token>", "Basic <base64 of user:password>"
+AS_PREFECT = {  # User-Agent: what a token, and a password, are to be sent as
+    "prefect/3.9.1 (API 0.8.4)": ("PREFECT_CLIENT_CUSTOM_HEADERS", TOKEN, PASSWORD),
+    "prefect/3.4.8 (API 0.8.4)": ("PREFECT_CLIENT_CUSTOM_HEADERS", TOKEN, PASSWORD),
+    "prefect/3.4.7 (API 0.8.4)": ("PREFECT_API_URL", "//jwt:<token>@", "//user:password@"),
+    "Python/3.11 websockets/16.1.1": ("PREFECT_API_URL", "//jwt:<token>@", "//user:password@"),
+    "": ("PREFECT_API_URL", "//jwt:<token>@", "//user:password@"),
+}
+
+
+@pytest.mark.parametrize(("user_agent", "form"), AS_PREFECT.items(), ids=AS_PREFECT)
+async def test_who_sends_nothing_is_told_the_form_that_works_on_their_version(
+    call: Caller, user_agent: str, form: tuple[str, str, str]
+) -> None:
+    setting, token, password = form
+    for gate, wanted, not_wanted in (
+        ("api", (token, password), ()),
+        ("jwt", (token,), (password,)),
+        ("basic", (password,), (token,)),
+    ):
+        answer = await call(None, f"/forward-auth/{gate}", User_Agent=user_agent or None)
+        told = answer.json()["detail"]
+        assert answer.status == 401
+        assert f"Set {setting} to" in told
+        assert all(one in told for one in wanted), told
+        assert not any(one in told for one in not_wanted), told
+        assert "PREFECT_API_KEY" not in told
+    not_a_jwt = (await call("Bearer pnu_0123456789abcdef", User_Agent=user_agent or None)).json()["detail"]
+    assert f"Set {setting} to" in not_a_jwt
+    websocket = await call(None, User_Agent=user_agent or None, X_Forwarded_Uri="/api/events/in")
+    assert f"Set {setting} to" in websocket.json()["detail"]
+    nginx = [(b"x-original-method", b"POST"), (b"x-original-url", b"https://h/api/flows/filter")]
+    detail = (await call.raw("/auth-request/api", [*nginx, (b"user-agent", user_agent.encode())])).header(
+        "x-auth-detail"
+    )
+    assert f"Set {setting} to" in unquote(detail)
 
 
 async def test_a_cold_issuer_is_503_with_retry_after_and_others_are_served(users_file: Path) -> None:

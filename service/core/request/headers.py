@@ -16,6 +16,7 @@ from service.core.model import Basic, Bearer
 from service.core.problems import Problem
 
 Headers = Sequence[tuple[bytes, bytes]]
+ClientVersion = tuple[int, int, int]
 
 METHODS: Final = {one.encode(): one for one in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 SCHEMES: Final = {one.encode(): one for one in ("http", "https", "ws", "wss")}
@@ -30,6 +31,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST: Final = re.compile(r"(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::\d{1,5})?")
 _TOKEN68: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="  # RFC 9110 §11.2
 _JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
+_PREFECT: Final = re.compile(rb"prefect/(\d{1,4})\.(\d{1,4})\.(\d{1,4}) \(API ")
 _JSON_OBJECT: Final = "eyJ"  # base64url of '{"': how every compact JWS and JWE begins
 
 
@@ -120,6 +122,15 @@ def split_url(raw: bytes) -> tuple[bytes, bytes, bytes]:
     if not separator or not slash:
         raise MalformedRequest(Problem.URL_NOT_ABSOLUTE, size=len(raw))
     return scheme, authority, slash + target
+
+
+def parse_client_version(user_agent: bytes) -> ClientVersion | None:
+    """Return the version of Prefect's client, of a release alone; None for every other User-Agent.
+
+    Its WebSockets name no version.
+    """
+    match = _PREFECT.match(user_agent)
+    return (int(match[1]), int(match[2]), int(match[3])) if match is not None else None
 
 
 def parse_credential(authorization: bytes) -> Bearer | Basic:
