@@ -58,7 +58,7 @@ def decide(
             return Deny(403, Code.CROSS_ORIGIN, Cause(Problem.CROSS_SITE_REQUEST))
         return _by_roles(request, who, access, body)
     if isinstance(who, NoCredential | SessionEnded):
-        challenge = _challenge(request, who, gate)
+        challenge = _challenge(request, who, gate, browser)
         return _asked_to_sign_in(request, browser, access, challenge) if gate is Gate.UI else challenge
     if isinstance(who, Later):
         return Unavailable(who.status, who.code, who.cause, who.retry_after)
@@ -79,9 +79,14 @@ def _by_roles(request: ForwardedRequest, who: Principal, access: Access, body: b
     return Allow(who, verdict.route is not None)
 
 
-def _challenge(request: ForwardedRequest | None, who: NoCredential | SessionEnded, gate: Gate) -> Challenge:
+def _challenge(
+    request: ForwardedRequest | None, who: NoCredential | SessionEnded, gate: Gate, browser: Browser | None
+) -> Challenge:
     if isinstance(who, SessionEnded):
         return Challenge(401, who.code, who.cause)
+    if request is not None and request.method == "OPTIONS" and browser is not None and browser.another_site:
+        # a browser asks before a page of another site may call (CORS), and never sends a credential with that
+        return Challenge(401, Code.CREDENTIAL_REQUIRED, Cause(Problem.CROSS_SITE_PREFLIGHT))
     on_websocket = gate is not Gate.UI and request is not None and websocket_endpoint(request.path)
     cause = Cause(Problem.NO_CREDENTIAL_ON_WEBSOCKET) if on_websocket else _NOTHING_PRESENTED[gate]
     return Challenge(401, Code.CREDENTIAL_REQUIRED, cause)

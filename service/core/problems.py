@@ -40,6 +40,7 @@ class Problem(StrEnum):
     METHOD_NOT_ALLOWED = auto()
     PEER_NOT_TRUSTED = auto()  # peer
     CROSS_SITE_REQUEST = auto()
+    CROSS_SITE_PREFLIGHT = auto()
 
     # nothing was presented
     NO_CREDENTIAL = auto()

@@ -50,6 +50,7 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.PEER_NOT_TRUSTED: "Only a trusted proxy may send this (trusted_proxies).",
     _P.CROSS_SITE_REQUEST: "Another site made your browser send this request, so it was refused: open Prefect itself "
     "and try there.",
+    _P.CROSS_SITE_PREFLIGHT: "Pages of other sites cannot call this host: call it from a program.",
     # nothing was presented
     _P.NO_CREDENTIAL: "Send a credential. {form.either}",
     _P.NO_JWT: "Send a JWT. {form.token}",

@@ -61,6 +61,26 @@ async def test_row37_another_site_does_nothing_with_a_password_that_a_browser_re
     assert (await call(None, sec_fetch_mode="navigate")).header("www-authenticate").startswith("Bearer ")
 
 
+@pytest.mark.parametrize("gate", ["api", "jwt", "basic", "ui"])
+async def test_a_browser_that_asks_for_a_page_of_another_site_is_told_that_it_may_not_call(
+    gate: str, call: Caller
+) -> None:
+    """A preflight has no credential (CORS), so it is no worse than any other call without one."""
+    preflight = {"origin": "https://dashboard.example", "access_control_request_method": "POST"}
+    for says in (preflight, {**preflight, "sec_fetch_mode": "cors", "sec_fetch_site": "cross-site"}):
+        answer = await call(None, f"/forward-auth/{gate}", X_Forwarded_Method="OPTIONS", **says)
+        assert (answer.status, answer.json()["code"]) == (401, "credential_required")
+        assert answer.json()["detail"] == "Pages of other sites cannot call this host: call it from a program."
+        assert not [name for name, _ in answer.headers if name.startswith("access-control-")]
+    own = await call(None, f"/forward-auth/{gate}", X_Forwarded_Method="OPTIONS", origin="https://prefect.example.com")
+    assert "other sites" not in own.json()["detail"]
+    nginx = [(b"x-original-method", b"OPTIONS"), (b"x-original-url", b"https://h/api/flows/filter")]
+    for path, headers in ((f"/auth-request/{gate}", nginx), (f"/ext-authz/{gate}/api/flows/filter", [(b"host", b"h")])):
+        method = "GET" if "auth-request" in path else "OPTIONS"
+        answer = await call.raw(path, [*headers, (b"origin", b"https://dashboard.example")], method)
+        assert (answer.status, "Pages of other sites" in answer.json()["detail"]) == (401, True)
+
+
 async def test_the_three_faces_give_one_verdict(call: Caller, provider: Provider) -> None:
     for credential, status in ((f"Bearer {provider.mint()}", 200), (None, 401), ("Bearer x", 401)):
         given = [] if credential is None else [(b"authorization", credential.encode())]
