@@ -91,10 +91,11 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.SIGNATURE_INVALID: "This token's signature could not be verified: obtain a new one.",
     # the claims of a JWT
     _P.ISSUER_NOT_TRUSTED: "This token's issuer is not trusted here: obtain one from an accepted identity provider.",
-    _P.TOKEN_TYPE_NOT_ACCEPTED: "This token is not of a type that is accepted here: send an access token.",
+    _P.TOKEN_TYPE_NOT_ACCEPTED: "This token's type is not accepted here. Send an access token whose 'typ' is "
+    "{expected:some}.",
     _P.NOT_AN_ACCESS_TOKEN: "This is not an access token: send the access token instead.",
-    _P.AUDIENCE_MISSING: "This token names no audience: obtain it for Prefect's API.",
-    _P.AUDIENCE_OTHER: "This token is for another audience: obtain it for Prefect's API.",
+    _P.AUDIENCE_MISSING: "This token names no audience. Request it for {expected:some}.",
+    _P.AUDIENCE_OTHER: "This token is for another audience. Request it for {expected:some}.",
     _P.PARTY_NOT_ACCEPTED: "This token was issued to a client that is not accepted here.",
     _P.EXPIRY_MISSING: "This token never expires: only tokens with an expiry are accepted.",
     _P.TOKEN_EXPIRED: "This token expired {seconds:duration} ago: obtain a new one.",

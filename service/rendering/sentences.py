@@ -11,6 +11,7 @@ from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
 from service.rendering.forms import form_for
 
 MAX_FACT: Final = 200  # characters of a fact in the log
+MAX_SOME: Final = 3  # of the accepted values that a caller is told
 
 
 def sentence(cause: Cause, client: ClientVersion | None = None) -> str:
@@ -66,6 +67,11 @@ def _either(needed: Sequence[str]) -> str:
     return " or ".join(f"'{one}'" for one in needed)
 
 
+def _some(expected: Sequence[str]) -> str:
+    """Return a few of the accepted values; an empty one stands for none."""
+    return " or ".join(f"'{one}'" if one else "missing" for one in sorted(expected, key=bool, reverse=True)[:MAX_SOME])
+
+
 def _right(needed: Sequence[str]) -> str:
     return next(meaning for capability, meaning in MEANING.items() if capability in needed)
 
@@ -86,6 +92,7 @@ _SPECS: Final[Mapping[str, Callable[[Any], str]]] = {
     "list": ", ".join,
     "held": _held,
     "either": _either,
+    "some": _some,
     "right": _right,
     "ask": _ask,
     "ask-least": _ask_least,

@@ -235,6 +235,61 @@ async def test_the_answer_says_what_to_do_next(call: Caller, provider: Provider)
     assert "jwt:<token>" in (await call(basic(provider.mint()))).json()["detail"]
 
 
+WANTED = {  # what the issuer's tokens must have, what a token has: what its sender is told
+    "another-audience": (
+        {"audiences": "prefect"},
+        {"aud": "billing"},
+        "This token is for another audience. Request it for 'prefect'.",
+    ),
+    "no-audience": (
+        {"audiences": "prefect"},
+        {"aud": None},
+        "This token names no audience. Request it for 'prefect'.",
+    ),
+    "several-audiences": (
+        {"audiences": "d,b,a,c"},
+        {"aud": ["billing"]},
+        "This token is for another audience. Request it for 'a' or 'b' or 'c'.",
+    ),
+    "type": (
+        {"audiences": "prefect"},
+        {"aud": "prefect", "typ_": "secevent+jwt"},
+        "This token's type is not accepted here. Send an access token whose 'typ' is 'at+jwt' or 'jwt' or missing.",
+    ),
+    "scope": (
+        {"audiences": "prefect", "required_scopes": "b,a"},
+        {"aud": "prefect", "scope": "a"},
+        "This token lacks the scope 'b': request it when you obtain the token.",
+    ),
+    "claim": (
+        {"audiences": "prefect", "required_claims": {"tenant": ["acme-internal"]}},
+        {"aud": "prefect", "tenant": "other"},
+        "This token's claim 'tenant' is missing or is not one that is accepted here.",
+    ),
+    "party": (
+        {"audiences": "prefect", "authorized_parties": "acme-internal"},
+        {"aud": "prefect", "azp": "other"},
+        "This token was issued to a client that is not accepted here.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("trust", "claims", "told"), WANTED.values(), ids=WANTED)
+async def test_who_sends_a_token_that_is_not_for_here_is_told_what_to_request(
+    provider: Provider, trust: dict[str, Any], claims: dict[str, Any], told: str
+) -> None:
+    app = create_app(Settings(issuer={"url": provider.url, "role": "worker", **trust}))
+    await app.start()
+    header = {"typ": claims["typ_"]} if "typ_" in claims else {}
+    token = provider.mint(header=header, **{name: value for name, value in claims.items() if name != "typ_"})
+    answer = await Caller(app)(f"Bearer {token}")
+    assert (answer.status, answer.json()["detail"]) == (401, told)
+    assert "acme-internal" not in str(answer.headers) + answer.body.decode()
+    stranger = Provider("RS256").mint(iss=provider.url, header=header, aud="billing")
+    assert "Request it for" not in (await Caller(app)(f"Bearer {stranger}")).json()["detail"]
+    await app.stop()
+
+
 TOKEN, PASSWORD = "Bearer <token>", "Basic <base64 of user:password>"
 AS_PREFECT = {  # User-Agent: what a token, and a password, are to be sent as
     "prefect/3.9.1 (API 0.8.4)": ("PREFECT_CLIENT_CUSTOM_HEADERS", TOKEN, PASSWORD),
