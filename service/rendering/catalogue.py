@@ -61,6 +61,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     # the Authorization header
     _P.AUTHORIZATION_TOO_LARGE: "The Authorization header is too large.",
     _P.AUTHORIZATION_SCHEME_UNKNOWN: "The Authorization header is neither Bearer nor Basic.",
+    _P.AUTHORIZATION_SCHEME_DPOP: "DPoP is not supported here. Request a token that is not bound to a key, and send it "
+    "as 'Bearer <JWT>'.",
     _P.BEARER_NOT_A_TOKEN: "The Bearer credential is not a token: expected 'Bearer <JWT>'.",
     _P.BASIC_NOT_BASE64: "The Basic credential is not base64 of UTF-8 text (RFC 7617).",
     _P.BASIC_WITHOUT_COLON: "The Basic credential has no colon: it is 'user:password', or 'jwt:<token>' for a JWT.",
@@ -97,6 +99,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.AUDIENCE_MISSING: "This token names no audience. Request it for {expected:some}.",
     _P.AUDIENCE_OTHER: "This token is for another audience. Request it for {expected:some}.",
     _P.PARTY_NOT_ACCEPTED: "This token was issued to a client that is not accepted here.",
+    _P.TOKEN_SENDER_CONSTRAINED: "This token is bound to a key of its client (claim 'cnf'), which cannot be checked "
+    "here. Request one that is not bound.",
     _P.EXPIRY_MISSING: "This token never expires: only tokens with an expiry are accepted.",
     _P.TOKEN_EXPIRED: "This token expired {seconds:duration} ago: obtain a new one.",
     _P.TOKEN_NOT_YET_VALID: "This token is not valid yet: check the clocks of the issuer and of this service.",

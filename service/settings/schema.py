@@ -60,6 +60,9 @@ class IssuerSettings(Section):
     authorized_parties: Words = Field(
         frozenset(), description="If given, the client (`azp`, else `client_id`) must be one of these."
     )
+    allow_sender_constrained: bool = Field(
+        default=False, description="Accept tokens bound to a key (`cnf`: DPoP, mutual TLS) without proof of the key."
+    )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the principal in headers.")
     email_claim: str = Field(
         "email",
@@ -104,10 +107,8 @@ class IssuerSettings(Section):
 
     def trust(self) -> IssuerTrust:
         """Return what the core needs to know of this issuer."""
-        return IssuerTrust(
-            issuer=self.url,
-            **self.model_dump(exclude={"url", "jwks_url", "allow_http", "keys", "client_credentials"}),
-        )
+        required = self.model_dump(exclude={"url", "jwks_url", "allow_http", "keys", "client_credentials"})
+        return IssuerTrust(issuer=self.url, **required)
 
 
 class UsersSettings(Section):

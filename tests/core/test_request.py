@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from service.core.errors import MalformedCredential, MalformedRequest
 from service.core.model import Basic, Bearer, Browser, Face, NoCredential
+from service.core.problems import Problem
 from service.core.request.faces import _remembered, browser_of, parse_browser, parse_call
 from service.core.request.headers import parse_credential, parse_host, parse_method, parse_target, split_url
 from service.core.request.proxies import TrustedProxies
@@ -361,6 +362,14 @@ def test_each_form_of_a_credential_is_recognised_by_its_shape(header: bytes | No
 )
 def test_a_malformed_credential_is_refused_and_never_taken_for_another(header: bytes) -> None:
     with pytest.raises(MalformedCredential):
+        parse_credential(header)
+
+
+@pytest.mark.parametrize(
+    "header", [f"DPoP {JWT}".encode(), f"dpop {JWT}".encode(), b"DPoP", basic(f"DPoP {JWT}"), basic("dpop x")]
+)
+def test_dpop_is_refused_by_its_name(header: bytes) -> None:
+    with refused(MalformedCredential, "DPoP is not supported here", Problem.AUTHORIZATION_SCHEME_DPOP):
         parse_credential(header)
 
 

@@ -290,6 +290,30 @@ async def test_who_sends_a_token_that_is_not_for_here_is_told_what_to_request(
     await app.stop()
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_a_token_that_is_bound_to_a_key_is_no_bearer_token_unless_its_issuer_may_bind_them(
+    provider: Provider, *, allowed: bool
+) -> None:
+    trust = {"allow_sender_constrained": True} if allowed else {}
+    app = create_app(Settings(issuer={"url": provider.url, "audiences": "prefect", "role": "worker", **trust}))
+    await app.start()
+    caller = Caller(app)
+    for binding in (
+        {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"},
+        {"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o"},
+    ):
+        token = provider.mint(cnf=binding)
+        for form in (f"Bearer {token}", basic(f"jwt:{token}")):
+            answer = await caller(form)
+            assert answer.status == (200 if allowed else 401)
+            assert allowed or "bound to a key of its client" in answer.json()["detail"]
+    assert (await caller(f"Bearer {provider.mint(cnf={'jwk': {}})}")).status == 401
+    refused = await caller(f"DPoP {provider.mint()}", dpop="x.y.z")
+    assert (refused.status, refused.json()["code"]) == (400, "invalid_request")
+    assert "Bearer <JWT>" in refused.json()["detail"]
+    await app.stop()
+
+
 TOKEN, PASSWORD = "Bearer <token>", "Basic <base64 of user:password>"
 AS_PREFECT = {  # User-Agent: what a token, and a password, are to be sent as
     "prefect/3.9.1 (API 0.8.4)": ("PREFECT_CLIENT_CUSTOM_HEADERS", TOKEN, PASSWORD),

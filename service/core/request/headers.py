@@ -29,6 +29,7 @@ _PRINTABLE: Final = re.compile(rb"[\x21-\x7e]+")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST: Final = re.compile(r"(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::\d{1,5})?")
+_DPOP: Final = b"dpop"  # RFC 9449 §7.1
 _TOKEN68: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="  # RFC 9110 §11.2
 _JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
 _PREFECT: Final = re.compile(rb"prefect/(\d{1,4})\.(\d{1,4})\.(\d{1,4}) \(API ")
@@ -147,6 +148,8 @@ def parse_credential(authorization: bytes) -> Bearer | Basic:
         return _parse_bearer(rest)
     if scheme == b"basic":
         return _parse_basic(rest)
+    if scheme == _DPOP:
+        raise MalformedCredential(Problem.AUTHORIZATION_SCHEME_DPOP)
     raise MalformedCredential(Problem.AUTHORIZATION_SCHEME_UNKNOWN)
 
 
@@ -167,6 +170,8 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
         scheme, _, token = text.partition(" ")
         if scheme.lower() == "bearer":
             return _parse_bearer(token.encode())
+        if scheme.lower().encode() == _DPOP:
+            raise MalformedCredential(Problem.AUTHORIZATION_SCHEME_DPOP)
         raise MalformedCredential(Problem.BASIC_WITHOUT_COLON)
     if password.startswith(_JSON_OBJECT) and _JWT_SHAPE.fullmatch(password):
         return Bearer(password.encode("ascii"))
