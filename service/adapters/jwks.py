@@ -188,7 +188,7 @@ def parse_jwks(document: bytes, algorithms: frozenset[str], issuer: str) -> KeyS
         except Exception as problem:  # noqa: BLE001 - whatever a stranger's key raises, it is not used
             log.warning("issuer %s: a key is not used: %s: %.200s", issuer, type(problem).__name__, problem)
             continue
-        kid = member.get("kid")
+        kid = member.get("kid") or None  # an empty one names no key, in a set as in a token
         fingerprint = json.dumps([kid, sorted(usable), *(member.get(name) for name in _PUBLIC_MEMBERS)])
         if not usable or fingerprint in by_fingerprint:
             continue

@@ -11,6 +11,7 @@
     ├── SignInFailed               400 sign_in_failed      tried to sign in, and may try again
     ├── NotPermitted               403 insufficient_scope  known to the provider, and not permitted here
     ├── UntrustedPeer              403 untrusted_proxy     the caller is no trusted proxy
+    ├── NotFound                   404 not_found           no page or endpoint has this path
     └── Later                                              not decided: try again
         ├── OutOfReach             503 issuer_unavailable    … when the issuer can be reached
         │   └── Unclear              … it answered, and not clearly about the credential
@@ -112,6 +113,13 @@ class UntrustedPeer(Refusal):
 
     code = Code.UNTRUSTED_PROXY
     status = 403
+
+
+class NotFound(Refusal):
+    """A path that no page or endpoint has."""
+
+    code = Code.NOT_FOUND
+    status = 404
 
 
 class Later(Refusal):

@@ -59,6 +59,7 @@ class Browser(NamedTuple):
     navigates: bool  # a person opens a page
     same_origin: bool  # a page of this very origin sends it
     another_site: bool  # a page of another site, or of another origin of this one, sends it
+    opens_websocket: bool = False
 
 
 class Bearer(NamedTuple):
@@ -105,7 +106,8 @@ class IssuerTrust:
     """What an issuer's tokens must carry to be accepted.
 
     ``audiences`` is never empty. An empty string in ``token_types`` stands for a token without ``typ``.
-    ``leeway`` is in seconds, and there is no other leeway.
+    ``leeway`` is in seconds, and there is no other leeway. ``allow_sender_constrained`` accepts tokens that are bound
+    to a key of their client, without proof of that key.
     """
 
     issuer: str
@@ -121,6 +123,7 @@ class IssuerTrust:
     email_claim: str = "email"
     groups_claim: str = "groups"
     role: str = ""
+    allow_sender_constrained: bool = False
 
 
 class VerifiedClaims(NamedTuple):

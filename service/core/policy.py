@@ -25,6 +25,7 @@ from service.core.request.redirects import PAGES, sign_in_href
 
 UI_SETTINGS = "/ui-settings"
 WEBSOCKETS = frozenset({"ws", "wss"})
+_PAGES_ROOT = PAGES.removesuffix("/")
 _NOTHING_PRESENTED = {
     Gate.API: Cause(Problem.NO_CREDENTIAL),
     Gate.JWT: Cause(Problem.NO_JWT),
@@ -48,22 +49,27 @@ def decide(
     browser says about the request, or None if none sent it; a principal with a session needs it. ``body`` is the
     request's own, if the proxy sends it along.
     """
+    if gate is Gate.UI and request is not None and browser is not None and _opens_the_pages(request, browser):
+        return Login(302, Code.NOT_FOUND, Cause(Problem.NOT_FOUND), f"{PAGES}me")
     if isinstance(who, Principal):
         if request is None:
             return Deny(400, Code.INVALID_REQUEST, Cause(Problem.REQUEST_MISSING))
-        if not (_comes_from_own_site(gate, browser) or _reads(request)):
+        if not (_comes_from_own_site(gate, browser) or _reads(request, browser, access)):
             return Deny(403, Code.CROSS_ORIGIN, Cause(Problem.CROSS_SITE_REQUEST))
         return _by_roles(request, who, access, body)
     if isinstance(who, NoCredential | SessionEnded):
-        challenge = _challenge(request, who, gate)
+        challenge = _challenge(request, who, gate, browser)
         return _asked_to_sign_in(request, browser, access, challenge) if gate is Gate.UI else challenge
     if isinstance(who, Later):
         return Unavailable(who.status, who.code, who.cause, who.retry_after)
     if isinstance(who, Rejected | MalformedCredential):
         return Challenge(who.status, who.code, who.cause)
-    if isinstance(who, Malformed):
-        return Deny(who.status, who.code, who.cause)
-    return Deny(403, who.code, who.cause)
+    return Deny(who.status if isinstance(who, Malformed) else 403, who.code, who.cause)
+
+
+def _opens_the_pages(request: ForwardedRequest, browser: Browser) -> bool:
+    """Tell whether a person opens ``/_auth``. Proxies route what is below it to the pages, and this path to Prefect."""
+    return browser.navigates and request.path == _PAGES_ROOT
 
 
 def _by_roles(request: ForwardedRequest, who: Principal, access: Access, body: bytes | None) -> Allow | Deny:
@@ -73,9 +79,14 @@ def _by_roles(request: ForwardedRequest, who: Principal, access: Access, body: b
     return Allow(who, verdict.route is not None)
 
 
-def _challenge(request: ForwardedRequest | None, who: NoCredential | SessionEnded, gate: Gate) -> Challenge:
+def _challenge(
+    request: ForwardedRequest | None, who: NoCredential | SessionEnded, gate: Gate, browser: Browser | None
+) -> Challenge:
     if isinstance(who, SessionEnded):
         return Challenge(401, who.code, who.cause)
+    if request is not None and request.method == "OPTIONS" and browser is not None and browser.another_site:
+        # a browser asks before a page of another site may call (CORS), and never sends a credential with that
+        return Challenge(401, Code.CREDENTIAL_REQUIRED, Cause(Problem.CROSS_SITE_PREFLIGHT))
     on_websocket = gate is not Gate.UI and request is not None and websocket_endpoint(request.path)
     cause = Cause(Problem.NO_CREDENTIAL_ON_WEBSOCKET) if on_websocket else _NOTHING_PRESENTED[gate]
     return Challenge(401, Code.CREDENTIAL_REQUIRED, cause)
@@ -93,9 +104,20 @@ def _comes_from_own_site(gate: Gate, browser: Browser | None) -> bool:
     return browser is None or not browser.another_site
 
 
-def _reads(request: ForwardedRequest) -> bool:
-    """Tell whether a request changes nothing. A WebSocket begins as a GET, but counts as a write."""
-    return request.method in READS and request.scheme not in WEBSOCKETS and not websocket_endpoint(request.path)
+def _reads(request: ForwardedRequest, browser: Browser | None, access: Access) -> bool:
+    """Tell whether a request is known to change nothing.
+
+    A WebSocket begins as a GET, but counts as a write. No sign of one reaches this service through every proxy, so an
+    unknown route may be one too, unless a person opens it as a page.
+    """
+    if request.method not in READS or request.scheme in WEBSOCKETS or websocket_endpoint(request.path):
+        return False
+    if browser is not None and browser.opens_websocket:
+        return False
+    route = access.routes.find(request.method, request.path)
+    if route is None:
+        return browser is not None and browser.navigates
+    return route.method in READS  # and not WS
 
 
 def _asked_to_sign_in(

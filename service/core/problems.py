@@ -40,6 +40,7 @@ class Problem(StrEnum):
     METHOD_NOT_ALLOWED = auto()
     PEER_NOT_TRUSTED = auto()  # peer
     CROSS_SITE_REQUEST = auto()
+    CROSS_SITE_PREFLIGHT = auto()
 
     # nothing was presented
     NO_CREDENTIAL = auto()
@@ -51,6 +52,7 @@ class Problem(StrEnum):
     # the Authorization header
     AUTHORIZATION_TOO_LARGE = auto()  # size
     AUTHORIZATION_SCHEME_UNKNOWN = auto()
+    AUTHORIZATION_SCHEME_DPOP = auto()
     BEARER_NOT_A_TOKEN = auto()
     BASIC_NOT_BASE64 = auto()
     BASIC_WITHOUT_COLON = auto()
@@ -85,6 +87,7 @@ class Problem(StrEnum):
     AUDIENCE_MISSING = auto()  # expected
     AUDIENCE_OTHER = auto()  # got, expected
     PARTY_NOT_ACCEPTED = auto()  # expected
+    TOKEN_SENDER_CONSTRAINED = auto()  # members
     EXPIRY_MISSING = auto()
     TOKEN_EXPIRED = auto()  # seconds
     TOKEN_NOT_YET_VALID = auto()  # claim, seconds

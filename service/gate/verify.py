@@ -31,7 +31,7 @@ from service.core.prefect.secret_flags import MAX_BODY
 from service.core.problems import Problem
 from service.core.request.cookies import HOST_PREFIX, own_cookies, session_cookie, set_session, strip_own_cookies
 from service.core.request.faces import browser_of, parse_browser, parse_call
-from service.core.request.headers import parse_credential
+from service.core.request.headers import parse_client_version, parse_credential
 from service.gate.asgi import Message, Receive, Scope, Send, body_of
 from service.gate.generation import Generation
 from service.gate.refusals import RefusalPages
@@ -87,7 +87,7 @@ class VerifyEndpoints(ABC):
         client = scope.get("client")
         peer = client[0] if client else ""
         try:
-            if not (self._trusts(peer) if peer else self.wiring.settings.uds):
+            if not self._trusts(peer):
                 self._refuse_peer(peer)
             request, found = parse_call(face, scope["method"], target, scope["headers"], self.wiring.proxies)
             if gate is Gate.UI:
@@ -121,10 +121,11 @@ class VerifyEndpoints(ABC):
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send(_EMPTY_BODY)
             return
-        await self._refuse(send, decision, request, face=face, gate=gate, browser=browser, peer=peer)
+        await self._refuse(scope, send, decision, request, face=face, gate=gate, browser=browser, peer=peer)
 
     async def _refuse(
         self,
+        scope: Scope,
         send: Send,
         decision: Decision,
         request: ForwardedRequest | None,
@@ -141,7 +142,8 @@ class VerifyEndpoints(ABC):
         self._telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, peer=peer)
         to_a_person = reaches_a_person(decision, gate, browser)
         page = await self._refusal_pages.page(self.wiring.settings) if to_a_person else None
-        answer = render(decision, face, gate, request_id, browser, page)
+        client = parse_client_version(dict(scope["headers"]).get(b"user-agent", b""))
+        answer = render(decision, face, gate, request_id, browser, page, client=client)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
@@ -176,7 +178,7 @@ class VerifyEndpoints(ABC):
 
     @staticmethod
     def _refuse_peer(peer: str) -> NoReturn:
-        """Let our proxies ask, and nobody else; whoever may open the Unix socket has no address."""
+        """Refuse a caller that is not a trusted proxy."""
         raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=peer)
 
     async def _prove(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Proof:

@@ -137,7 +137,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
     return Wiring(
         settings=settings,
         state=state,
-        proxies=TrustedProxies(settings.trusted_proxies),
+        proxies=TrustedProxies(settings.trusted_proxies, unix_socket=settings.uds is not None),
         access=settings.access(),
         seal=seal,
         store=store,

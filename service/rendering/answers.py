@@ -12,8 +12,9 @@ from urllib.parse import quote
 from service.core.errors import Code
 from service.core.model import Allow, Browser, Challenge, Decision, Deny, Face, Gate, Identity, Login, Unavailable
 from service.core.problems import Cause
+from service.core.request.headers import ClientVersion
 from service.rendering.refusal_page import RefusalPage
-from service.rendering.sentences import sentence
+from service.rendering.sentences import sentence, sentence_for_person
 from service.rendering.wire import Answer, WireHeaders
 
 IDENTITY_HEADERS: Final = (
@@ -66,16 +67,19 @@ def render(
     request_id: str,
     browser: Browser | None = None,
     page: RefusalPage | None = None,
+    *,
+    client: ClientVersion | None = None,
 ) -> Answer:
     """Return the answer for one kind of proxy.
 
     ``page`` is what a person sees who navigated to what is refused; without it they get the JSON of all others.
+    ``client`` is the version of Prefect that asked, if it is known.
     """
     match decision:
         case Allow():
             return Answer(200, allow_headers(decision.principal.identity), b"")
         case Challenge():
-            headers = [(b"www-authenticate", one) for one in _challenges(decision, gate, browser)]
+            headers = [(b"www-authenticate", one) for one in _challenges(decision, gate, browser, client)]
         case Login():
             headers = [(b"location", decision.location.encode("ascii"))]
         case Unavailable():
@@ -84,17 +88,18 @@ def render(
             headers = []
         case _:
             assert_never(decision)
+    detail = sentence_for_person(decision.cause) if gate is Gate.UI else sentence(decision.cause, client)
     if page is not None and reaches_a_person(decision, gate, browser):
         kind, body = page.headers, page.fill(decision, request_id)
     else:
-        kind, body = _JSON, json.dumps(refusal_content(decision.code, decision.cause, request_id)).encode()
+        kind, body = _JSON, json.dumps(_content(decision.code, detail, request_id)).encode()
     status = decision.status
     headers += [*_NOBODY, *kind, (b"content-length", str(len(body)).encode())]
     if face is Face.AUTH_REQUEST:
         # Nginx passes 401 and 403 on and turns every other refusal into a 500: the configuration replays these
         headers += [
             (b"x-auth-status", str(status).encode()),
-            (b"x-auth-detail", header_text(sentence(decision.cause))),
+            (b"x-auth-detail", header_text(detail)),
             (b"x-auth-redirect", decision.location.encode("ascii") if isinstance(decision, Login) else b""),
             (b"x-auth-body", body.translate(_ONE_LINE)),
         ]
@@ -112,10 +117,14 @@ def reaches_a_person(
 
 def refusal_content(code: Code, cause: Cause, request_id: str) -> dict[str, Any]:
     """Return the JSON object of a refusal."""
-    return {"detail": sentence(cause), "code": code, "request_id": request_id}
+    return _content(code, sentence(cause), request_id)
 
 
-def _challenges(decision: Challenge, gate: Gate, browser: Browser | None) -> list[bytes]:
+def _content(code: Code, detail: str, request_id: str) -> dict[str, Any]:
+    return {"detail": detail, "code": code, "request_id": request_id}
+
+
+def _challenges(decision: Challenge, gate: Gate, browser: Browser | None, client: ClientVersion | None) -> list[bytes]:
     """Return one challenge for each scheme (RFC 6750 §3, RFC 7617 §2), with an error if a credential was sent.
 
     A browser is not asked for ``Basic``: it would prompt for a password, remember it, and add it to the requests that
@@ -123,7 +132,7 @@ def _challenges(decision: Challenge, gate: Gate, browser: Browser | None) -> lis
     """
     error = ""
     if decision.code in {Code.INVALID_TOKEN, Code.INVALID_REQUEST}:
-        description = sentence(decision.cause).replace("\\", "").replace('"', "'")
+        description = sentence(decision.cause, client).replace("\\", "").replace('"', "'")
         error = f', error="{decision.code}", error_description="{description}"'
     rendered = {
         "Bearer": f'Bearer realm="Prefect API"{error}',

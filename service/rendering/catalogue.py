@@ -1,7 +1,8 @@
 """The catalogue: each problem as a sentence, which says what is wrong and what to do next.
 
 A sentence is a template, filled with facts of the cause by ``sentences``, which also has the format specifications such
-as ``{holders:ask}``. No fact is a secret.
+as ``{holders:ask}``. ``{form}`` is always there: the form in which the client's version of Prefect sends a credential.
+No fact is a secret.
 """
 
 from collections.abc import Mapping
@@ -49,23 +50,22 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.PEER_NOT_TRUSTED: "Only a trusted proxy may send this (trusted_proxies).",
     _P.CROSS_SITE_REQUEST: "Another site made your browser send this request, so it was refused: open Prefect itself "
     "and try there.",
+    _P.CROSS_SITE_PREFLIGHT: "Pages of other sites cannot call this host: call it from a program.",
     # nothing was presented
-    _P.NO_CREDENTIAL: "Send a credential: set PREFECT_API_KEY to a JWT, or PREFECT_API_AUTH_STRING to 'user:password'.",
-    _P.NO_JWT: "Send a JWT: set PREFECT_API_KEY.",
-    _P.NO_PASSWORD: "Send a user name and password: set PREFECT_API_AUTH_STRING to 'user:password'.",
+    _P.NO_CREDENTIAL: "Send a credential. {form.either}",
+    _P.NO_JWT: "Send a JWT. {form.token}",
+    _P.NO_PASSWORD: "Send a user name and password. {form.password}",
     _P.NOT_SIGNED_IN: "You are not signed in: reload the page to sign in.",
     _P.NO_CREDENTIAL_ON_WEBSOCKET: "This WebSocket carried no credential, so events and task-run states are lost: "
-    "Prefect does not send PREFECT_API_KEY there. Set "
-    'PREFECT_CLIENT_CUSTOM_HEADERS=\'{{"Authorization": "Bearer <token>"}}\' '
-    "(Prefect 3.4.8 and newer), or put the token into the URL, PREFECT_API_URL=https://jwt:<token>@<host>/api "
-    "(every version).",
+    "Prefect does not send PREFECT_API_KEY there. {form.either}",
     # the Authorization header
     _P.AUTHORIZATION_TOO_LARGE: "The Authorization header is too large.",
     _P.AUTHORIZATION_SCHEME_UNKNOWN: "The Authorization header is neither Bearer nor Basic.",
+    _P.AUTHORIZATION_SCHEME_DPOP: "DPoP is not supported here. Request a token that is not bound to a key, and send it "
+    "as 'Bearer <JWT>'.",
     _P.BEARER_NOT_A_TOKEN: "The Bearer credential is not a token: expected 'Bearer <JWT>'.",
     _P.BASIC_NOT_BASE64: "The Basic credential is not base64 of UTF-8 text (RFC 7617).",
-    _P.BASIC_WITHOUT_COLON: "The Basic credential has no colon: set PREFECT_API_AUTH_STRING to 'user:password', or to "
-    "'jwt:<token>' for a JWT.",
+    _P.BASIC_WITHOUT_COLON: "The Basic credential has no colon: it is 'user:password', or 'jwt:<token>' for a JWT.",
     _P.BASIC_TOKEN_AS_NAME: "The token stands where the user name belongs: use 'https://jwt:<token>@host'.",
     _P.PAIR_UNUSABLE: "The user name or password is empty, too long, or has control characters.",
     _P.JWT_NOT_ACCEPTED: "A JWT is not accepted here: send a user name and password.",
@@ -73,7 +73,7 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     "there is no users file: correct PREFECT_API_AUTH_STRING, or send a JWT.",
     _P.PASSWORD_NOT_ACCEPTED: "A user name and password are not accepted here: send a JWT.",
     # the form and the signature of a JWT
-    _P.TOKEN_NOT_A_JWT: "This is not a JWT: set PREFECT_API_KEY to an access token of your identity provider.",
+    _P.TOKEN_NOT_A_JWT: "This is not a JWT. Send an access token of your identity provider. {form.token}",
     **dict.fromkeys(
         (
             _P.TOKEN_NOT_BASE64URL,
@@ -97,11 +97,14 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.SIGNATURE_INVALID: "This token's signature could not be verified: obtain a new one.",
     # the claims of a JWT
     _P.ISSUER_NOT_TRUSTED: "This token's issuer is not trusted here: obtain one from an accepted identity provider.",
-    _P.TOKEN_TYPE_NOT_ACCEPTED: "This token is not of a type that is accepted here: send an access token.",
+    _P.TOKEN_TYPE_NOT_ACCEPTED: "This token's type is not accepted here. Send an access token whose 'typ' is "
+    "{expected:some}.",
     _P.NOT_AN_ACCESS_TOKEN: "This is not an access token: send the access token instead.",
-    _P.AUDIENCE_MISSING: "This token names no audience: obtain it for Prefect's API.",
-    _P.AUDIENCE_OTHER: "This token is for another audience: obtain it for Prefect's API.",
+    _P.AUDIENCE_MISSING: "This token names no audience. Request it for {expected:some}.",
+    _P.AUDIENCE_OTHER: "This token is for another audience. Request it for {expected:some}.",
     _P.PARTY_NOT_ACCEPTED: "This token was issued to a client that is not accepted here.",
+    _P.TOKEN_SENDER_CONSTRAINED: "This token is bound to a key of its client (claim 'cnf'), which cannot be checked "
+    "here. Request one that is not bound.",
     _P.EXPIRY_MISSING: "This token never expires: only tokens with an expiry are accepted.",
     _P.TOKEN_EXPIRED: "This token expired {seconds:duration} ago: obtain a new one.",
     _P.TOKEN_NOT_YET_VALID: "This token is not valid yet: check the clocks of the issuer and of this service.",
@@ -218,8 +221,9 @@ SENTENCES: Final[Mapping[Problem, str]] = {
 FOR_PEOPLE: Final[Mapping[Problem, str]] = {
     **dict.fromkeys((_P.PAIR_WRONG, _P.PASSWORD_CHANGED), "The user name or the password is wrong."),
     _P.TOO_MANY_GUESSES: "There were too many wrong passwords.",
+    **dict.fromkeys((_P.NOT_FOUND, _P.METHOD_NOT_ALLOWED), "No page has this address: check it for a mistake."),
     _P.CAPABILITY_MISSING: f"{_PERSON} This takes the right to {{needed:right}}. {{holders:ask-least}}",
-    _P.ROUTE_UNKNOWN: f"{_PERSON} There is no known page at this address, so only the role admin opens it.",
+    _P.ROUTE_UNKNOWN: f"{_PERSON} This address is not known here, so only the role admin opens it.",
     _P.OUTSIDE_LIMITS: f"{_PERSON} Your roles open other names than the one in this address. {{holders:ask-least}}",
     **dict.fromkeys(
         (_P.SECRETS_NOT_PERMITTED, _P.SECRETS_BODY_NOT_SENT),

@@ -50,12 +50,15 @@ _BY_CODE: Final[Mapping[Code, Cure]] = {
     Code.NOT_FOUND: Cure.GO_HOME,
 }
 _BY_PROBLEM: Final[Mapping[Problem, Cure]] = {
-    **dict.fromkeys((_P.COOKIES_TOO_LARGE, _P.SIGN_IN_LOOPS, _P.PROVIDER_BUSY, _P.PROVIDER_ERROR), Cure.RETRY),
+    **dict.fromkeys((_P.PROVIDER_BUSY, _P.PROVIDER_ERROR), Cure.RETRY),
     **dict.fromkeys((_P.PROVIDER_DENIED, _P.PERSON_NOT_PERMITTED), Cure.OTHER_ACCOUNT),
     _P.EMAIL_NOT_VERIFIED: Cure.SIGN_IN,
     _P.ROUTE_UNKNOWN: Cure.GO_HOME,
-    **dict.fromkeys(  # the proxy, the provider or the configuration has to be changed
+    **dict.fromkeys(  # the browser, the proxy, the provider or the configuration has to be changed first
         (
+            _P.COOKIES_TOO_LARGE,
+            _P.SIGN_IN_LOOPS,
+            _P.GRANT_REFUSED,
             _P.HEADER_MISSING,
             _P.SCHEME_UNKNOWN,
             _P.HOST_INVALID,
@@ -128,5 +131,5 @@ def ways_of(cure: Cure, *, title: str, retry_href: str, sign_in_href: str, switc
         Cure.OTHER_ACCOUNT: Ways(other_account, again),
         Cure.ASK_FOR_ROLE: Ways(other_account, _WHOM_TO_ASK),
         Cure.GO_HOME: Ways(Link(f"Open {title}", HOME), _WHO),
-        Cure.NOTHING: Ways(None, again),  # once somebody else has put it right
+        Cure.NOTHING: Ways(None, again),  # once it has been put right elsewhere
     }[cure]

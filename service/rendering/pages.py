@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from service.core.errors import Later, Refusal
+from service.core.errors import Code, Later, Refusal
 from service.core.model import Session
 from service.core.problems import Cause, Problem
 from service.core.request.redirects import HOME, PAGES
-from service.rendering.cures import Cure, checks_of, cure_of, heading_of, ways_of
+from service.rendering.cures import Cure, Link, Ways, checks_of, cure_of, heading_of, ways_of
 from service.rendering.refusal_page import GAPS, RefusalPage, wait_sentence
 from service.rendering.sentences import duration, sentence_for_person
 from service.rendering.templating import Templates
@@ -146,11 +146,13 @@ class Pages:
         ends: float,
         ends_when_idle: float,
         now: float,
+        home_is_open: bool = True,
     ) -> Answer:
         """Return who one is here.
 
         ``provider`` is the name of the provider of this session, empty for a user of the users file; ``claims`` tells
-        from which claim each part was taken. Times are in seconds since the epoch.
+        from which claim each part was taken. Times are in seconds since the epoch. ``home_is_open`` tells whether the
+        roles open the home page.
         """
         rows: list[tuple[str, str | Sequence[str] | Moment]] = [
             ("Name", session.name),
@@ -165,12 +167,19 @@ class Pages:
             ("Ends", Moment(ends, now)),
             ("Ends when idle", Moment(ends_when_idle, now)),
         ]
-        links = {"sign_out_href": f"{PAGES}logout", "home_href": HOME}
-        return self._page("me.html", 200, links=links, who=[row for row in rows if row[1]])
+        return self._page(
+            "me.html",
+            200,
+            links={"sign_out_href": f"{PAGES}logout"},
+            who=[row for row in rows if row[1]],
+            way=Link(f"Open {self._title}", HOME) if home_is_open else Link("Whom can I ask?", f"{PAGES}denied"),
+        )
 
     # refused ------------------------------------------------------------------------------------------------
 
-    def no_access(self, session: Session, roles: Sequence[str], *, switch_href: str) -> Answer:
+    def no_access(
+        self, session: Session, roles: Sequence[str], *, switch_href: str, home_is_open: bool = False
+    ) -> Answer:
         """Return who one is here, and whom to ask for more: whoever helps a person who was refused needs that."""
         who = {
             "name": session.name,
@@ -181,32 +190,55 @@ class Pages:
             "groups": session.groups,
         }
         cause = Cause(Problem.ROLES_NOT_ENOUGH if roles else Problem.NO_ROLE)
-        return self.denied(who, cause, have="" if roles else "no role", switch_href=switch_href)
+        home = Link(f"Open {self._title}", HOME) if home_is_open else None
+        ways = Ways(Link("Use another account", switch_href), home)
+        return self._denied(who, cause, ways, {"switch_href": switch_href}, have="" if roles else "no role")
 
     def denied(
         self,
         who: Mapping[str, str | Sequence[str]],
         cause: Cause,
         *,
+        again_href: str,
         switch_href: str,
+        request_id: str = "",
+    ) -> Answer:
+        """Return a 403 for somebody who may not enter: who they are (name, subject), and why.
+
+        ``again_href`` and ``switch_href`` are as with ``refused``.
+        """
+        hrefs = {"retry_href": again_href, "sign_in_href": again_href, "switch_href": switch_href}
+        ways = ways_of(cure_of(Code.INSUFFICIENT_SCOPE, cause), title=self._title, **hrefs)
+        return self._denied(who, cause, ways, hrefs, request_id=request_id)
+
+    def _denied(
+        self,
+        who: Mapping[str, str | Sequence[str]],
+        cause: Cause,
+        ways: Ways,
+        links: dict[str, str],
+        *,
         have: str = "",
         request_id: str = "",
     ) -> Answer:
-        """Return a 403 for somebody: who they are (name, subject, email, issuer, groups, roles) and what they lack."""
         return self._page(
             "denied.html",
             403,
-            links={"switch_href": switch_href, "back_href": HOME},
+            links=links,
+            ways=ways,
             who=who,
             needed=sentence_for_person(cause),
             have=have,
             request_id=request_id,
         )
 
-    def refused(self, refusal: Refusal, *, request_id: str, again_href: str, switch_href: str) -> Answer:
+    def refused(
+        self, refusal: Refusal, *, request_id: str, again_href: str, switch_href: str, status: int = 0
+    ) -> Answer:
         """Return a refusal on a page under /_auth/: what happened, and the way on.
 
         ``again_href`` is where one tries again, which is to sign in; ``switch_href`` where one does as somebody else.
+        ``status`` replaces that of the refusal.
         """
         cause = refusal.cause
         hrefs = {"retry_href": again_href, "sign_in_href": again_href, "switch_href": switch_href}
@@ -219,7 +251,7 @@ class Pages:
             "code": refusal.code,
         }
         cure, checks = cure_of(refusal.code, cause), checks_of(cause)
-        return self._refused(refusal.status, cure, hrefs, content, checks=checks, retry_after=retry_after)
+        return self._refused(status or refusal.status, cure, hrefs, content, checks=checks, retry_after=retry_after)
 
     def refusal_page(self, *, switch_href: str) -> RefusalPage:
         """Return the page for refusals at the gate, rendered once for each cure; what differs is filled in later."""

@@ -5,21 +5,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from service.core.problems import Cause
+from service.core.request.headers import ClientVersion
 from service.rendering.capabilities import MEANING
 from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
+from service.rendering.forms import form_for
 
 MAX_FACT: Final = 200  # characters of a fact in the log
+MAX_SOME: Final = 3  # of the accepted values that a caller is told
 
 
-def sentence(cause: Cause) -> str:
-    """Return what a machine, or an operator, reads about a cause."""
-    return _FORMATTER.vformat(SENTENCES[cause.problem], (), cause.facts)
+def sentence(cause: Cause, client: ClientVersion | None = None) -> str:
+    """Return what a machine, or an operator, reads about a cause. ``client`` is the version of Prefect that asked."""
+    return _filled_in(SENTENCES[cause.problem], cause, client)
 
 
 def sentence_for_person(cause: Cause) -> str:
     """Return what a person reads about a cause on a page."""
-    template = FOR_PEOPLE.get(cause.problem) or SENTENCES[cause.problem]
-    return _FORMATTER.vformat(template, (), cause.facts)
+    return _filled_in(FOR_PEOPLE.get(cause.problem) or SENTENCES[cause.problem], cause)
+
+
+def _filled_in(template: str, cause: Cause, client: ClientVersion | None = None) -> str:
+    return _FORMATTER.vformat(template, (), {**cause.facts, "form": form_for(client)})
 
 
 def log_reason(cause: Cause) -> str:
@@ -61,6 +67,11 @@ def _either(needed: Sequence[str]) -> str:
     return " or ".join(f"'{one}'" for one in needed)
 
 
+def _some(expected: Sequence[str]) -> str:
+    """Return a few of the accepted values; an empty one stands for none."""
+    return " or ".join(f"'{one}'" if one else "missing" for one in sorted(expected, key=bool, reverse=True)[:MAX_SOME])
+
+
 def _right(needed: Sequence[str]) -> str:
     return next(meaning for capability, meaning in MEANING.items() if capability in needed)
 
@@ -81,6 +92,7 @@ _SPECS: Final[Mapping[str, Callable[[Any], str]]] = {
     "list": ", ".join,
     "held": _held,
     "either": _either,
+    "some": _some,
     "right": _right,
     "ask": _ask,
     "ask-least": _ask_least,

@@ -65,6 +65,9 @@ class IssuerSettings(Section):
         description="If a token has no `aud`, its `client_id` must be one of `audiences`. AWS Cognito's access tokens "
         "need this.",
     )
+    allow_sender_constrained: bool = Field(
+        default=False, description="Accept tokens bound to a key (`cnf`: DPoP, mutual TLS) without proof of the key."
+    )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the principal in headers.")
     email_claim: str = Field(
         "email",
@@ -109,10 +112,8 @@ class IssuerSettings(Section):
 
     def trust(self) -> IssuerTrust:
         """Return what the core needs to know of this issuer."""
-        return IssuerTrust(
-            issuer=self.url,
-            **self.model_dump(exclude={"url", "jwks_url", "allow_http", "keys", "client_credentials"}),
-        )
+        required = self.model_dump(exclude={"url", "jwks_url", "allow_http", "keys", "client_credentials"})
+        return IssuerTrust(issuer=self.url, **required)
 
 
 class UsersSettings(Section):

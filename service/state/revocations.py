@@ -27,6 +27,7 @@ MAX_ENTRIES: Final = 100_000
 MAX_USED: Final = 100_000
 MAX_SESSIONS_OF_SUBJECT: Final = 32
 _SESSION, _SUBJECT, _PROVIDER_SESSION = "session", "subject", "sid"
+_SUBJECT_WITHOUT_SID: Final = "subject-without-sid"  # replicas of earlier versions pass it on, and do not apply it
 
 RevocationKey = tuple[str, str, str]  # kind, issuer, and the name of the session or subject
 
@@ -64,6 +65,14 @@ def of_subject(issuer: str, subject: str, before: float) -> Revocation:
 def of_provider_session(issuer: str, sid: str, before: float) -> Revocation:
     """Return the revocation of all sessions of one provider session (OIDC Back-Channel Logout §2.1) begun by then."""
     return Revocation((_PROVIDER_SESSION, issuer, sid), before, time.time() + KEEP)
+
+
+def of_subject_without_sid(issuer: str, subject: str, before: float) -> Revocation:
+    """Return the revocation of a person's sessions that name no provider session, begun by then.
+
+    For a logout that names both: a provider that sent no ``sid`` at sign-in can have meant any of these.
+    """
+    return Revocation((_SUBJECT_WITHOUT_SID, issuer, subject), before, time.time() + KEEP)
 
 
 class Revocations:
@@ -108,7 +117,8 @@ class Revocations:
         if (_SESSION, "", _id) in ended or began <= ended.get((_SUBJECT, issuer, session.subject), _NEVER).before:
             return True
         sid = session.provider_sid
-        return bool(sid) and began <= ended.get((_PROVIDER_SESSION, issuer, sid), _NEVER).before
+        key = (_PROVIDER_SESSION, issuer, sid) if sid else (_SUBJECT_WITHOUT_SID, issuer, session.subject)
+        return began <= ended.get(key, _NEVER).before
 
     def learn(self, revocations: Iterable[Revocation]) -> None:
         """Remember revocations. They are in force when this returns."""

@@ -9,9 +9,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from service.authn.sessions import Opened
 from service.core.errors import SessionEnded
 from service.core.model import Session, SessionCookie
+from service.core.prefect.roles import Granted
 from service.core.problems import Problem
 from service.core.request.cookies import session_cookie
-from service.core.request.redirects import PAGES
+from service.core.request.redirects import HOME, PAGES
 from service.gate.refusals import switch_href
 from service.rendering.answers import refusal_content
 from service.web.page_context import PageContext, PageRequest, as_response, seconds_left
@@ -37,6 +38,11 @@ class Account:
         self._context = context
         self.router = router = APIRouter(include_in_schema=False)
         parsed = Depends(context.parse)
+
+        @router.get("")
+        @router.get("/")
+        async def home() -> Response:
+            return RedirectResponse(f"{PAGES}me", 303, _NO_STORE)
 
         @router.get("/me")
         async def me(request: Request, page_request: Annotated[PageRequest, parsed]) -> Response:
@@ -87,6 +93,7 @@ class Account:
                 ends=session.began + policy.lifetime,
                 ends_when_idle=session.seen + policy.idle,
                 now=time.time(),
+                home_is_open=self._home_is_open(page_request, opened),
             )
             response = as_response(page)
         return _renewed(response, opened, page_request)
@@ -98,7 +105,10 @@ class Account:
         except SessionEnded:
             return RedirectResponse(f"{PAGES}login", 303, _NO_STORE)
         page = self._context.pages.no_access(
-            opened.session, opened.proof.principal.roles, switch_href=switch_href(self._context.settings)
+            opened.session,
+            opened.proof.principal.roles,
+            switch_href=switch_href(self._context.settings),
+            home_is_open=self._home_is_open(page_request, opened),
         )
         response = as_response(page)
         return _renewed(response, opened, page_request)
@@ -108,6 +118,11 @@ class Account:
         if not isinstance(cookie, SessionCookie) or self._context.wiring.sessions is None:
             raise SessionEnded(Problem.NOT_SIGNED_IN)
         return await self._context.wiring.sessions.open(cookie)
+
+    def _home_is_open(self, page_request: PageRequest, opened: Opened) -> bool:
+        """Tell whether this person's roles open the home page, or it would only refuse them again."""
+        home = page_request.request._replace(method="GET", path=HOME, query="")
+        return isinstance(self._context.wiring.access.judge(home, opened.proof.principal.roles), Granted)
 
     def _claims(self, session: Session) -> dict[str, str]:
         """Return which claim each part of an identity was taken from."""

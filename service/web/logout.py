@@ -7,11 +7,12 @@ from fastapi import APIRouter, Depends, Form
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from service.core.errors import OutOfReach, Refusal, Rejected
+from service.core.identity.sign_in import LogoutNotice
 from service.core.model import Session
 from service.core.problems import Problem
 from service.core.request.redirects import HOME, PAGES
 from service.gate.wiring import Wiring
-from service.state.revocations import of_provider_session, of_subject
+from service.state.revocations import Revocation, of_provider_session, of_subject, of_subject_without_sid
 from service.web.attempts import Attempts
 from service.web.page_context import PageContext, PageRequest, as_response
 
@@ -129,10 +130,7 @@ class Logout:
             issuer, now = provider.trust.issuer, time.time()
             if not await revocation_log.first_use(f"logout token of {issuer}", notice.token_id, notice.until - now):
                 raise Rejected(Problem.LOGOUT_TOKEN_USED)
-            if notice.sid:
-                await revocation_log.revoke(of_provider_session(issuer, notice.sid, now))
-            else:
-                await revocation_log.revoke(of_subject(issuer, notice.subject, now))
+            await revocation_log.revoke(*_ended_by(notice, issuer, now))
         except OutOfReach as refusal:
             self._wiring.telemetry.sign_in_refused(refusal, "")
             return JSONResponse({"error": "temporarily_unavailable"}, 503, _NO_STORE)
@@ -140,3 +138,14 @@ class Logout:
             self._wiring.telemetry.sign_in_refused(refusal, "")
             return JSONResponse({"error": "invalid_request"}, 400, _NO_STORE)
         return Response(status_code=200, headers=_NO_STORE)
+
+
+def _ended_by(notice: LogoutNotice, issuer: str, now: float) -> list[Revocation]:
+    """Return what a logout token revokes (OIDC Back-Channel Logout §2.7).
+
+    With ``sub`` and ``sid``, the person's sessions that are known to be of another provider session stay.
+    """
+    if not notice.sid:
+        return [of_subject(issuer, notice.subject, now)]
+    ended = [of_provider_session(issuer, notice.sid, now)]
+    return [*ended, of_subject_without_sid(issuer, notice.subject, now)] if notice.subject else ended

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from service import __version__
-from service.core.errors import Code, MalformedRequest, Refusal
+from service.core.errors import Broken, Code, MalformedRequest, NotFound, Refusal
 from service.core.problems import Cause, Problem
 from service.gate.asgi import ASGIApp, Message, Receive, Scope, Send
 from service.gate.wiring import Wiring
@@ -25,10 +25,9 @@ from service.web.metrics import create_registry
 from service.web.page_context import PageContext
 
 MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
-_UNREADABLE: Final = Cause(Problem.FORM_UNREADABLE)
-_CAUSES: Final[dict[int, Cause]] = {
-    codes.METHOD_NOT_ALLOWED: Cause(Problem.METHOD_NOT_ALLOWED),
-    codes.REQUEST_ENTITY_TOO_LARGE: Cause(Problem.FORM_TOO_LONG),
+_PROBLEMS: Final[dict[int, Problem]] = {
+    codes.METHOD_NOT_ALLOWED: Problem.METHOD_NOT_ALLOWED,
+    codes.REQUEST_ENTITY_TOO_LARGE: Problem.FORM_TOO_LONG,
 }
 _FORM: Final = re.compile(r"application/x-www-form-urlencoded(; ?charset=utf-8)?", re.IGNORECASE)
 
@@ -44,21 +43,24 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
         description="Operations. The verify endpoints are described in docs/reference.md.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # such a redirect would lead to the scheme and host of the proxy's connection
     )
     app.add_middleware(BoundedBodies)
     registry = create_registry(in_force)
 
+    context = PageContext(in_force)
+
     @app.middleware("http")
     async def check_caller(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        return _refused_caller(request, in_force()) or await call_next(request)
+        return _refused_caller(request, context) or await call_next(request)
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, problem: HTTPException) -> Response:
-        if problem.status_code == codes.NOT_FOUND:
-            return _refusal(404, Code.NOT_FOUND, Cause(Problem.NOT_FOUND))
-        return _refusal(problem.status_code, Code.INVALID_REQUEST, _CAUSES.get(problem.status_code, _UNREADABLE))
+    async def refused(request: Request, problem: HTTPException) -> Response:
+        status = problem.status_code
+        if status == codes.NOT_FOUND:
+            return context.answered(request, NotFound(Problem.NOT_FOUND))
+        return context.answered(request, MalformedRequest(_PROBLEMS.get(status, Problem.FORM_UNREADABLE)), status)
 
-    context = PageContext(in_force)
     for routes in (Login(context), Logout(context), Account(context)):
         app.include_router(routes.router, prefix="/_auth")
 
@@ -72,8 +74,8 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
         return context.refused(MalformedRequest(Problem.FORM_UNREADABLE, fields=fields))
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> Response:
-        return _refusal(503, Code.INTERNAL_ERROR, Cause(Problem.INTERNAL))
+    async def failed(request: Request, _: Exception) -> Response:
+        return context.answered(request, Broken(Problem.INTERNAL))
 
     @app.get("/metrics", response_class=Response, summary="Metrics in Prometheus' text format")
     def metrics() -> Response:
@@ -82,19 +84,15 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
     return cast("ASGIApp", app)
 
 
-def _refused_caller(request: Request, wiring: Wiring) -> Response | None:
+def _refused_caller(request: Request, context: PageContext) -> Response | None:
     """Return the refusal of a caller that is no trusted proxy, or of a form that no page of this service sends."""
-    peer = request.client.host if request.client else ""
-    if peer and not wiring.proxies.trusts(peer):
-        return _refusal(403, Code.UNTRUSTED_PROXY, Cause(Problem.PEER_NOT_TRUSTED))
+    if not context.wiring.proxies.trusts(request.client.host if request.client else ""):
+        content = refusal_content(Code.UNTRUSTED_PROXY, Cause(Problem.PEER_NOT_TRUSTED), secrets.token_hex(8))
+        return JSONResponse(content, 403)
     # a multipart form chooses its own codec, and some codecs take minutes
     if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):
-        return _refusal(415, Code.INVALID_REQUEST, Cause(Problem.FORM_TYPE_WRONG))
+        return context.answered(request, MalformedRequest(Problem.FORM_TYPE_WRONG), codes.UNSUPPORTED_MEDIA_TYPE)
     return None
-
-
-def _refusal(status: int, code: Code, cause: Cause) -> Response:
-    return JSONResponse(refusal_content(code, cause, secrets.token_hex(8)), status)
 
 
 class BoundedBodies:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from fastapi import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
-from service.core.errors import NotPermitted, Refusal, SessionEnded
+from service.core.errors import Later, NotPermitted, Refusal, SessionEnded
 from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
 from service.core.request.cookies import (
     HOST_PREFIX,
@@ -18,10 +18,11 @@ from service.core.request.cookies import (
     set_cookie,
     set_session,
 )
-from service.core.request.faces import parse_browser, parse_routed
+from service.core.request.faces import parse_browser, parse_routed, shows_answer
 from service.core.request.redirects import HOME, PAGES, sign_in_href
 from service.gate.refusals import switch_href
 from service.gate.wiring import Wiring
+from service.rendering.answers import refusal_content
 from service.rendering.pages import UNNAMED_PROVIDER, Pages, pages_of
 from service.rendering.wire import Answer
 from service.settings import Settings
@@ -117,12 +118,28 @@ class PageContext:
     def refused(self, refusal: Refusal, return_to: str = HOME) -> Response:
         """Log a refusal, and return its page; ``return_to`` is where the person wants to get to."""
         request_id, switch = secrets.token_hex(8), switch_href(self.settings, return_to)
+        again = sign_in_href(return_to)
         self.wiring.telemetry.sign_in_refused(refusal, request_id)
         if isinstance(refusal, NotPermitted):
             who = {"name": refusal.name, "subject": refusal.subject}
-            return as_response(self.pages.denied(who, refusal.cause, switch_href=switch, request_id=request_id))
-        again = sign_in_href(return_to)
+            page = self.pages.denied(who, refusal.cause, again_href=again, switch_href=switch, request_id=request_id)
+            return as_response(page)
         return as_response(self.pages.refused(refusal, request_id=request_id, again_href=again, switch_href=switch))
+
+    def answered(self, request: Request, refusal: Refusal, status: int = 0) -> Response:
+        """Return a refusal that is not about signing in: a page for a person, JSON for everybody else.
+
+        ``status`` replaces that of the refusal.
+        """
+        request_id = secrets.token_hex(8)
+        if shows_answer(dict(request.scope["headers"])):
+            page = self.pages.refused(refusal, request_id=request_id, again_href="", switch_href="", status=status)
+            return as_response(page)
+        headers = {"Cache-Control": "no-store"}
+        if isinstance(refusal, Later):
+            headers["Retry-After"] = str(refusal.retry_after)
+        content = refusal_content(refusal.code, refusal.cause, request_id)
+        return JSONResponse(content, status or refusal.status, headers)
 
 
 def as_response(answer: Answer) -> Response:

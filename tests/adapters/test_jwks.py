@@ -124,6 +124,17 @@ def test_a_token_without_kid_needs_a_set_with_one_key_for_it() -> None:
     assert parse_jwks(two, ALGORITHMS, "i").find(None, "RS256") is None
 
 
+@pytest.mark.parametrize("kid", ["", None])
+def test_an_empty_id_is_none(kid: str | None) -> None:
+    nameless = {**RS.jwk(), "kid": kid}
+    alone = parse_jwks(document(nameless, ES.jwk()), ALGORITHMS, "i")
+    assert alone.find(None, "RS256")
+    assert not alone.knows("")
+    assert parse_jwks(document(nameless, SigningKey.generate("RS256", "rs2").jwk()), ALGORITHMS, "i").find(
+        "rs2", "RS256"
+    )
+
+
 def test_a_private_key_in_the_set_verifies_as_a_public_one() -> None:
     leaked = {**RS.jwk(), "d": "AQAB", "p": "AQAB"}
     key = parse_jwks(document(leaked), ALGORITHMS, "i").find("rs", "RS256")

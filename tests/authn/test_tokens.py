@@ -18,10 +18,11 @@ from service.core.identity.compact import decode_segment, parse_header, parse_js
 from service.core.identity.grant_index import GrantIndex
 from service.core.identity.grants import ClaimRule, Grant
 from service.core.model import Bearer
+from service.core.problems import Problem
 from tests.authn.conftest import Keeping, authenticate, recall
 from tests.support.issuer import Issuer as Provider
 from tests.support.issuer import SigningKey, b64url, encode_jws
-from tests.support.refusals import logged, told
+from tests.support.refusals import logged, refused, told
 
 pytestmark = pytest.mark.anyio
 STRANGER = SigningKey.generate("RS256", "RS256-1")
@@ -90,6 +91,11 @@ FORGERIES: list[Any] = [
     pytest.param(signed(kid="ES256-1"), id="kid-of-another-type"),
     pytest.param(signed(kid=7), id="kid-number"),
     pytest.param(signed(kid="k" * 600), id="kid-long"),
+    pytest.param(signed(kid=0), id="kid-zero"),
+    pytest.param(signed(kid=False), id="kid-false"),
+    pytest.param(signed(kid=[]), id="kid-list"),
+    pytest.param(signed(lambda p: claims(p, iat=1), kid=" "), id="kid-space"),
+    pytest.param(lambda p: encode_jws(head(kid=""), claims(p), STRANGER), id="strangers-key-without-kid"),
     pytest.param(signed(crit=["exp"]), id="row28-crit"),
     pytest.param(signed(crit=[]), id="row28-crit-empty"),
     pytest.param(signed(crit=["b64"], b64=False), id="row28-b64-false"),
@@ -143,6 +149,22 @@ async def test_a_forgery_is_rejected(forge: Callable[[Provider], str], provider:
                 await authenticate(tokens, token)
             assert recall(tokens, token) is None
         assert not any(secret in told(refusal.value) + logged(refusal.value) for secret in (provider.mint()[-40:],))
+
+
+@pytest.mark.parametrize("kid", ["", None])
+async def test_a_token_that_names_no_key_is_verified_by_the_only_one_for_its_algorithm(
+    kid: str | None, keeping: Keeping
+) -> None:
+    """Tokens of older Kubernetes have an empty ``kid``."""
+    with Provider("RS256", "ES256") as provider:
+        async with keeping(provider) as (_, tokens):
+            assert await authenticate(tokens, Bearer(signed(kid=kid)(provider).encode()))
+    with Provider("RS256") as provider:
+        provider.rotate()  # both keys are published
+        async with keeping(provider) as (_, tokens):
+            assert await authenticate(tokens, Bearer(provider.mint().encode()))
+            with refused(Rejected, problem=Problem.SIGNING_KEY_UNKNOWN):
+                await authenticate(tokens, Bearer(signed(lambda p: claims(p, iat=1), kid=kid)(provider).encode()))
 
 
 async def test_row32_a_signature_has_one_spelling(provider: Provider, keeping: Keeping) -> None:

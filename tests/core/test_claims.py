@@ -9,8 +9,9 @@ import pytest
 from service.core.errors import Rejected
 from service.core.identity.claims import claim_at, principal_from
 from service.core.model import IssuerTrust, VerifiedClaims
+from service.core.problems import Problem
 from service.rendering.answers import allow_headers
-from tests.support.refusals import refused
+from tests.support.refusals import logged, refused
 
 NOW = 1_800_000_000.0
 TRUST = IssuerTrust(
@@ -93,11 +94,45 @@ def test_a_good_token_becomes_a_principal() -> None:
         pytest.param({"typ": "ID"}, "access token", id="row34-keycloak-id-token"),
         pytest.param({"typ": "Refresh"}, "access token", id="row34-keycloak-refresh-token"),
         pytest.param({"token_use": "id"}, "access token", id="row34-cognito-id-token"),
+        pytest.param({"cnf": {"jkt": "x"}}, "bound to a key", id="cnf-dpop"),
+        pytest.param({"cnf": {"x5t#S256": "x"}}, "bound to a key", id="cnf-mutual-tls"),
+        pytest.param({"cnf": {"jkt": "x", "x5t#S256": "x"}}, "bound to a key", id="cnf-both"),
     ],
 )
 def test_a_claim_that_is_not_right_is_a_refusal(changes: dict[str, Any], word: str) -> None:
     with refused(Rejected, word):
         principal_from(verified(**changes), TRUST, NOW)
+
+
+CONFIRMATIONS = {
+    "jwk": {"jwk": {"kty": "EC"}},
+    "kid": {"kid": "k"},
+    "jku": {"jku": "https://idp.example/jwks"},
+    "one-too-many": {"jkt": "x", "jwk": {}},
+    "unknown": {"x": "y" * 1000},
+    "empty": {},
+    "null": None,
+    "text": "jkt",
+    "list": ["jkt"],
+    "false": False,
+}
+
+
+@pytest.mark.parametrize("confirmation", CONFIRMATIONS.values(), ids=CONFIRMATIONS)
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_confirmation_that_is_not_known_is_refused_in_any_case(confirmation: object, *, allowed: bool) -> None:
+    trust = replace(TRUST, allow_sender_constrained=allowed)
+    with refused(Rejected, "bound to a key", Problem.TOKEN_SENDER_CONSTRAINED) as raised:
+        principal_from(verified(cnf=confirmation), trust, NOW)
+    assert len(logged(raised.value)) < 300
+
+
+def test_an_issuer_can_be_allowed_to_bind_its_tokens_to_a_key() -> None:
+    trust = replace(TRUST, allow_sender_constrained=True)
+    for confirmation in ({"jkt": "x"}, {"x5t#S256": "x"}, {"jkt": "x", "x5t#S256": "x"}):
+        assert principal_from(verified(cnf=confirmation), trust, NOW).subject == "svc"
+    with refused(Rejected, "expired"):
+        principal_from(verified(cnf={"jkt": "x"}, exp=NOW - 60), trust, NOW)
 
 
 @pytest.mark.parametrize("token_type", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", ""])

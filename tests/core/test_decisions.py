@@ -38,7 +38,7 @@ from service.core.model import (
 )
 from service.core.policy import decide
 from service.core.prefect.roles import BUILT_IN, Access
-from service.core.prefect.routes import Routes, known_routes
+from service.core.prefect.routes import Capability, Route, Routes, known_routes
 from service.core.problems import Problem
 from service.rendering.answers import IDENTITY_HEADERS, header_text, render
 from service.rendering.pages import Pages
@@ -160,9 +160,12 @@ def test_a_page_reaches_nginx_as_one_harmless_line() -> None:
     ],
 )
 def test_a_websocket_without_a_credential_is_told_the_cure(endpoint: str) -> None:
-    answer = render(decided(REQUEST._replace(path=endpoint), NO_CREDENTIAL, Gate.API), Face.FORWARD_AUTH, Gate.API, "")
-    assert answer.status == 401
-    assert "PREFECT_CLIENT_CUSTOM_HEADERS" in json.loads(answer.body)["detail"]
+    decision = decided(REQUEST._replace(path=endpoint), NO_CREDENTIAL, Gate.API)
+    for version, cure in ((None, "PREFECT_API_URL"), ((3, 9, 1), "PREFECT_CLIENT_CUSTOM_HEADERS")):
+        answer = render(decision, Face.FORWARD_AUTH, Gate.API, "", client=version)
+        assert answer.status == 401
+        assert "task-run states are lost" in json.loads(answer.body)["detail"]
+        assert f"Set {cure} to" in json.loads(answer.body)["detail"]
 
 
 @pytest.mark.parametrize("text", ["zoë", "a\r\nX: y", "a\x00b", "日本", "50%", "a,b", "\x7f"])
@@ -222,9 +225,9 @@ def test_the_shell_is_given_stand_in_settings_so_that_it_can_say_what_is_wrong()
 
 
 WRITES = {
-    "row37-get": ("GET", "https", "/api/flows", True),
-    "row37-head": ("HEAD", "https", "/api/flows", True),
-    "row37-options": ("OPTIONS", "https", "/api/flows", True),
+    "row37-get": ("GET", "https", "/api/admin/settings", True),
+    "row37-head": ("HEAD", "https", "/api/admin/settings", True),
+    "row37-page": ("GET", "https", "/v2/runs", True),
     "row37-post": ("POST", "https", "/api/flows/filter", False),
     "row37-put": ("PUT", "https", "/api/flows", False),
     "row37-patch": ("PATCH", "https", "/api/flows", False),
@@ -233,17 +236,34 @@ WRITES = {
     "row37-websocket-by-scheme-plain": ("GET", "ws", "/v2/anything", False),
     "row37-websocket-by-path": ("GET", "https", "/api/events/in", False),
     "row37-websocket-by-path-under-a-prefix": ("GET", "https", "/prefix/api/logs/out", False),
+    "row37-websocket-by-table": ("GET", "https", "/api/feeds/6f0b3a52-1b6f-4c0f-9b1e-0a5a8a1b2c3d", False),
 }
+UNKNOWN = {
+    "row37-get-unknown": ("GET", "https", "/api/new/feed"),
+    "row37-head-unknown": ("HEAD", "https", "/api/new/feed"),
+    "row37-options": ("OPTIONS", "https", "/api/flows"),
+}
+NEW_WEBSOCKET = Route("WS", "/api/feeds/{id:uuid}", frozenset({Capability.READ}))
+WITH_NEW_WEBSOCKET = Access(BUILT_IN.values(), Routes([*known_routes(), NEW_WEBSOCKET]))
+ADMIN = WHO._replace(roles=("admin",))
+
+
+def passes(request: ForwardedRequest, gate: Gate, browser: Browser | None) -> bool:
+    """Tell whether an admin's request is allowed; if not, it must be refused as one of another site."""
+    decision = decide(request, ADMIN, gate, WITH_NEW_WEBSOCKET, browser=browser)
+    allowed = isinstance(decision, Allow)
+    assert allowed or (isinstance(decision, Deny) and (decision.status, decision.code) == (403, "cross_origin"))
+    return allowed
 
 
 @pytest.mark.parametrize(("method", "scheme", "path", "reads"), WRITES.values(), ids=WRITES)
 def test_a_cookie_alone_permits_no_write(method: str, scheme: str, path: str, *, reads: bool) -> None:
-    request, who = PAGE._replace(method=method, scheme=scheme, path=path), WHO._replace(roles=("admin",))
-    assert isinstance(decided(request, who, Gate.UI, FETCHES), Allow)
+    request = PAGE._replace(method=method, scheme=scheme, path=path)
+    assert passes(request, Gate.UI, FETCHES)
     for browser in (FROM_ELSEWHERE, OPENS_A_PAGE, None):
-        decision = decided(request, who, Gate.UI, browser)
-        assert isinstance(decision, Allow) == reads
-        assert reads or (isinstance(decision, Deny) and (decision.status, decision.code) == (403, "cross_origin"))
+        assert passes(request, Gate.UI, browser) == reads
+        if browser is not None:
+            assert not passes(request, Gate.UI, browser._replace(opens_websocket=True))
 
 
 @pytest.mark.parametrize("gate", [Gate.API, Gate.JWT, Gate.BASIC])
@@ -251,12 +271,21 @@ def test_a_cookie_alone_permits_no_write(method: str, scheme: str, path: str, *,
 def test_nor_does_another_site_write_with_a_password_that_a_browser_remembers(
     method: str, scheme: str, path: str, gate: Gate, *, reads: bool
 ) -> None:
-    request, who = PAGE._replace(method=method, scheme=scheme, path=path), WHO._replace(roles=("admin",))
-    for browser in (None, FETCHES, OPENS_A_PAGE):
-        assert isinstance(decided(request, who, gate, browser), Allow)
-    decision = decided(request, who, gate, FROM_ELSEWHERE)
-    assert isinstance(decision, Allow) == reads
-    assert reads or (isinstance(decision, Deny) and (decision.status, decision.code) == (403, "cross_origin"))
+    request = PAGE._replace(method=method, scheme=scheme, path=path)
+    for browser in (None, FETCHES, OPENS_A_PAGE, OPENS_A_PAGE._replace(opens_websocket=True)):
+        assert passes(request, gate, browser)
+    assert passes(request, gate, FROM_ELSEWHERE) == reads
+    assert not passes(request, gate, FROM_ELSEWHERE._replace(opens_websocket=True))
+
+
+@pytest.mark.parametrize(("method", "scheme", "path"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_route_may_be_a_websocket_unless_a_person_opens_it(method: str, scheme: str, path: str) -> None:
+    request = PAGE._replace(method=method, scheme=scheme, path=path)
+    for gate in Gate:
+        assert passes(request, gate, FETCHES)
+        assert passes(request, gate, OPENS_A_PAGE)
+        assert not passes(request, gate, FROM_ELSEWHERE)
+    assert not passes(request, Gate.UI, None)
 
 
 @pytest.mark.parametrize("face", Face)

@@ -66,6 +66,7 @@ ELSEWHERE = {
     "row35-loop-start": "/_auth/start?return_to=/_auth/start",
     "row35-loop-logout": "/_auth/logout",
     "row35-loop-encoded": "/%5fauth/logout",
+    "row35-loop-without-slash": "/_auth",
 }
 OURS = {
     "row35-home": "/",

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import MalformedCredential, MalformedRequest
-from service.core.model import Basic, Bearer, Face, NoCredential
+from service.core.model import Basic, Bearer, Browser, Face, NoCredential
+from service.core.problems import Problem
 from service.core.request.faces import _remembered, browser_of, parse_browser, parse_call
 from service.core.request.headers import parse_credential, parse_host, parse_method, parse_target, split_url
 from service.core.request.proxies import TrustedProxies
@@ -160,6 +161,12 @@ def test_row15_a_peer_is_trusted_by_its_address_alone(peer: str, trusted: bool) 
     assert PROXIES.trusts(peer) is trusted
 
 
+def test_row15_a_peer_without_an_address_is_trusted_at_a_unix_socket_alone() -> None:
+    assert not PROXIES.trusts("")
+    assert TrustedProxies(PROXIES.networks, unix_socket=True).trusts("")
+    assert not TrustedProxies(PROXIES.networks, unix_socket=True).trusts("8.8.8.8")
+
+
 FORWARDED = {
     b"x-forwarded-method": b"POST",
     b"x-forwarded-uri": b"/api/flows/filter?x=1",
@@ -246,8 +253,10 @@ def test_an_original_url_that_is_not_absolute_is_refused(raw: bytes) -> None:
 BROWSER = {b"sec-fetch-mode": b"navigate", b"sec-fetch-site": b"none", b"accept": b"text/html,*/*;q=0.8"}
 
 
-SITE, MODE, ORIGIN, ACCEPT = b"sec-fetch-site", b"sec-fetch-mode", b"origin", b"accept"
-NAVIGATES, OWN, OTHER, NEITHER = (True, False, False), (False, True, False), (False, False, True), (False, False, False)
+SITE, MODE, ORIGIN, ACCEPT, UPGRADE = b"sec-fetch-site", b"sec-fetch-mode", b"origin", b"accept", b"upgrade"
+NEITHER = Browser(navigates=False, same_origin=False, another_site=False)
+NAVIGATES, OWN = NEITHER._replace(navigates=True), NEITHER._replace(same_origin=True)
+OTHER = NEITHER._replace(another_site=True)
 
 
 @pytest.mark.parametrize(
@@ -268,18 +277,38 @@ NAVIGATES, OWN, OTHER, NEITHER = (True, False, False), (False, True, False), (Fa
         pytest.param("POST", {ORIGIN: b"http://h:8443"}, OTHER, id="origin-of-another-scheme"),
         pytest.param("POST", {ORIGIN: b"null"}, OTHER, id="origin-null"),
         pytest.param("POST", {ORIGIN: b"https://h:8443.evil.example"}, OTHER, id="origin-look-alike"),
+        pytest.param(
+            "GET", {MODE: b"websocket", SITE: b"same-origin"}, OWN._replace(opens_websocket=True), id="websocket"
+        ),
+        pytest.param(
+            "GET",
+            {MODE: b"websocket", SITE: b"cross-site", ORIGIN: b"https://evil.example", ACCEPT: b"*/*"},
+            OTHER._replace(opens_websocket=True),
+            id="websocket-of-another-site",
+        ),
+        pytest.param(
+            "GET",
+            {UPGRADE: b"WebSocket", ORIGIN: b"https://evil.example"},
+            OTHER._replace(opens_websocket=True),
+            id="websocket-of-an-old-browser",
+        ),
         pytest.param("GET", {ACCEPT: b"application/json, text/html"}, None, id="prefers-json"),
         pytest.param("POST", {ACCEPT: b"*/*"}, None, id="a-program"),
         pytest.param("GET", {}, None, id="says-nothing"),
     ],
 )
 def test_row37_what_the_browser_says_of_a_request(
-    method: str, headers: dict[bytes, bytes], says: tuple[bool, bool, bool] | None
+    method: str, headers: dict[bytes, bytes], says: Browser | None
 ) -> None:
     forwarded = {**FORWARDED, b"x-forwarded-method": method.encode(), b"x-forwarded-host": b"H:8443"}
     request, found = parse_call(Face.FORWARD_AUTH, "GET", b"", [*forwarded.items(), *headers.items()], PROXIES)
     assert browser_of(found, request) == says
     assert parse_browser(found, request) == (says or NEITHER)
+
+
+def test_a_program_that_opens_a_websocket_is_no_browser() -> None:
+    request, found = parse_call(Face.FORWARD_AUTH, "GET", b"", [*FORWARDED.items(), (UPGRADE, b"websocket")], PROXIES)
+    assert browser_of(found, request) is None
 
 
 @pytest.mark.parametrize(
@@ -333,6 +362,14 @@ def test_each_form_of_a_credential_is_recognised_by_its_shape(header: bytes | No
 )
 def test_a_malformed_credential_is_refused_and_never_taken_for_another(header: bytes) -> None:
     with pytest.raises(MalformedCredential):
+        parse_credential(header)
+
+
+@pytest.mark.parametrize(
+    "header", [f"DPoP {JWT}".encode(), f"dpop {JWT}".encode(), b"DPoP", basic(f"DPoP {JWT}"), basic("dpop x")]
+)
+def test_dpop_is_refused_by_its_name(header: bytes) -> None:
+    with refused(MalformedCredential, "DPoP is not supported here", Problem.AUTHORIZATION_SCHEME_DPOP):
         parse_credential(header)
 
 

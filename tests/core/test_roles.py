@@ -1,5 +1,6 @@
 """Who may call what: the matrix in tests/data, custom roles, limits, and what a refusal says."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -245,8 +246,32 @@ def test_a_person_reads_what_they_wanted_and_the_least_role_that_has_it(access: 
         "resume runs, and answer runs that wait for input. Ask for the role runner."
     )
     assert "Ask for the role deployer." in told("POST", "/api/deployments/")
-    assert "There is no known page at this address" in told("GET", "/nothing")
+    assert "This address is not known here" in told("GET", "/nothing")
     assert "the right to see the secrets of blocks. Ask for the role worker." in told("GET", "/docs?include_secrets=1")
+
+
+FOR_ROLES = (
+    Problem.CAPABILITY_MISSING,
+    Problem.ROUTE_UNKNOWN,
+    Problem.OUTSIDE_LIMITS,
+    Problem.SECRETS_NOT_PERMITTED,
+    Problem.SECRETS_BODY_NOT_SENT,
+)
+OF_THE_TABLE = re.compile(r"['{}/]|GET|POST|PUT|PATCH|DELETE|\bWS\b|include_secrets")
+
+
+@pytest.mark.parametrize("problem", FOR_ROLES)
+def test_a_person_reads_nothing_of_the_table_of_routes(problem: Problem, access: Access, routes: Routes) -> None:
+    for roles in ((), ("viewer",)):
+        who = WHO._replace(roles=roles)
+        for route in (*routes.all.values(), None):
+            request = call("GET", "/v3/nothing") if route is None else concrete(route)
+            needed = route.capabilities if route is not None else frozenset({Capability.ADMIN})
+            lacking = Lacking(route, problem, needed, tuple(access.roles))
+            text = sentence_for_person(lacking.cause(request, who))
+            assert not OF_THE_TABLE.search(text), text
+            assert text.count("Ask for the role") == (problem is not Problem.ROUTE_UNKNOWN)
+            assert " or admin" not in text
 
 
 def test_the_log_has_what_was_refused_and_never_the_query(access: Access) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.credential_forms import (
     URL_USERINFO,
 )
 from tests.support.metrics import websocket_refusals
-from tests.support.prefect import Server
+from tests.support.prefect import Client, Server
 from tests.support.raw_http import handshake
 from tests.support.site import MACHINES, Site
 from tests.support.waiting import wait_until
@@ -73,6 +74,16 @@ def test_api_key_alone_loses_task_runs_but_not_in_silence(
     assert websocket_refusals(site)["events/in"] > 0
 
 
+@pytest.mark.parametrize("version", ["3.4.8", "3.9.1"])
+def test_a_client_without_a_credential_is_told_the_form_of_its_version(
+    version: str, site: Site, tmp_path: Path
+) -> None:
+    client = Client(version, tmp_path, {"PREFECT_API_URL": f"{site.machines_url}/api"})
+    with client.start("ls", "-m", "prefect", "work-pool", "ls") as command:
+        command.wait(timeout=60)
+    assert "Set PREFECT_CLIENT_CUSTOM_HEADERS to" in command.text()
+
+
 @pytest.mark.parametrize(
     ("path", "endpoint"),
     [
@@ -89,5 +100,5 @@ def test_refused_websocket_names_the_cure(path: str, endpoint: str, site: Site) 
     refusal = handshake(site.port, MACHINES, path)
 
     assert refusal.status == 401
-    assert "PREFECT_CLIENT_CUSTOM_HEADERS" in json.loads(refusal.body)["detail"]
+    assert "Set PREFECT_API_URL to" in json.loads(refusal.body)["detail"]  # WebSockets name no version
     assert websocket_refusals(site)[endpoint] > before

@@ -338,6 +338,20 @@ def test_a_page_that_is_refused_is_a_page(proxy: Proxy, sites: ProxySites) -> No
     assert "default-src 'none'" in (answer.header("Content-Security-Policy") or "")
 
 
+@pytest.mark.parametrize("path", ["/_auth", "/_auth/"])
+def test_the_address_of_the_pages_leads_to_who_one_is(path: str, proxy: Proxy, sites: ProxySites) -> None:
+    visitor = sites.signed_in(proxy)
+    for answer in (visitor.send(path, NAVIGATION), send(visitor.port, PEOPLE, path, NAVIGATION)):
+        assert answer.status in {302, 303}
+        assert answer.header("Location") == "/_auth/me"
+
+
+def test_an_unknown_page_is_a_page(proxy: Proxy, sites: ProxySites) -> None:
+    answer = sites.signed_in(proxy).send("/_auth/nix", NAVIGATION)
+    assert answer.status == 404
+    assert b"There is nothing here" in answer.body
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "storage"),
     [
@@ -511,12 +525,22 @@ def test_websockets(host: str, proxy: Proxy, sites: ProxySites) -> None:
     assert len(sites.upstream.received) == received
 
 
-def test_another_site_opens_no_websocket_with_a_session(proxy: Proxy, sites: ProxySites) -> None:
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        pytest.param("/api/events/in", [], id="known"),
+        pytest.param("/api/new/feed", [], id="unknown"),
+        pytest.param("/v2/runs", [("Sec-Fetch-Mode", "websocket")], id="page"),
+    ],
+)
+def test_another_site_opens_no_websocket_with_a_session(
+    path: str, says: list[Header], proxy: Proxy, sites: ProxySites
+) -> None:
     person = sites.signed_in(proxy)
-    foreign = [person.cookie, ("Origin", "https://evil.example")]
-    assert handshake(person.port, PEOPLE, "/api/events/in", foreign).status == 403
-    own = [person.cookie, ("Origin", f"http://{PEOPLE}:{person.port}")]
-    assert handshake(person.port, PEOPLE, "/api/events/in", own).status == 101
+    foreign = [person.cookie, *says, ("Origin", "https://evil.example")]
+    assert handshake(person.port, PEOPLE, path, foreign).status == 403
+    own = [person.cookie, *says, ("Origin", f"http://{PEOPLE}:{person.port}")]
+    assert handshake(person.port, PEOPLE, path, own).status == 101
 
 
 @pytest.mark.parametrize("size", [100_000, 5_000_000])
@@ -578,7 +602,7 @@ def _read_until(connection: socket.socket, needle: bytes) -> bytes:
 def test_what_prefect_refuses_is_its_own_word(status: int, proxy: Proxy, sites: ProxySites) -> None:
     person = sites.signed_in(proxy)
     for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, person.cookie)):
-        answer = send(person.port, host, f"/api/status/{status}", [credential])
+        answer = send(person.port, host, f"/api/status/{status}", [credential, SAME_ORIGIN])
         assert answer.status == status
         assert Received.from_json(json.loads(answer.body)).path == f"/api/status/{status}"
 

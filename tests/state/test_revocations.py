@@ -14,7 +14,15 @@ from service.core.model import Session
 from service.state import revocation_log
 from service.state import revocations as module
 from service.state.revocation_log import HEALED_WITHIN, RevocationLog
-from service.state.revocations import KEEP, Revocations, of_provider_session, of_session, of_subject
+from service.state.revocations import (
+    KEEP,
+    Revocation,
+    Revocations,
+    of_provider_session,
+    of_session,
+    of_subject,
+    of_subject_without_sid,
+)
 from tests.support.redis import PASSWORD, RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +115,33 @@ async def test_every_session_of_a_providers_own(changes: dict[str, object], ende
     async with replica(None) as here:
         await here.log.revoke(of_provider_session("https://idp", "p1", before=2000.0))
         assert here.revocations.revoked(ANN._replace(**changes)) is ended  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ended"),
+    [
+        pytest.param({"provider_sid": ""}, True, id="without one"),
+        pytest.param({"id": "s2", "provider_sid": ""}, True, id="another without one"),
+        pytest.param({}, False, id="of a provider's own"),
+        pytest.param({"provider_sid": "", "began": 2001.0}, False, id="begun after"),
+        pytest.param({"provider_sid": "", "subject": "bob"}, False, id="of another"),
+        pytest.param({"provider_sid": "", "issuer": "https://other"}, False, id="of another issuer's same subject"),
+    ],
+)
+async def test_a_persons_sessions_without_a_providers_own(changes: dict[str, object], ended: bool) -> None:  # noqa: FBT001
+    async with replica(None) as here:
+        await here.log.revoke(of_subject_without_sid("https://idp", "ann", before=2000.0))
+        assert here.revocations.revoked(ANN._replace(**changes)) is ended  # type: ignore[arg-type]
+
+
+async def test_a_replica_that_does_not_know_a_kind_passes_it_on(redis: RedisServer) -> None:
+    """While replicas are replaced one by one, versions differ."""
+    async with replica(redis) as one, replica(redis) as two:
+        new = Revocation(("of-a-later-version", "https://idp", "ann"), 2000.0, time.time() + 60)
+        await one.log.revoke(new, of_session("s9"))
+        await until(lambda: two.revocations.revoked(ANN._replace(id="s9")))
+        assert not two.revocations.revoked(ANN)
+        assert new in two.revocations
 
 
 async def test_an_empty_provider_session_ends_nobody() -> None:
@@ -223,7 +258,9 @@ async def test_replicas_know_each_others_revocations_at_once(redis: RedisServer)
         await until(lambda: one.revocations.revoked(ANN._replace(id="s9", subject="bob")))
         await one.log.revoke(of_provider_session("https://idp", "p7", before=2000.0))
         await until(lambda: two.revocations.revoked(ANN._replace(id="s9", provider_sid="p7")))
-        assert (one.changes, two.changes) == (3, 3)  # one's own come back by the log, and are no news
+        await one.log.revoke(of_subject_without_sid("https://idp", "eve", before=2000.0))
+        await until(lambda: two.revocations.revoked(ANN._replace(id="s9", subject="eve", provider_sid="")))
+        assert (one.changes, two.changes) == (4, 4)  # one's own come back by the log, and are no news
         assert one.log.state() == two.log.state() == {"state": "connected", "problem": ""}
 
 

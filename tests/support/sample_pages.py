@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from service.core.errors import Broken, Code, MalformedRequest, OutOfReach, SignInFailed, Throttled
+from service.core.errors import Broken, Code, MalformedRequest, NotFound, OutOfReach, SignInFailed, Throttled
 from service.core.model import Deny, Session, Unavailable
 from service.core.problems import Cause, Problem
 from service.rendering.pages import Pages
@@ -30,6 +30,25 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
     """Return all pages by name; `say` may replace each text that a page shows."""
     name, provider = say("Ada Lovelace"), say("Acme SSO")
     teams = [say(f"/organisation/team-{number}") for number in range(groups)]
+    session = Session(
+        id="1",
+        issuer=say("https://sso.example.com/realms/data"),
+        subject=say("f3a1c0de"),
+        name=name,
+        email=say("ada@example.com"),
+        groups=tuple(teams),
+        claims={},
+        began=NOW - 3 * 3_600,
+        seen=NOW,
+        check_at=NOW,
+    )
+    me: dict[str, Any] = {
+        "provider": provider,
+        "claims": {"user": say("sub"), "groups": say("groups")},
+        "ends": NOW + 13 * 3_600,
+        "ends_when_idle": NOW + 8 * 3_600,
+        "now": NOW,
+    }
     return {
         "sign-in": pages.sign_in(local=True, provider=None, **LOCAL),
         "sign-in-either": pages.sign_in(local=True, provider=provider, provider_href=START, **LOCAL),
@@ -68,10 +87,25 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
                 "roles": [say("viewer")],
             },
             lacking(say),
-            have=say("viewer"),
             request_id=say(REQUEST_ID),
+            again_href="/_auth/login",
             switch_href="/_auth/start?switch=1",
         ),
+        **{
+            page: pages.denied(
+                {"name": name, "subject": say("f3a1c0de")},
+                Cause(problem),
+                request_id=say(REQUEST_ID),
+                again_href="/_auth/login",
+                switch_href="/_auth/start?switch=1",
+            )
+            for page, problem in (
+                ("not-permitted", Problem.PERSON_NOT_PERMITTED),
+                ("unconfirmed", Problem.EMAIL_NOT_VERIFIED),
+            )
+        },
+        "no-role": pages.no_access(session, (), switch_href="/_auth/start?switch=1"),
+        "no-access": pages.no_access(session, (say("viewer"),), switch_href="/_auth/start?switch=1", home_is_open=True),
         "error": pages.refused(
             OutOfReach(Problem.ISSUER_OUT_OF_REACH, retry_after=5),
             request_id=say(REQUEST_ID),
@@ -84,26 +118,11 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
             again_href="/_auth/login",
             switch_href="/_auth/login",
         ),
-        "me": pages.me(
-            Session(
-                id="1",
-                issuer=say("https://sso.example.com/realms/data"),
-                subject=say("f3a1c0de"),
-                name=name,
-                email=say("ada@example.com"),
-                groups=tuple(teams),
-                claims={},
-                began=NOW - 3 * 3_600,
-                seen=NOW,
-                check_at=NOW,
-            ),
-            [say("viewer")],
-            provider=provider,
-            claims={"user": say("sub"), "groups": say("groups")},
-            ends=NOW + 13 * 3_600,
-            ends_when_idle=NOW + 8 * 3_600,
-            now=NOW,
+        "not-found": pages.refused(
+            NotFound(Problem.NOT_FOUND), request_id=say(REQUEST_ID), again_href="", switch_href=""
         ),
+        "me": pages.me(session, [say("viewer")], **me),
+        "me-without-role": pages.me(session, [], home_is_open=False, **me),
         **{f"gate-{name}": page for name, page in every_refusal(pages, say).items()},
     }
 

@@ -10,12 +10,17 @@ from typing import Any, Literal
 
 import httpx
 import pytest
+from starlette.routing import Route
 
 from service.adapters.users_file import hash_password
 from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.telemetry.events import JSONFormatter
+from service.web.account import Account
 from service.web.app import create_app
+from service.web.login import Login
+from service.web.logout import Logout
+from service.web.page_context import PageContext
 from tests.support.issuer import Issuer as Provider
 
 FORWARDED = {
@@ -46,7 +51,10 @@ class Answer:
 
 @dataclass
 class Caller:
-    """Calls the ASGI application with exactly the bytes that are given, as a proxy would."""
+    """Calls the ASGI application with exactly the bytes that are given, as a proxy would.
+
+    An empty ``peer`` has no address, as at a Unix socket or after a reset.
+    """
 
     app: ForwardAuth
     peer: str = "127.0.0.1"
@@ -64,7 +72,7 @@ class Caller:
             "raw_path": target.encode(),
             "query_string": query.encode(),
             "headers": headers,
-            "client": (self.peer, 4711),
+            "client": (self.peer, 4711) if self.peer else None,
         }
         sent: list[dict[str, Any]] = []
 
@@ -88,6 +96,15 @@ class Caller:
         if authorization is not None:
             headers.append((b"authorization", authorization.encode("latin-1")))
         return await self.raw(endpoint or self.endpoint, headers)
+
+
+def routes_of_pages(app: ForwardAuth) -> list[tuple[str, str]]:
+    """Return path and method of each route under /_auth/."""
+    context = PageContext(lambda: app.wiring)
+    routes = [one for pages in (Login, Logout, Account) for one in pages(context).router.routes]
+    found = [(f"/_auth{one.path}", verb) for one in routes if isinstance(one, Route) for verb in one.methods or ()]
+    assert ("/_auth/login", "POST") in found
+    return found
 
 
 def basic(text: str) -> str:

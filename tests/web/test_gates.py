@@ -3,6 +3,8 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -13,7 +15,7 @@ from service.core.errors import Code
 from service.settings import Settings
 from service.web.app import create_app
 from tests.support.issuer import Issuer as Provider
-from tests.web.conftest import FORWARDED, Answer, Caller, basic
+from tests.web.conftest import FORWARDED, Answer, Caller, basic, routes_of_pages
 
 pytestmark = pytest.mark.anyio
 ENDPOINTS = [f"/{face}/{gate}" for face in ("forward-auth", "auth-request") for gate in ("api", "jwt", "basic", "ui")]
@@ -50,8 +52,33 @@ async def test_row37_another_site_does_nothing_with_a_password_that_a_browser_re
         for _again in range(2):  # the second time from memory
             refused = await call(basic("alice:secret"), **foreign)
             assert (refused.status, refused.json()["code"]) == (403, "cross_origin")
+            for sign in ({"sec_fetch_mode": "websocket"}, {"upgrade": "websocket"}):
+                told = {"X_Forwarded_Method": "GET", "X_Forwarded_Uri": "/api/health", **foreign}
+                assert (await call(basic("alice:secret"), **told)).status == 200
+                refused = await call(basic("alice:secret"), **told, **sign)
+                assert (refused.status, refused.json()["code"]) == (403, "cross_origin")
         assert (await call(basic("alice:secret"))).status == 200
     assert (await call(None, sec_fetch_mode="navigate")).header("www-authenticate").startswith("Bearer ")
+
+
+@pytest.mark.parametrize("gate", ["api", "jwt", "basic", "ui"])
+async def test_a_browser_that_asks_for_a_page_of_another_site_is_told_that_it_may_not_call(
+    gate: str, call: Caller
+) -> None:
+    """A preflight has no credential (CORS), so it is no worse than any other call without one."""
+    preflight = {"origin": "https://dashboard.example", "access_control_request_method": "POST"}
+    for says in (preflight, {**preflight, "sec_fetch_mode": "cors", "sec_fetch_site": "cross-site"}):
+        answer = await call(None, f"/forward-auth/{gate}", X_Forwarded_Method="OPTIONS", **says)
+        assert (answer.status, answer.json()["code"]) == (401, "credential_required")
+        assert answer.json()["detail"] == "Pages of other sites cannot call this host: call it from a program."
+        assert not [name for name, _ in answer.headers if name.startswith("access-control-")]
+    own = await call(None, f"/forward-auth/{gate}", X_Forwarded_Method="OPTIONS", origin="https://prefect.example.com")
+    assert "other sites" not in own.json()["detail"]
+    nginx = [(b"x-original-method", b"OPTIONS"), (b"x-original-url", b"https://h/api/flows/filter")]
+    for path, headers in ((f"/auth-request/{gate}", nginx), (f"/ext-authz/{gate}/api/flows/filter", [(b"host", b"h")])):
+        method = "GET" if "auth-request" in path else "OPTIONS"
+        answer = await call.raw(path, [*headers, (b"origin", b"https://dashboard.example")], method)
+        assert (answer.status, "Pages of other sites" in answer.json()["detail"]) == (401, True)
 
 
 async def test_the_three_faces_give_one_verdict(call: Caller, provider: Provider) -> None:
@@ -134,8 +161,30 @@ async def test_row15_only_trusted_proxies_may_ask(call: Caller, provider: Provid
         answer = await call(f"Bearer {provider.mint()}")
         assert answer.status == status, peer
     assert answer.json()["code"] == "untrusted_proxy"
-    call.peer = ""  # a Unix socket's peer; there is none configured
-    assert (await call(f"Bearer {provider.mint()}")).status == 403
+
+
+PROBES = ["/healthz", "/readyz"]
+
+
+@pytest.mark.parametrize("uds", [False, True], ids=["tcp", "unix-socket"])
+@pytest.mark.parametrize("peer", ["", "8.8.8.8"])
+async def test_row15_only_the_probes_answer_a_stranger_and_no_address_is_trusted_at_a_unix_socket_alone(
+    settings: dict[str, Any], tmp_path: Path, peer: str, *, uds: bool
+) -> None:
+    app = create_app(Settings(**settings, **({"uds": tmp_path / "gate.sock"} if uds else {})))
+    await app.start()
+    verify = [(endpoint, "GET") for endpoint in ENDPOINTS]
+    operations = [("/metrics", "GET"), ("/openapi.json", "GET")]
+    elsewhere = [("/", "GET"), ("/_auth", "GET"), ("/_auth/", "GET"), ("/_auth/x", "POST"), ("/docs", "GET")]
+    caller = Caller(app, peer)
+    headers = [(name.lower().encode(), value.encode()) for name, value in FORWARDED.items()]
+    for path, method in (*routes_of_pages(app), *verify, ("/ext-authz/api/api/flows", "GET"), *operations, *elsewhere):
+        answer = await caller.raw(path, [*headers, (b"host", b"h")], method)
+        is_trusted = not (answer.status == 403 and answer.json()["code"] == "untrusted_proxy")
+        assert is_trusted == (uds and not peer), (method, path)
+    for path in PROBES:
+        assert (await caller.raw(path, [])).status == 200
+    await app.stop()
 
 
 @pytest.mark.parametrize(
@@ -181,9 +230,126 @@ async def test_the_answer_says_what_to_do_next(call: Caller, provider: Provider)
     expired = await call(f"Bearer {provider.mint(exp=1, iat=1)}")
     assert expired.json()["detail"].startswith("This token expired")
     cloud = await call("Bearer pnu_0123456789abcdef")
-    assert "PREFECT_API_KEY" in cloud.json()["detail"]
+    assert "access token of your identity provider" in cloud.json()["detail"]
     assert "PREFECT_API_AUTH_STRING" in (await call(basic("alice:wrong"))).json()["detail"]
     assert "jwt:<token>" in (await call(basic(provider.mint()))).json()["detail"]
+
+
+WANTED = {  # what the issuer's tokens must have, what a token has: what its sender is told
+    "another-audience": (
+        {"audiences": "prefect"},
+        {"aud": "billing"},
+        "This token is for another audience. Request it for 'prefect'.",
+    ),
+    "no-audience": (
+        {"audiences": "prefect"},
+        {"aud": None},
+        "This token names no audience. Request it for 'prefect'.",
+    ),
+    "several-audiences": (
+        {"audiences": "d,b,a,c"},
+        {"aud": ["billing"]},
+        "This token is for another audience. Request it for 'a' or 'b' or 'c'.",
+    ),
+    "type": (
+        {"audiences": "prefect"},
+        {"aud": "prefect", "typ_": "secevent+jwt"},
+        "This token's type is not accepted here. Send an access token whose 'typ' is 'at+jwt' or 'jwt' or missing.",
+    ),
+    "scope": (
+        {"audiences": "prefect", "required_scopes": "b,a"},
+        {"aud": "prefect", "scope": "a"},
+        "This token lacks the scope 'b': request it when you obtain the token.",
+    ),
+    "claim": (
+        {"audiences": "prefect", "required_claims": {"tenant": ["acme-internal"]}},
+        {"aud": "prefect", "tenant": "other"},
+        "This token's claim 'tenant' is missing or is not one that is accepted here.",
+    ),
+    "party": (
+        {"audiences": "prefect", "authorized_parties": "acme-internal"},
+        {"aud": "prefect", "azp": "other"},
+        "This token was issued to a client that is not accepted here.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("trust", "claims", "told"), WANTED.values(), ids=WANTED)
+async def test_who_sends_a_token_that_is_not_for_here_is_told_what_to_request(
+    provider: Provider, trust: dict[str, Any], claims: dict[str, Any], told: str
+) -> None:
+    app = create_app(Settings(issuer={"url": provider.url, "role": "worker", **trust}))
+    await app.start()
+    header = {"typ": claims["typ_"]} if "typ_" in claims else {}
+    token = provider.mint(header=header, **{name: value for name, value in claims.items() if name != "typ_"})
+    answer = await Caller(app)(f"Bearer {token}")
+    assert (answer.status, answer.json()["detail"]) == (401, told)
+    assert "acme-internal" not in str(answer.headers) + answer.body.decode()
+    stranger = Provider("RS256").mint(iss=provider.url, header=header, aud="billing")
+    assert "Request it for" not in (await Caller(app)(f"Bearer {stranger}")).json()["detail"]
+    await app.stop()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_a_token_that_is_bound_to_a_key_is_no_bearer_token_unless_its_issuer_may_bind_them(
+    provider: Provider, *, allowed: bool
+) -> None:
+    trust = {"allow_sender_constrained": True} if allowed else {}
+    app = create_app(Settings(issuer={"url": provider.url, "audiences": "prefect", "role": "worker", **trust}))
+    await app.start()
+    caller = Caller(app)
+    for binding in (
+        {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"},
+        {"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o"},
+    ):
+        token = provider.mint(cnf=binding)
+        for form in (f"Bearer {token}", basic(f"jwt:{token}")):
+            answer = await caller(form)
+            assert answer.status == (200 if allowed else 401)
+            assert allowed or "bound to a key of its client" in answer.json()["detail"]
+    assert (await caller(f"Bearer {provider.mint(cnf={'jwk': {}})}")).status == 401
+    refused = await caller(f"DPoP {provider.mint()}", dpop="x.y.z")
+    assert (refused.status, refused.json()["code"]) == (400, "invalid_request")
+    assert "Bearer <JWT>" in refused.json()["detail"]
+    await app.stop()
+
+
+TOKEN, PASSWORD = "Bearer <token>", "Basic <base64 of user:password>"
+AS_PREFECT = {  # User-Agent: what a token, and a password, are to be sent as
+    "prefect/3.9.1 (API 0.8.4)": ("PREFECT_CLIENT_CUSTOM_HEADERS", TOKEN, PASSWORD),
+    "prefect/3.4.8 (API 0.8.4)": ("PREFECT_CLIENT_CUSTOM_HEADERS", TOKEN, PASSWORD),
+    "prefect/3.4.7 (API 0.8.4)": ("PREFECT_API_URL", "//jwt:<token>@", "//user:password@"),
+    "Python/3.11 websockets/16.1.1": ("PREFECT_API_URL", "//jwt:<token>@", "//user:password@"),
+    "": ("PREFECT_API_URL", "//jwt:<token>@", "//user:password@"),
+}
+
+
+@pytest.mark.parametrize(("user_agent", "form"), AS_PREFECT.items(), ids=AS_PREFECT)
+async def test_who_sends_nothing_is_told_the_form_that_works_on_their_version(
+    call: Caller, user_agent: str, form: tuple[str, str, str]
+) -> None:
+    setting, token, password = form
+    for gate, wanted, not_wanted in (
+        ("api", (token, password), ()),
+        ("jwt", (token,), (password,)),
+        ("basic", (password,), (token,)),
+    ):
+        answer = await call(None, f"/forward-auth/{gate}", User_Agent=user_agent or None)
+        told = answer.json()["detail"]
+        assert answer.status == 401
+        assert f"Set {setting} to" in told
+        assert all(one in told for one in wanted), told
+        assert not any(one in told for one in not_wanted), told
+        assert "PREFECT_API_KEY" not in told
+    not_a_jwt = (await call("Bearer pnu_0123456789abcdef", User_Agent=user_agent or None)).json()["detail"]
+    assert f"Set {setting} to" in not_a_jwt
+    websocket = await call(None, User_Agent=user_agent or None, X_Forwarded_Uri="/api/events/in")
+    assert f"Set {setting} to" in websocket.json()["detail"]
+    nginx = [(b"x-original-method", b"POST"), (b"x-original-url", b"https://h/api/flows/filter")]
+    detail = (await call.raw("/auth-request/api", [*nginx, (b"user-agent", user_agent.encode())])).header(
+        "x-auth-detail"
+    )
+    assert f"Set {setting} to" in unquote(detail)
 
 
 async def test_a_cold_issuer_is_503_with_retry_after_and_others_are_served(users_file: Path) -> None:

@@ -152,7 +152,8 @@ def test_help_leads_where_it_says(pages: Pages) -> None:
     assert {"mailto:data@example.com", "https://wiki.example.com/access"} <= set(hrefs)
 
 
-STATUSES = {"sign-in-wrong": 403, "sign-in-throttled": 429, "denied": 403, "error": 503, "loop": 400}
+STATUSES = {"sign-in-wrong": 403, "sign-in-throttled": 429, "denied": 403, "error": 503, "loop": 400, "not-found": 404}
+STATUSES |= dict.fromkeys(("not-permitted", "unconfirmed", "no-role", "no-access"), 403)
 STATUSES |= {f"gate-{name}": page.status for name, page in every_refusal(Pages("Prefect")).items()}
 
 
@@ -200,7 +201,8 @@ HOSTILE_LINKS = [
         ("signed_out", {"sign_in_href": None}),
         ("confirm_sign_out", {"action": None, "csrf": "", "who": ""}),
         ("confirm_sign_out", {"action": "/ok", "back_href": None, "csrf": "", "who": ""}),
-        ("denied", {"who": {}, "cause": lacking(), "switch_href": None}),
+        ("denied", {"who": {}, "cause": lacking(), "again_href": "/", "switch_href": None}),
+        ("denied", {"who": {}, "cause": lacking(), "again_href": None, "switch_href": "/"}),
         ("refused", {"refusal": DOWN, "request_id": "", "again_href": None, "switch_href": "/"}),
         ("refused", {"refusal": DOWN, "request_id": "", "again_href": "/", "switch_href": None}),
     ],
@@ -300,9 +302,28 @@ def test_a_refusal_says_who_one_is_what_is_needed_and_whom_to_ask(pages: Pages) 
         assert one in text
 
 
+WAYS = {  # page: its button, and the one beside it
+    "not-permitted": [("Use another account", "/_auth/start?switch=1"), ("Try again", "/_auth/login")],
+    "unconfirmed": [("Sign in again", "/_auth/login")],
+    "no-role": [("Use another account", "/_auth/start?switch=1")],
+    "no-access": [("Use another account", "/_auth/start?switch=1"), ("Open Prefect", "/")],
+    "me": [("Open Prefect", "/"), ("Sign out", "/_auth/logout")],
+    "me-without-role": [("Whom can I ask?", "/_auth/denied"), ("Sign out", "/_auth/logout")],
+}
+
+
+@pytest.mark.parametrize(("name", "ways"), WAYS.items(), ids=WAYS)
+def test_no_page_leads_back_to_where_one_is_refused(pages: Pages, name: str, ways: list[tuple[str, str]]) -> None:
+    body = every_page(pages)[name].body.decode()
+    assert re.findall(r'<a class="button(?: quiet)?" href="([^"]*)">([^<]*)</a>', body) == [
+        (href, label) for label, href in ways
+    ]
+
+
 def test_what_is_not_known_of_a_person_is_left_out(pages: Pages) -> None:
     who = {"name": "Ada", "email": "", "groups": ()}
-    response = pages.denied(who, Cause(Problem.NO_ROLE), request_id="1", switch_href="/a")
+    cause = Cause(Problem.PERSON_NOT_PERMITTED)
+    response = pages.denied(who, cause, request_id="1", again_href="/b", switch_href="/a")
     assert response.status == 403
     labels = re.findall("<dt>(.*?)</dt>", response.body.decode())
     assert labels == ["Signed in as", "Request"]
@@ -348,7 +369,7 @@ ONLY_LINK = {  # name: the button's words and address, and the link beside it
     "account": ("Use another account", "/_auth/start?switch=1", ""),
     "unconfirmed": ("Sign in again", "/_auth/login", None),
     "cross-site": ("Open Prefect", "/", "/_auth/me"),
-    "cookies": ("Try again", "", None),
+    "cookies": (None, None, ""),
     "malformed": ("Open Prefect", "/", "/_auth/me"),
     "peer": (None, None, ""),
     "broken": ("Try again", "", None),

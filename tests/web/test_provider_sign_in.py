@@ -379,6 +379,7 @@ async def test_who_may_not_enter_is_told_who_they_are_and_can_switch(
     assert "not permitted to enter" in text
     assert "248" in text
     assert "Ask the data team." in text
+    assert 'href="/"' not in answer.text  # it would lead here again
     switch = await person.open("/_auth/start?switch=1")
     assert parse_qs(urlsplit(switch.headers["location"]).query)["prompt"] == ["select_account"]
     office.claims = {"groups": ["admins"]}
@@ -597,6 +598,31 @@ async def test_the_provider_ends_a_session_behind_the_browsers_back(
     assert (await person.fetch()).json()["code"] == "session_ended"
     await sign_in(person, office)
     assert (await person.ask()).status_code == 200  # a new session is none of those
+
+
+OF_THE_SAME_PERSON = {  # what the logout token names: which of three sessions go on
+    "sid": ({"sid": "sid-1", "sub": None}, ["without", "of-another-sid"]),
+    "sub": ({"sid": None, "sub": "248"}, []),
+    "both": ({"sid": "sid-1", "sub": "248"}, ["of-another-sid"]),
+}
+
+
+@pytest.mark.parametrize(("named", "go_on"), OF_THE_SAME_PERSON.values(), ids=OF_THE_SAME_PERSON)
+async def test_a_session_of_which_the_provider_named_no_sid_ends_by_its_person(
+    site: ForwardAuth, office: Office, named: dict[str, Any], go_on: list[str]
+) -> None:
+    sids = {"of-this-sid": "sid-1", "without": None, "of-another-sid": "sid-2"}
+    devices = {name: Person(site) for name in sids}
+    for name, sid in sids.items():
+        office.claims = {"sid": sid}
+        await sign_in(devices[name], office)
+    office.claims = {"sub": "300", "sid": None}
+    bystander = Person(site)
+    await sign_in(bystander, office)
+    office.claims = {}
+    assert (await notify(site, office.logout_token(**named))).status_code == 200
+    assert [name for name, one in devices.items() if (await one.ask()).status_code == 200] == go_on
+    assert (await bystander.ask()).status_code == 200
 
 
 NO_LOGOUT = {

@@ -165,11 +165,30 @@ async def test_who_has_no_role_reads_who_they_are_and_whom_to_ask(people_file: P
         for told in ("alice", "local", "no role here", "Ask the data team.", "Use another account"):
             assert told in shown(page), told
         assert 'href="/_auth/login?return_to=%2F"' in page.text
+        me = await person.open("/_auth/me")
+        assert 'href="/_auth/denied"' in me.text
+        for here in (page, me):
+            assert 'href="/"' not in here.text  # where one is refused again
         assert (await person.open("/_auth/login")).status_code == 200
     async with gate(**settings, grants=[{"roles": "viewer"}]) as call:
         allowed = Person(call.app)
         allowed.client.cookies = person.client.cookies
-        assert "takes more than your roles" in shown(await allowed.open("/_auth/denied"))
+        page = await allowed.open("/_auth/denied")
+        assert "takes more than your roles" in shown(page)
+        for here in (page, await allowed.open("/_auth/me")):
+            assert 'href="/">Open Data platform</a>' in here.text
+
+
+async def test_what_prefects_ui_shows_to_a_person_is_written_for_one(people_file: Path) -> None:
+    settings: dict[str, Any] = {"users": {"file": people_file, "role": "viewer"}, "session": {"keys": SESSION_KEY}}
+    async with gate(**settings) as call:
+        person = Person(call.app)
+        await person.sign_in()
+        told = (await person.fetch(WRITE)).json()["detail"]
+        assert told == (
+            "You are signed in as alice, with the role viewer. This takes the right to create and change flows, "
+            "deployments and schedules, and create automations. Ask for the role deployer."
+        )
 
 
 # secrets --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pty
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,23 @@ def test_a_unix_socket_is_for_its_owner_and_group_whatever_was_left_there(
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) in {0, -signal.SIGTERM}
     assert not path.exists()
+
+
+def test_row15_a_connection_that_was_reset_is_not_taken_for_a_trusted_one(tmp_path: Path, users: Path) -> None:
+    strangers = {**of(users), "FORWARD_AUTH_TRUSTED_PROXIES": "192.0.2.1"}  # this machine is not among the proxies
+    call = b"GET /_auth/callback HTTP/1.1\r\nhost: a\r\n\r\n"
+    with serving(tmp_path, **strangers) as (process, port):
+        assert httpx.get(f"http://127.0.0.1:{port}/_auth/callback").status_code == 403  # the pages are loaded
+        process.send_signal(signal.SIGSTOP)  # so that the reset comes before the server looks at the connection
+        for _ in range(5):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.sendall(call)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        process.send_signal(signal.SIGCONT)
+        for _ in range(5):
+            assert exchange(port, call).startswith(b"HTTP/1.1 403 ")
+        assert "sign_in_not_begun" not in (tmp_path / "log").read_text()
 
 
 def test_it_becomes_ready_with_the_issuer_down(tmp_path: Path) -> None:

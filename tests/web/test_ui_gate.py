@@ -1,6 +1,7 @@
 """The gate ui as a proxy asks it: sessions pass, browsers without one sign in, and nothing else ever passes."""
 
 import time
+from collections.abc import Callable
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -15,10 +16,22 @@ from service.core.errors import Code
 from service.core.model import Session
 from service.gate.application import ForwardAuth
 from service.rendering.answers import IDENTITY_HEADERS
+from service.rendering.pages import Pages
 from service.settings import Settings
 from service.state.revocations import of_session
 from service.web.app import create_app
-from tests.web.conftest import COOKIE, FORWARDED, ORIGIN, Caller, Person, basic, hidden, set_cookies
+from tests.web.conftest import (
+    COOKIE,
+    FORWARDED,
+    ORIGIN,
+    Caller,
+    Person,
+    basic,
+    hidden,
+    routes_of_pages,
+    set_cookies,
+    shown,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -217,7 +230,7 @@ async def test_row14_two_authorizations_are_refused_here_too(site: ForwardAuth) 
     assert answer.json()["code"] == "invalid_request"
 
 
-@pytest.mark.parametrize("name", ["cookie", "origin", "sec-fetch-site"])
+@pytest.mark.parametrize("name", ["cookie", "origin", "sec-fetch-mode", "sec-fetch-site"])
 async def test_row14_what_decides_is_not_sent_twice(site: ForwardAuth, name: str) -> None:
     good = f"{COOKIE}=1.{seal(site)}"
     says = {**XHR, "origin": ORIGIN, "cookie": good}
@@ -286,6 +299,7 @@ WRITERS = {
 @pytest.fixture
 def as_admin(people_settings: dict[str, Any]) -> None:
     people_settings["users"]["role"] = "admin"
+    people_settings["prefect"] = {"routes": {"WS /api/feeds/{id}": "read"}}
 
 
 @pytest.mark.usefixtures("as_admin")
@@ -318,10 +332,19 @@ async def test_row37_only_this_sites_own_pages_open_websockets(
 ) -> None:
     await person.sign_in()
     alone = {"accept": "", "sec_fetch_mode": "", "sec_fetch_site": ""}
-    given_headers = {**alone, **{name.replace("-", "_"): value for name, value in says.items()}, "upgrade": "websocket"}
-    for target, scheme in (("/api/events/out", "https"), ("/api/events/out", "wss"), ("/anything", "wss")):
-        answer = await person.ask(target, scheme=scheme, **given_headers)
-        assert answer.status_code == (200 if passes else 403), (target, scheme)
+    given_headers = {**alone, **{name.replace("-", "_"): value for name, value in says.items()}}
+    signs = {  # what some proxies tell, and others do not
+        "scheme": ("/v2/anything", {"scheme": "wss"}),
+        "upgrade": ("/v2/anything", {"upgrade": "websocket"}),
+        "mode": ("/v2/anything", {"sec_fetch_mode": "websocket"}),
+        "known-route": ("/api/events/out", {}),
+        "route-of-the-settings": ("/api/feeds/1", {}),
+    }
+    for sign, (target, told) in signs.items():
+        answer = await person.ask(target, **{**given_headers, **told})
+        assert answer.status_code == (200 if passes else 403), sign
+    unknown = await person.ask("/anything", **{**given_headers, "accept": "*/*", "sec_fetch_mode": ""})
+    assert unknown.status_code == (200 if passes else 403)
 
 
 # while it lasts -------------------------------------------------------------------------------------------
@@ -404,6 +427,87 @@ async def test_row38_pages_believe_only_proxies_and_operations_are_not_among_the
         assert answer.status == 404, path
     for path in ("/metrics", "/openapi.json"):
         assert (await Person(site).open(path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/_auth", "/_auth/"])
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+async def test_the_address_of_the_pages_leads_to_who_one_is(person: Person, path: str, accept: str) -> None:
+    answer = await person.open(path, accept=accept)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/_auth/me")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+@pytest.mark.parametrize("face", ["forward-auth", "auth-request", "ext-authz"])
+async def test_at_the_gate_too_where_proxies_do_not_route_it(site: ForwardAuth, face: str, *, signed_in: bool) -> None:
+    cookie = f"{COOKIE}=1.{seal(site)}" if signed_in else None
+    for says in (NAVIGATION, OLD_NAVIGATION):
+        answer = await ask(site, says, cookie, face=face, target="/_auth")
+        assert outcome(answer, face) == (302, "/_auth/me")
+        assert answer.headers["x-auth-request-user"] == ""
+    for says, target in ((XHR, "/_auth"), (NAVIGATION, "/_authentic"), (NAVIGATION, "/_auth.html")):
+        answer = await ask(site, says, cookie, face=face, target=target)
+        assert outcome(answer, face)[1] != "/_auth/me", (says, target)
+        assert answer.status_code != 200, (says, target)
+
+
+MISTAKES = {  # method, path, headers: status, code, and what a person reads
+    "unknown": ("GET", "/_auth/nix", {}, 404, "not_found", "There is nothing here"),
+    "unknown-form": ("POST", "/_auth/nix", {}, 404, "not_found", "There is nothing here"),
+    "slash": ("GET", "/_auth/login/", {}, 404, "not_found", "There is nothing here"),
+    "below": ("GET", "/_auth/me/nix", {}, 404, "not_found", "There is nothing here"),
+    "no-page": ("GET", "/_auth/backchannel-logout", {}, 405, "invalid_request", "No page has this address"),
+    "no-form": ("POST", "/_auth/me", {}, 405, "invalid_request", "No page has this address"),
+    "multipart": ("POST", "/_auth/login", {"content-type": "multipart/form-data"}, 415, "invalid_request", "go back"),
+    "too-long": ("POST", "/_auth/login", {}, 413, "invalid_request", "This form is too long"),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "status", "code", "words"), MISTAKES.values(), ids=MISTAKES)
+async def test_a_mistake_is_a_page_with_a_way_home_for_a_person_and_json_for_a_program(
+    person: Person, method: str, path: str, headers: dict[str, str], status: int, code: str, words: str
+) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"} if method == "POST" else {}
+    body = b"a=" + b"x" * 140_000 if status == 413 else b""
+    for says in (NAVIGATION, OLD_NAVIGATION):
+        sent = {**person._routed(), **says, **form, **headers}
+        page = await person.client.request(method, path, headers=sent, content=body)
+        assert page.status_code == status
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert page.headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+        assert words in shown(page)
+        assert '<a class="button" href="/">Open Prefect</a>' in page.text
+        assert f"<code>{code}</code>" in page.text
+    for says in (XHR, {}):
+        sent = {**person._routed(), **says, **form, **headers}
+        told = await person.client.request(method, path, headers=sent, content=body)
+        assert (told.status_code, told.json()["code"]) == (status, code)
+        assert told.headers["cache-control"] == "no-store"
+        assert told.json()["detail"]
+
+
+async def test_a_fault_of_a_page_is_a_page_that_can_be_tried_again(
+    person: Person, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], str]
+) -> None:
+    monkeypatch.setattr(Pages, "sign_in", lambda *_, **__: 1 / 0)
+    page = await person.open("/_auth/login")
+    assert (page.status_code, page.headers["retry-after"]) == (503, "5")
+    assert "Temporarily unavailable" in shown(page)
+    assert '<a class="button" href="">Try again</a>' in page.text
+    told = await person.open("/_auth/login", sec_fetch_mode="cors")
+    assert (told.status_code, told.headers["retry-after"], told.json()["code"]) == (503, "5", "internal_error")
+    assert "ZeroDivisionError" not in page.text + told.text
+    assert "ZeroDivisionError" in logged()
+
+
+async def test_a_slash_too_many_leads_nowhere(person: Person, site: ForwardAuth) -> None:
+    paths = {path for path, _ in routes_of_pages(site)} | {"/metrics", "/openapi.json"}
+    for path in paths - {"/_auth"}:
+        for method in ("GET", "POST"):
+            form = {"content-type": "application/x-www-form-urlencoded"}
+            answer = await person.client.request(method, f"{path}/", headers=person._routed() | form)
+            assert (answer.status_code, "location" in answer.headers) == (404, False), (method, path)
 
 
 @pytest.mark.parametrize("path", ["/_auth/login", "/_auth/me", "/_auth/callback", "/_auth/logout", "/_auth/start"])

@@ -22,6 +22,7 @@ _NUMBERS: Final = frozenset({int, float})
 _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})  # Unicode categories
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
 _ID_TOKEN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})  # OIDC Core §2: of ID tokens alone
+_SENDER_CONSTRAINTS: Final = frozenset({"jkt", "x5t#S256"})
 _NOT_ACCESS: Final = (
     ("typ", frozenset({"ID", "Refresh", "Offline", "Logout"})),  # Keycloak writes the kind into the claims
     ("token_use", frozenset({"id"})),  # Cognito does
@@ -35,6 +36,8 @@ def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> 
     if verified.issuer != trust.issuer or claims.get("iss") != trust.issuer:
         raise Rejected(Problem.ISSUER_NOT_TRUSTED, expected=trust.issuer)
     validate_audience(claims, trust)
+    if "cnf" in claims:
+        _validate_confirmation(claims["cnf"], trust)
     return named_by(claims, trust, validate_times(claims, trust, now))
 
 
@@ -82,6 +85,17 @@ def _validate_kind(verified: VerifiedClaims, trust: IssuerTrust) -> None:
     for name, kinds in _NOT_ACCESS:
         if name in claims and _word(claims[name]) in kinds:
             raise Rejected(Problem.NOT_AN_ACCESS_TOKEN, claim=name)
+
+
+def _validate_confirmation(confirmation: object, trust: IssuerTrust) -> None:
+    """Refuse a token that only the holder of a key may send (RFC 7800 §3): no proof of the key reaches this service.
+
+    ``allow_sender_constrained`` accepts DPoP (RFC 9449 §6.1) and mutual TLS (RFC 8705 §3.1) without that proof.
+    """
+    members = frozenset(confirmation) if isinstance(confirmation, Mapping) else frozenset()
+    if not (trust.allow_sender_constrained and members and members <= _SENDER_CONSTRAINTS):
+        shown = sorted(str(one)[:MAX_SHOWN] for one in members)[:5]
+        raise Rejected(Problem.TOKEN_SENDER_CONSTRAINED, members=shown)
 
 
 def validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:

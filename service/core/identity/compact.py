@@ -38,7 +38,7 @@ def parse_header(segment: bytes) -> TokenHeader:
         raise Rejected(Problem.TOKEN_HEADER_INVALID, member="typ")
     if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KID):
         raise Rejected(Problem.TOKEN_HEADER_INVALID, member="kid")
-    return TokenHeader(algorithm, kid, token_type)
+    return TokenHeader(algorithm, kid or None, token_type)  # older Kubernetes writes an empty one for none
 
 
 def decode_segment(segment: bytes) -> bytes:

@@ -88,7 +88,7 @@ class SignedIn(NamedTuple):
 
 
 class LogoutNotice(NamedTuple):
-    """Sessions that the provider ended: all of ``subject``, or the one of ``sid``; both may be given.
+    """Sessions that the provider ended: all of ``subject``, or that of ``sid``; one may be empty.
 
     ``token_id`` must be remembered until ``until`` (seconds since the epoch): a second use is a replay.
     """

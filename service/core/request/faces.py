@@ -25,7 +25,7 @@ MAX_REMEMBERED: Final = 512  # bytes; long requests of strangers must not fill t
 _PLAIN, _TLS = ("http://", ":80"), ("https://", ":443")
 _ORIGIN: Final = {"http": _PLAIN, "ws": _PLAIN, "https": _TLS, "wss": _TLS}
 _NO_OTHER_SITE: Final = frozenset({b"same-origin", b"none"})  # none: the person typed the address, or used a bookmark
-_FROM_CALLERS: Final = (b"authorization", b"cookie", b"origin", b"sec-fetch-site")
+_FROM_CALLERS: Final = (b"authorization", b"cookie", b"origin", b"sec-fetch-mode", b"sec-fetch-site")
 _FORWARD_AUTH: Final = frozenset(
     {
         *_FROM_CALLERS,
@@ -108,15 +108,22 @@ def _optional_client(found: dict[bytes, bytes], proxies: TrustedProxies) -> str:
 def parse_browser(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser:
     """Return what a browser says about a request: by Fetch Metadata, or else by Origin and Accept.
 
-    Browsers send Sec-Fetch-* over https and to localhost only. A page's script can set neither these nor Origin.
+    Browsers send Sec-Fetch-* over https and to localhost only. A page's script can set neither these nor Origin. Some
+    proxies pass Upgrade on, and some drop it.
     """
-    mode, site = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-site")
-    reads = request.method in READS
-    navigates = reads and (found.get(b"accept", b"").startswith(b"text/html") if mode is None else mode == b"navigate")
+    site = found.get(b"sec-fetch-site")
+    navigates = request.method in READS and shows_answer(found)
+    websocket = found.get(b"sec-fetch-mode") == b"websocket" or b"upgrade" in found
     if site is not None:
-        return Browser(navigates, site == b"same-origin", site not in _NO_OTHER_SITE)
+        return Browser(navigates, site == b"same-origin", site not in _NO_OTHER_SITE, websocket)
     origin, own = found.get(b"origin"), request.origin.encode()
-    return Browser(navigates, origin == own, origin not in {None, own})
+    return Browser(navigates, origin == own, origin not in {None, own}, websocket)
+
+
+def shows_answer(found: Mapping[bytes, bytes]) -> bool:
+    """Tell whether a browser shows the answer to a person, who opens a page or sends a form."""
+    mode = found.get(b"sec-fetch-mode")
+    return found.get(b"accept", b"").startswith(b"text/html") if mode is None else mode == b"navigate"
 
 
 def browser_of(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Browser | None:

@@ -17,6 +17,7 @@ from service.core.names import is_visible_name
 from service.core.problems import Problem
 
 Headers = Sequence[tuple[bytes, bytes]]
+ClientVersion = tuple[int, int, int]
 
 METHODS: Final = {one.encode(): one for one in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 SCHEMES: Final = {one.encode(): one for one in ("http", "https", "ws", "wss")}
@@ -29,8 +30,10 @@ _PRINTABLE: Final = re.compile(rb"[\x21-\x7e]+")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST: Final = re.compile(r"(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::\d{1,5})?")
+_DPOP: Final = b"dpop"  # RFC 9449 §7.1
 _TOKEN68: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="  # RFC 9110 §11.2
 _JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
+_PREFECT: Final = re.compile(rb"prefect/(\d{1,4})\.(\d{1,4})\.(\d{1,4}) \(API ")
 _JSON_OBJECT: Final = "eyJ"  # base64url of '{"': how every compact JWS and JWE begins
 
 
@@ -128,6 +131,15 @@ def split_url(raw: bytes) -> tuple[bytes, bytes, bytes]:
     return scheme, authority, slash + target
 
 
+def parse_client_version(user_agent: bytes) -> ClientVersion | None:
+    """Return the version of Prefect's client, of a release alone; None for every other User-Agent.
+
+    Its WebSockets name no version.
+    """
+    match = _PREFECT.match(user_agent)
+    return (int(match[1]), int(match[2]), int(match[3])) if match is not None else None
+
+
 def parse_credential(authorization: bytes) -> Bearer | Basic:
     """Return what was presented, by its shape alone. Nothing is verified, and no second form is tried.
 
@@ -142,6 +154,8 @@ def parse_credential(authorization: bytes) -> Bearer | Basic:
         return _parse_bearer(rest)
     if scheme == b"basic":
         return _parse_basic(rest)
+    if scheme == _DPOP:
+        raise MalformedCredential(Problem.AUTHORIZATION_SCHEME_DPOP)
     raise MalformedCredential(Problem.AUTHORIZATION_SCHEME_UNKNOWN)
 
 
@@ -162,6 +176,8 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
         scheme, _, token = text.partition(" ")
         if scheme.lower() == "bearer":
             return _parse_bearer(token.encode())
+        if scheme.lower().encode() == _DPOP:
+            raise MalformedCredential(Problem.AUTHORIZATION_SCHEME_DPOP)
         raise MalformedCredential(Problem.BASIC_WITHOUT_COLON)
     if password.startswith(_JSON_OBJECT) and _JWT_SHAPE.fullmatch(password):
         return Bearer(password.encode("ascii"))

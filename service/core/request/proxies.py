@@ -29,17 +29,26 @@ def parse_address(text: str) -> Address:
 
 
 class TrustedProxies:
-    """The networks whose members may call the verify endpoints and are believed about the original request."""
+    """Who may call the service and is believed about the original request: the members of ``networks``.
 
-    def __init__(self, networks: tuple[Network, ...]) -> None:
+    With ``unix_socket`` the service listens at a Unix socket, and whoever may open that socket is trusted.
+    """
+
+    def __init__(self, networks: tuple[Network, ...], *, unix_socket: bool = False) -> None:
         self.networks = networks
+        self._unix_socket = unix_socket
         self.trusts = lru_cache(maxsize=1024)(self._trusts)
 
     def _contains(self, address: Address) -> bool:
         return any(address in network for network in self.networks)
 
     def _trusts(self, peer: str) -> bool:
-        """Tell whether the peer is in one of the networks; False for text that is not an address."""
+        """Tell whether a peer is trusted, by its address; False for text that is not an address.
+
+        The address is empty at a Unix socket, and also where a TCP connection was reset before the server asked for it.
+        """
+        if not peer:
+            return self._unix_socket
         try:
             return self._contains(parse_address(peer))
         except MalformedRequest:

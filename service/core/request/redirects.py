@@ -24,7 +24,7 @@ def parse_return_to(raw: str) -> str:
         target = parse_target(raw.encode("ascii"))
     except MalformedRequest:
         return HOME
-    return HOME if target.path.startswith(PAGES) else raw
+    return HOME if f"{target.path}/".startswith(PAGES) else raw
 
 
 def with_fragment(return_to: str, fragment: str) -> str:
