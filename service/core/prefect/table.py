@@ -52,7 +52,7 @@ GET     /flow_runs/{id:uuid}/logs/download                    read
 POST    /flow_runs/{id:uuid}/input                            run report
 POST    /flow_runs/{id:uuid}/input/filter                     read
 GET     /flow_runs/{id:uuid}/input/{key}                      read
-DELETE  /flow_runs/{id:uuid}/input/{key}                      report               # a flow removes the input it has read
+DELETE  /flow_runs/{id:uuid}/input/{key}                      report               # a flow removes input that it read
 POST    /flow_runs/count                                      read
 POST    /flow_runs/filter                                     read
 POST    /flow_runs/history                                    read
