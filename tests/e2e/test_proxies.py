@@ -522,6 +522,7 @@ def test_bodies(size: int, proxy: Proxy, sites: ProxySites) -> None:
         assert (told["length"], told["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
 
 
+BLOCKS = "/api/block_documents/filter"
 JUDGES_BODIES = {"traefik", "envoy"}  # the others cannot send the body along
 
 
@@ -534,14 +535,36 @@ JUDGES_BODIES = {"traefik", "envoy"}  # the others cannot send the body along
         pytest.param(b'{"limit": ', 403, id="cannot-be-read"),
     ],
 )
-def test_secrets_that_a_body_asks_for(body: bytes, judged: int, proxy: Proxy, sites: ProxySites) -> None:
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_secrets_that_a_body_asks_for(body: bytes, judged: int, framing: str, proxy: Proxy, sites: ProxySites) -> None:
     """A viewer reads blocks only where it is known that no secrets are asked for; with the right to them, anything."""
-    port, path = sites.port(proxy, "well"), "/api/block_documents/filter"
-    seen = send(port, MACHINES, path, [basic(ONLOOKER, PASSWORD)], method="POST", body=body)
+    port, chunked = sites.port(proxy, "well"), framing == "chunked"
+
+    def ask(user: str) -> Answer:
+        return send(port, MACHINES, BLOCKS, [basic(user, PASSWORD)], method="POST", body=body, chunked=chunked)
+
+    seen = ask(ONLOOKER)
     assert seen.status == (judged if proxy.name in JUDGES_BODIES else 403), seen
     if seen.status == 200:
         assert json.loads(seen.body)["length"] == len(body)
-    assert send(port, MACHINES, path, [basic(USER, PASSWORD)], method="POST", body=body).status == 200
+    else:
+        assert_refusal(seen, "insufficient_scope")
+    assert ask(USER).status == 200
+
+
+def test_a_body_that_is_judged_has_a_limit_and_its_answer_has_none(proxy: Proxy, sites: ProxySites) -> None:
+    """No 401 for a long body: a worker would end. The limit is for this route alone."""
+    port, padding = sites.port(proxy, "well"), 3_000_000
+
+    def ask(path: str, size: int) -> Answer:
+        headers = [basic(USER, PASSWORD), ("X-Padding", str(padding))]
+        return send(port, MACHINES, path, headers, method="POST", body=b" " * size)
+
+    longest = ask(BLOCKS, 65_536)
+    assert longest.status == 200, longest
+    assert len(longest.body) > padding
+    assert ask(BLOCKS, 200_000).status == (413 if proxy.name in JUDGES_BODIES else 200)
+    assert ask("/api/flows/filter", 200_000).status == 200
 
 
 def test_an_answer_streams(proxy: Proxy, sites: ProxySites) -> None:
