@@ -4,11 +4,8 @@ import argparse
 import getpass
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
-
-from pydantic import BaseModel, SecretStr
+from typing import Final
 
 from service import __version__
 from service.adapters.users_file import (
@@ -23,6 +20,7 @@ from service.gate.explain import CannotExplainError
 from service.settings import ConfigError, Loaded, Settings, load
 from service.settings.edit import EditError, Wish, edit_secrets
 from service.settings.load import config_path, secrets_path
+from service.settings.show import shown
 from service.settings.starter import CONFIG_MODE, SECRETS_MODE, config_text, secrets_text, write_new
 
 DEFAULT_COST: Final = 12
@@ -64,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, explanation in (
         ("init", _config_init, "write a commented forward-auth.toml, and a secrets file for the owner's eyes alone"),
         ("check", _config_check, "list every problem, or say that there is none"),
-        ("show", _config_show, "print the values in force and where each comes from, secrets masked"),
+        ("show", _config_show, "print the values in force as TOML, each with its source, secrets masked"),
         ("edit-secrets", _config_edit, "open the secrets file in $EDITOR, and replace it once it is good"),
     ):
         command = config.add_parser(name, help=explanation, description=f"{explanation}.")
@@ -187,37 +185,9 @@ def _config_check(options: argparse.Namespace) -> int:
 
 
 def _config_show(options: argparse.Namespace) -> int:
-    loaded = load(config_file=options.config, secrets_file=options.secrets)
-    for key, value in _flatten(loaded.settings):
-        source = loaded.source_of(key) or "default"
-        print(f"{key} = {value}  # {source}")
+    for line in shown(load(config_file=options.config, secrets_file=options.secrets)):
+        print(line)
     return 0
-
-
-def _flatten(section: BaseModel, at: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for name in type(section).model_fields:
-        value, key = getattr(section, name), f"{at}{name}"
-        if isinstance(value, BaseModel):
-            rows += _flatten(value, f"{key}.")
-        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-            for index, member in enumerate(value):
-                rows += _flatten(member, f"{key}.{index}.")
-        else:
-            rows.append((key, _plain(value)))
-    return rows
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, frozenset):
-        value = sorted(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(f'"{member}"' for member in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {_plain(member)}" for name, member in value.items()) + "}"
-    if isinstance(value, SecretStr):
-        return '"********"'
-    return str(value) if isinstance(value, int | float) else f'"{value if value is not None else ""}"'
 
 
 def _users_file(options: argparse.Namespace) -> tuple[Path, int]:

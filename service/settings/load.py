@@ -246,7 +246,8 @@ def _sentences(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
 
 
 def _source_of(key: str, sources: Mapping[str, str]) -> str:
-    """Return the source of a key, or of the nearest key above it that was given as a whole."""
+    """Return the source of a key, of the nearest key above it that was given as a whole, or of the keys below it."""
     parts = key.split(".")
     above = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-    return next((sources[one] for one in above if one in sources), "")
+    below = sorted({source for one, source in sources.items() if one.startswith(f"{key}.")})
+    return next((sources[one] for one in above if one in sources), "") or " and ".join(below)
