@@ -99,25 +99,28 @@ def _configurable(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> Loaded:
-    """Load the settings, and check the files that they name."""
+    """Load the settings and check the files that they name; raise ConfigError with the problems of both."""
     given = {name: getattr(options, name, None) for name in ("host", "port", "uds", "workers")}
     command_line = {name: value for name, value in given.items() if value}
-    loaded = load(command_line=command_line, config_file=options.config, secrets_file=options.secrets)
-    users = loaded.settings.users
+    try:
+        loaded = load(command_line=command_line, config_file=options.config, secrets_file=options.secrets)
+    except ConfigError as error:
+        raise ConfigError(error.problems + _problems_of_files(error.draft)) from None
+    problems = _problems_of_files(loaded.settings)
+    if problems:
+        raise ConfigError(problems)
+    return loaded
+
+
+def _problems_of_files(settings: Settings | None) -> list[str]:
+    """Return what is wrong with the files that settings, or a draft of them, name."""
+    users = settings.users if settings is not None and settings.users and str(settings.users.file) else None
     if users is not None:
         try:
             read_users(users.file, users.max_cost)
         except UsersFileError as problem:
-            raise ConfigError([f"users.file: {users.file}: {problem}"]) from None
-    return _wired(loaded)
-
-
-def _wired(loaded: Loaded) -> Loaded:
-    """Find the problems that only appear when the parts are put together."""
-    from service.gate.wiring import new_state, wire  # noqa: PLC0415 - nothing need be wired to hash a password
-
-    wire(loaded.settings, new_state())
-    return loaded
+            return [f"users.file: {users.file}: {problem}"]
+    return []
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -142,7 +145,7 @@ def _config_edit(options: argparse.Namespace) -> int:
 
     def problems_of(secrets: Path) -> list[str]:
         try:
-            _wired(load(config_file=options.config, secrets_file=secrets))
+            load(config_file=options.config, secrets_file=secrets)
         except ConfigError as error:
             return error.problems
         return []
