@@ -4,11 +4,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
-
-from pydantic import BaseModel, SecretStr
+from typing import Final
 
 from service import __version__
 from service.adapters.files import FileError
@@ -27,6 +24,7 @@ from service.gate.explain import CannotExplainError
 from service.settings import ConfigError, Loaded, Settings, load
 from service.settings.edit import EditError, Wish, edit_secrets
 from service.settings.load import config_path, secrets_path
+from service.settings.show import shown
 from service.settings.starter import CONFIG_MODE, SECRETS_MODE, config_text, secrets_text, write_new
 
 DEFAULT_COST: Final = 12
@@ -90,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, explanation in (
         ("init", _config_init, "write a commented forward-auth.toml, and a secrets file for the owner's eyes alone"),
         ("check", _config_check, "list every problem, or say that there is none"),
-        ("show", _config_show, "print the values in force and where each comes from, secrets masked"),
+        ("show", _config_show, "print the values in force as TOML, each with its source, secrets masked"),
         ("edit-secrets", _config_edit, "open the secrets file in $EDITOR, and replace it once it is good"),
     ):
         command = config.add_parser(name, help=explanation, description=f"{explanation}.")
@@ -127,25 +125,28 @@ def _configurable(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> Loaded:
-    """Load the settings, and check the files that they name."""
+    """Load the settings and check the files that they name; raise ConfigError with the problems of both."""
     given = {name: getattr(options, name, None) for name in ("host", "port", "uds", "workers")}
     command_line = {name: value for name, value in given.items() if value}
-    loaded = load(command_line=command_line, config_file=options.config, secrets_file=options.secrets)
-    users = loaded.settings.users
+    try:
+        loaded = load(command_line=command_line, config_file=options.config, secrets_file=options.secrets)
+    except ConfigError as error:
+        raise ConfigError(error.problems + _problems_of_files(error.draft)) from None
+    problems = _problems_of_files(loaded.settings)
+    if problems:
+        raise ConfigError(problems)
+    return loaded
+
+
+def _problems_of_files(settings: Settings | None) -> list[str]:
+    """Return what is wrong with the files that settings, or a draft of them, name."""
+    users = settings.users if settings is not None and settings.users and str(settings.users.file) else None
     if users is not None:
         try:
             read_users(users.file, users.max_cost, users.max_size)
         except UsersFileError as problem:
-            raise ConfigError([f"users.file: {users.file}: {problem}"]) from None
-    return _wired(loaded)
-
-
-def _wired(loaded: Loaded) -> Loaded:
-    """Find the problems that only appear when the parts are put together."""
-    from service.gate.wiring import new_state, wire  # noqa: PLC0415 - nothing need be wired to hash a password
-
-    wire(loaded.settings, new_state())
-    return loaded
+            return [f"users.file: {users.file}: {problem}"]
+    return []
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -170,7 +171,7 @@ def _config_edit(options: argparse.Namespace) -> int:
 
     def problems_of(secrets: Path) -> list[str]:
         try:
-            _wired(load(config_file=options.config, secrets_file=secrets))
+            load(config_file=options.config, secrets_file=secrets)
         except ConfigError as error:
             return error.problems
         return []
@@ -216,37 +217,9 @@ def _config_check(options: argparse.Namespace) -> int:
 
 
 def _config_show(options: argparse.Namespace) -> int:
-    loaded = load(config_file=options.config, secrets_file=options.secrets)
-    for key, value in _flatten(loaded.settings):
-        source = loaded.source_of(key) or "default"
-        print(f"{key} = {value}  # {source}")
+    for line in shown(load(config_file=options.config, secrets_file=options.secrets)):
+        print(line)
     return 0
-
-
-def _flatten(section: BaseModel, at: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for name in type(section).model_fields:
-        value, key = getattr(section, name), f"{at}{name}"
-        if isinstance(value, BaseModel):
-            rows += _flatten(value, f"{key}.")
-        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-            for index, member in enumerate(value):
-                rows += _flatten(member, f"{key}.{index}.")
-        else:
-            rows.append((key, _plain(value)))
-    return rows
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, frozenset):
-        value = sorted(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(f'"{member}"' for member in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {_plain(member)}" for name, member in value.items()) + "}"
-    if isinstance(value, SecretStr):
-        return '"********"'
-    return str(value) if isinstance(value, int | float) else f'"{value if value is not None else ""}"'
 
 
 def _users_file(options: argparse.Namespace) -> tuple[Path, int, int]:

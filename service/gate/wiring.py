@@ -10,7 +10,7 @@ from service import __version__
 from service.adapters.discovery import KeySource
 from service.adapters.oauth_client_auth import ClientPolicy
 from service.adapters.outbound import open_client
-from service.adapters.store import Store, StoreError
+from service.adapters.store import Store
 from service.adapters.users_file import UsersFile
 from service.authn.clients import Clients, Shared
 from service.authn.guard import Guard
@@ -27,7 +27,7 @@ from service.core.model import ForwardedRequest
 from service.core.prefect.roles import Access
 from service.core.request.cookies import keeps_secure
 from service.core.request.proxies import TrustedProxies
-from service.settings import ConfigError, IssuerSettings, Settings
+from service.settings import IssuerSettings, Settings
 from service.settings.people import OIDCSettings
 from service.state.client_tokens import GrantPolicy
 from service.state.concurrency import RefusalDelay
@@ -86,10 +86,7 @@ def new_state() -> ProcessState:
 
 
 def wire(settings: Settings, state: ProcessState) -> Wiring:
-    """Return the wiring for these settings. Nothing is started, read or fetched.
-
-    Raises ConfigError for problems that the settings alone do not show: an unusable private key, a missing package.
-    """
+    """Return the wiring for these settings. Nothing is started, read or fetched."""
     grants, delay = GrantIndex(settings.all_grants), RefusalDelay()
     seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
     store = _store(settings)
@@ -158,10 +155,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
 def _store(settings: Settings) -> Store | None:
     if settings.store is None:
         return None
-    try:
-        return Store(settings.store.url.get_secret_value(), settings.store.prefix)
-    except StoreError as problem:
-        raise ConfigError([f"store.url: {problem}"]) from None
+    return Store(settings.store.url.get_secret_value(), settings.store.prefix)
 
 
 def _issuer(settings: IssuerSettings, state: ProcessState) -> Issuer:
@@ -186,10 +180,7 @@ def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: GrantIndex, state
         timeout=oidc.timeout,
         kept_claims=claims_asked_for(grants.grants),
     )
-    try:
-        return RelyingParty(issuer, policy, state.client)
-    except ValueError as problem:
-        raise ConfigError([f"oidc.private_key: {problem}"]) from None
+    return RelyingParty(issuer, policy, state.client)
 
 
 def _authorities(

@@ -12,12 +12,27 @@ from service.settings.fields import CONDITION, PATTERNS, Listed, Section, Words,
 Patterns = Annotated[Listed, CONDITION, PATTERNS]
 
 
+def _known(value: frozenset[str]) -> frozenset[str]:
+    known = sorted(map(str, Capability))
+    unknown = sorted(value.difference(known))
+    if unknown:
+        raise ValueError(f"there is no capability {', '.join(unknown)}: there are {', '.join(known)}")
+    return value
+
+
+Capabilities = Annotated[Words, AfterValidator(_known)]
+
+
 class RoleSettings(Section):
     """A role of one's own: capabilities and single routes, and the names that it is limited to."""
 
-    capabilities: Words = Field(frozenset(), description="What the role may do: capabilities of docs/roles.md.")
+    capabilities: Capabilities = Field(
+        frozenset(), description="What the role may do: capabilities of docs/roles.md.", examples=[["read", "run"]]
+    )
     routes: Listed = Field(
-        (), description="Single routes that the role may also call, such as `POST /api/flow_runs/{id}/resume`."
+        (),
+        description="Single routes that the role may also call, such as `POST /api/flow_runs/{id}/resume`.",
+        examples=[["POST /api/flow_runs/{id}/resume"]],
     )
     work_pools: Patterns = Field((), description="Patterns. A work pool that a path names must match one of them.")
     flows: Patterns = Field((), description="Patterns. A flow that a path names must match one of them.")
@@ -25,10 +40,8 @@ class RoleSettings(Section):
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        unknown = self.capabilities - {str(one) for one in Capability}
-        if unknown or not (self.capabilities or self.routes):
-            known = ", ".join(sorted(str(one) for one in Capability))
-            raise ValueError(f"a role has capabilities or routes; capabilities are {known}")
+        if not (self.capabilities or self.routes):
+            raise ValueError('a role has capabilities or routes, such as capabilities = ["read"]')
         return self
 
     def role(self, name: str) -> Role:
@@ -70,10 +83,11 @@ def _rules(value: object) -> object:
 class GrantSettings(Section):
     """Roles for whoever meets every condition given here; patterns have `*` within a word and `**` across."""
 
-    roles: Listed = Field(description="The roles that the grant gives.")
+    roles: Listed = Field(description="The roles that the grant gives.", examples=[["viewer"]])
     issuer: str = Field(
         "",
         description="The issuer of the callers: its URL, or `local` for the users file. Required if there are several.",
+        examples=["local"],
     )
     users: Patterns = Field((), description="Patterns. The user name must match one of them.")
     clients: Patterns = Field(
@@ -82,7 +96,9 @@ class GrantSettings(Section):
     groups: Patterns = Field((), description="Patterns. A group of the caller must match one of them.")
     scopes: Annotated[Words, CONDITION] = Field(frozenset(), description="A token must have all of these scopes.")
     claims: Annotated[dict[str, ClaimSettings], BeforeValidator(_rules), CONDITION] = Field(
-        {}, description="Claims and the rules for their values: equals, any_of, all_of, glob. A list means any_of."
+        {},
+        description="Claims and the rules for their values: equals, any_of, all_of, glob. A list means any_of.",
+        examples=[{"ref": {"glob": ["refs/heads/release-*"]}}],
     )
 
     @field_validator("roles")
@@ -125,9 +141,12 @@ class PrefectSettings(Section):
         {},
         description="Routes that the service does not know yet, each with the capability that it needs: "
         '`{"POST /api/new/{id}": "run"}`. `routes diff` finds them.',
+        examples=[{"POST /api/new/{id}": "run"}],
     )
     ui_base_path: BasePath = Field(
-        "", description="The value of PREFECT_UI_SERVE_BASE on the server, without the slash at the end."
+        "",
+        description="The value of PREFECT_UI_SERVE_BASE on the server, without the slash at the end.",
+        examples=["/ui"],
     )
 
     @field_validator("routes")

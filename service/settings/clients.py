@@ -13,12 +13,17 @@ class ClientCredentialsSettings(Section):
     """Client ids and secrets that an issuer is asked about (RFC 6749 §4.4)."""
 
     clients: Annotated[Words, PATTERNS] = Field(
-        description="Patterns of the client ids, such as `prefect-*`. `*` matches all. Any other name is a user."
+        description="Patterns of the client ids, such as `prefect-*`. `*` matches all. Any other name is a user.",
+        examples=[["prefect-*"]],
     )
     scopes: Words = Field(frozenset(), description="Scopes to request.")
     audience: str = Field("", description="The `audience` to request, if the issuer needs it (Auth0).")
     resource: str = Field("", description="The `resource` to request, if the issuer needs it (RFC 8707).")
-    token_endpoint: str = Field("", description="The issuer's token endpoint. Without it, discovery finds it.")
+    token_endpoint: str = Field(
+        "",
+        description="The issuer's token endpoint. Without it, discovery finds it.",
+        examples=["https://idp.example.com/token"],
+    )
     client_auth: Literal["client_secret_basic", "client_secret_post"] = Field(
         "client_secret_basic", description="How id and secret are sent to the issuer."
     )
@@ -42,7 +47,7 @@ def shared_names(sections: Sequence[tuple[str, ClientCredentialsSettings | None]
     """Return a problem for each pair of issuers that could both be asked about one name; they come with their URLs."""
     asked = [(url, pattern) for url, section in sections if section for pattern in sorted(section.clients)]
     return [
-        f"client_credentials.clients: {one!r} of {url} and {other!r} of {another} are met by one name"
+        f"{one!r} of {url} and {other!r} of {another} are met by one name"
         for place, (url, one) in enumerate(asked)
         for another, other in asked[place + 1 :]
         if url != another and patterns_overlap(one, other)

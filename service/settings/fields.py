@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from service.core.globs import MAX_LENGTH
 from service.core.request.proxies import is_loopback
 
-RoleName = Annotated[str, Field(max_length=60, pattern=r"^[A-Za-z0-9_.-]*$")]
+RoleName = Annotated[str, Field(max_length=60, pattern=r"^[A-Za-z0-9_.-]*$", examples=["viewer"])]
 Network = IPv4Network | IPv6Network
 
 
@@ -29,13 +29,11 @@ def split_types(value: object) -> object:
 
 
 def json_value(value: object) -> object:
-    """Read JSON, which is how a variable carries more than a word."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError("is not JSON") from None
-    return value
+    """Read JSON, which is how a variable carries more than a word; any other text stays what it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
 
 
 def networks_value(value: object) -> object:
@@ -119,7 +117,7 @@ def check_place(value: str) -> str:
     """Return what names a secrets manager and a place there, or raise ValueError."""
     kind, _, where = value.partition(":")
     if kind not in {"gcp", "aws", "azure"} or not where or (kind == "azure" and not where.startswith("https://")):
-        raise ValueError("expected gcp:PROJECT, aws:SECRET-ID or azure:https://VAULT")
+        raise ValueError("each member is gcp:PROJECT, aws:SECRET-ID or azure:https://VAULT")
     return value
 
 
@@ -127,7 +125,7 @@ def check_issuer_url(value: str, *, allow_http: bool) -> str:
     """Return a URL from which keys may be fetched, or raise ValueError."""
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
-        raise ValueError("expected an https URL")
+        raise ValueError("expected an https URL, such as https://idp.example.com")
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
         raise ValueError("over plain http keys can be forged: use https (or set allow_http)")
     return value

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard, get_args
@@ -11,11 +11,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from service.adapters.environment import problems_of_environment
-from service.core.errors import UnusableError
-from service.rendering.sentences import sentence
 from service.settings.clouds import CloudError, read_place
 from service.settings.fields import check_place, holds_secret, split
 from service.settings.files import check_folder, read_toml, read_value
+from service.settings.problems import Problem, draft_of, no_such_key, problems_of, variables_meant
 from service.settings.schema import PREFIX, Settings
 
 CONFIG: Final = PREFIX + "CONFIG"
@@ -32,11 +31,15 @@ _Layer = tuple[dict[str, Any], str]  # values, and the source they were taken fr
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used, with every problem that was found; values are never quoted."""
+    """A configuration that cannot be used, with every problem that was found; values are never quoted.
 
-    def __init__(self, problems: list[str]) -> None:
+    ``draft`` is what is right of it, for a caller who can find more problems.
+    """
+
+    def __init__(self, problems: list[str], draft: Settings | None = None) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+        self.draft = draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ def load(
     directory = _secrets_directory(environ, problems)
     config, named = config_path(environ, config_file)
     secrets, secrets_named = secrets_path(environ, config_file, secrets_file)
+    unread = any(one.startswith(_SECRETS_DIR) for one in problems)
+    before = len(problems)
     configured = read_toml(config, problems, needed=named), str(config)
     nearby = [  # weakest first, here and below
         (read_toml(secrets, problems, needed=secrets_named, private=True), str(secrets)),
@@ -88,6 +93,7 @@ def load(
         (dict(command_line or {}), "command line"),
     ]
     layers = [_made(environ), configured, *_clouds([configured, *nearby], problems), *nearby]
+    unread = unread or len(problems) > before
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for values, source in layers:
@@ -95,11 +101,38 @@ def load(
     try:
         settings = Settings(**merged)
     except ValidationError as error:
-        problems += _sentences(error, sources)
-        raise ConfigError(problems) from None
+        draft = draft_of(merged)
+        meant = set() if unread else _meant(environ, from_files)
+        found = _by_cause(problems_of(error), draft, None if unread else meant)
+        raise ConfigError(problems + [_told(key, text, sources) for key, text in found], draft) from None
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems, settings)
     return Loaded(settings, sources)
+
+
+def _by_cause(found: Iterable[Problem], draft: Settings, meant: Collection[str] | None) -> Iterator[tuple[str, str]]:
+    """Yield problems, each with its key, without those that others cause.
+
+    ``meant`` are keys that were given, but cannot be read; None if a whole source cannot be read. Nothing is missing
+    that could be there.
+    """
+    found = list(found)
+    keys = set(Settings.model_fields) if meant is None else {*meant, *(one.meant for one in found)}
+    yield from ((one.key, one.text) for one in found if not (one.is_missing and (meant is None or one.key in keys)))
+    wrong = {one.key for one in found}
+    unread = {key.partition(".")[0] for key in keys} | (wrong & set(Settings.model_fields))  # the whole of a table
+    yield from ((key, text) for key, text in draft.contradictions(unread) if key not in wrong)
+
+
+def _meant(environ: Mapping[str, str], from_files: Mapping[str, str]) -> set[str]:
+    """Return the keys of variables that do not exist, or that name a file which cannot be read."""
+    found: set[str] = set()
+    for name in map(str.upper, environ):
+        if name.startswith(PREFIX) and name not in _OURS and not _known(name):
+            stem = name.removesuffix(_FILE)
+            if stem not in from_files:
+                found |= {stem} if _known(stem) else set(variables_meant(name))
+    return {name.removeprefix(PREFIX).lower().replace("__", ".") for name in found}
 
 
 def is_configured(environ: Mapping[str, str]) -> bool:
@@ -126,7 +159,7 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> tuple[dict[st
             if content is not None:
                 from_files[key.removesuffix(_FILE)] = content
         else:
-            problems.append(f"{name}: no such key (see docs/configuration.md)")
+            problems.append(f"{name}: {no_such_key(variables_meant(key))}")
     return plain, from_files
 
 
@@ -142,8 +175,8 @@ def _secrets_directory(environ: Mapping[str, str], problems: list[str]) -> dict[
             key = path.name.upper()
             if key.startswith(PREFIX) and path.is_file():
                 if not _known(key):
-                    problems.append(f"{path}: no such key (see docs/configuration.md)")
-                elif (content := read_value(path, _SECRETS_DIR, problems, private=True)) is not None:
+                    problems.append(f"{path}: {no_such_key(variables_meant(key))}")
+                elif (content := read_value(path, str(path), problems, private=True)) is not None:
                     found[key] = content
     except OSError as problem:
         problems.append(f"{_SECRETS_DIR}: {directory} cannot be read: {problem.strerror}")
@@ -181,9 +214,7 @@ def _clouds(layers: list[_Layer], problems: list[str]) -> Iterator[_Layer]:
         except ValueError:
             pass  # told with all other values that are none
         else:
-            problems += [
-                f"{place}, {name}: no such key (see docs/configuration.md)" for name in found if not _known(name)
-            ]
+            problems += [f"{place}, {name}: {no_such_key(variables_meant(name))}" for name in found if not _known(name)]
             known = {name: value for name, value in found.items() if _known(name)}
             yield from _variable_layer(known, f"{place}, ", problems)
 
@@ -234,27 +265,14 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any], source: str, sources
             sources[path] = source
 
 
-def _sentences(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
-    sentences = []
-    for problem in error.errors(include_input=False, include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        cause = problem.get("ctx", {}).get("error")
-        if isinstance(cause, UnusableError):  # of the core, which has no words
-            message = sentence(cause.cause)
-        elif problem["type"] == "extra_forbidden":
-            message = "no such key (see docs/configuration.md)"
-        elif problem["type"] == "missing":
-            message = "this key is needed"
-        for line in message.split("\n"):  # one validator of the whole may find several problems, each with its key
-            text = f"{key}: {line}" if key else line
-            source = _source_of(text.partition(": ")[0], sources)
-            sentences.append(f"{text} ({source})" if source else text)
-    return sentences
+def _told(key: str, text: str, sources: Mapping[str, str]) -> str:
+    source = _source_of(key, sources)
+    return (f"{key}: {text}" if key else text) + (f" ({source})" if source else "")
 
 
 def _source_of(key: str, sources: Mapping[str, str]) -> str:
-    """Return the source of a key, or of the nearest key above it that was given as a whole."""
+    """Return the source of a key, of the nearest key above it that was given as a whole, or of the keys below it."""
     parts = key.split(".")
     above = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-    return next((sources[one] for one in above if one in sources), "")
+    below = sorted({source for one, source in sources.items() if one.startswith(f"{key}.")})
+    return next((sources[one] for one in above if one in sources), "") or " and ".join(below)

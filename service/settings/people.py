@@ -4,6 +4,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
+from service.adapters.oauth_client_auth import load_signer
+from service.adapters.store import Store, StoreError
 from service.core.identity.sessions import MAX_LIFETIME
 from service.core.model import ALGORITHMS, IssuerTrust
 from service.settings.fields import KeySettings, RoleName, Section, Words, check_issuer_url, json_value
@@ -26,13 +28,17 @@ class OIDCSettings(Section):
     allow_http: bool = Field(
         default=False, description="Accept plain http beyond loopback. Sign-ins can then be forged."
     )
-    issuer: str = Field(description="The provider's issuer URL, exactly as in its ID tokens. Discovery starts here.")
+    issuer: str = Field(
+        description="The provider's issuer URL, exactly as in its ID tokens. Discovery starts here.",
+        examples=["https://idp.example.com/realms/people"],
+    )
     internal_url: str | None = Field(
         None,
         description="Where this service reaches the provider, if not at `issuer`: discovery, keys and every call go "
         "there. Browsers and ID tokens keep the public address. Over plain http, `allow_http` is needed.",
+        examples=["https://idp.internal:8443"],
     )
-    client_id: str = Field(min_length=1, description="This service's client id at the provider.")
+    client_id: str = Field(min_length=1, description="This service's client id at the provider.", examples=["prefect"])
     client_secret: SecretStr | None = Field(None, description="The client secret of a confidential client.")
     private_key: SecretStr | None = Field(None, description="A private key in PEM, for `private_key_jwt`.")
     private_key_id: str | None = Field(None, description="The `kid` under which the provider knows that key.")
@@ -57,7 +63,9 @@ class OIDCSettings(Section):
         30, description="Seconds by which the provider's clock may differ from ours."
     )
     required_claims: Annotated[dict[str, Words], BeforeValidator(json_value)] = Field(
-        {}, description="Claims that a person must have to sign in, each with its accepted values (JSON in a variable)."
+        {},
+        description="Claims that a person must have to sign in, each with its accepted values (JSON in a variable).",
+        examples=[{"department": ["data", "ops"]}],
     )
     principal_claim: str = Field("sub", min_length=1, description="The claim that names the person in headers.")
     email_claim: str = Field(
@@ -83,6 +91,13 @@ class OIDCSettings(Section):
     def _asymmetric(cls, value: frozenset[str]) -> frozenset[str]:
         if value - ALGORITHMS or not value:
             raise ValueError(f"accepted are {', '.join(sorted(ALGORITHMS))}")
+        return value
+
+    @field_validator("private_key")
+    @classmethod
+    def _can_sign(cls, value: SecretStr | None) -> SecretStr | None:
+        if value:
+            load_signer(value.get_secret_value())
         return value
 
     @field_validator("issuer", "internal_url")
@@ -174,12 +189,18 @@ class SignInSettings(Section):
 class StoreSettings(Section):
     """What replicas share. Without it each works alone."""
 
-    url: SecretStr = Field(description="The URL of Redis or Valkey: redis://, rediss:// or unix://.")
+    url: SecretStr = Field(
+        description="The URL of Redis or Valkey: redis://, rediss:// or unix://.", examples=["redis://valkey:6379/0"]
+    )
     prefix: str = Field("prefect-forward-auth:", description="The prefix of all keys in the store.")
 
     @field_validator("url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected redis://, rediss:// or unix://")
+            raise ValueError("expected redis://, rediss:// or unix://, such as redis://valkey:6379/0")
+        try:
+            Store(value.get_secret_value(), prefix="")
+        except StoreError as problem:
+            raise ValueError(str(problem)) from None
         return value

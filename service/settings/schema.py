@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -16,6 +16,7 @@ from service.core.errors import UnusableError
 from service.core.identity.grants import Grant
 from service.core.model import ALGORITHMS, IssuerTrust
 from service.core.prefect.roles import BUILT_IN, Access
+from service.core.prefect.routes import Routes, known_routes
 from service.rendering.sentences import sentence
 from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, check_names
 from service.settings.clients import ClientCredentialsSettings, shared_names
@@ -35,15 +36,27 @@ from service.settings.fields import (
 from service.settings.people import OIDCSettings, SessionSettings, SignInSettings, StoreSettings
 
 PREFIX: Final = "FORWARD_AUTH_"
+_NOBODY: Final = (
+    "nobody could be verified: configure an issuer (issuer.url), a users file (users.file) or a provider (oidc.issuer)"
+)
 
 
 class IssuerSettings(Section):
     """One issuer of JWTs and what its tokens must carry."""
 
     allow_http: bool = Field(default=False, description="Accept plain http beyond loopback. Keys can then be forged.")
-    url: str = Field(description="The issuer, exactly as in the token's `iss`. Discovery starts here.")
-    audiences: Words = Field(description="Accepted audiences: a token must be for one of these (`aud`).")
-    jwks_url: str | None = Field(None, description="The URL of the keys. Without it, discovery finds them.")
+    url: str = Field(
+        description="The issuer, exactly as in the token's `iss`. Discovery starts here.",
+        examples=["https://idp.example.com/realms/data"],
+    )
+    audiences: Words = Field(
+        description="Accepted audiences: a token must be for one of these (`aud`).", examples=[["prefect"]]
+    )
+    jwks_url: str | None = Field(
+        None,
+        description="The URL of the keys. Without it, discovery finds them.",
+        examples=["https://idp.example.com/keys"],
+    )
     role: RoleName = Field("", description="The role of all callers with a token of this issuer.")
     algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms. Never HS* or none.")
     leeway: Annotated[float, Field(ge=0, le=300)] = Field(
@@ -53,9 +66,13 @@ class IssuerSettings(Section):
         frozenset({"at+jwt", "jwt", ""}),
         description="Accepted `typ` headers. An empty one stands for a token without. RFC 9068 tokens have `at+jwt`.",
     )
-    required_scopes: Words = Field(frozenset(), description="A token must have all of these scopes.")
+    required_scopes: Words = Field(
+        frozenset(), description="A token must have all of these scopes.", examples=[["prefect"]]
+    )
     required_claims: Annotated[dict[str, Words], BeforeValidator(json_value)] = Field(
-        {}, description="Claims that a token must have, each with its accepted values (JSON in a variable)."
+        {},
+        description="Claims that a token must have, each with its accepted values (JSON in a variable).",
+        examples=[{"repository_id": ["123456789"]}],
     )
     authorized_parties: Words = Field(
         frozenset(), description="If set, the client (`azp`, otherwise `client_id`) must be one of these."
@@ -119,7 +136,10 @@ class IssuerSettings(Section):
 class UsersSettings(Section):
     """The users file and what checking passwords may cost."""
 
-    file: Path = Field(description="The users file, with name:bcrypt lines as `users add` or htpasswd -B write them.")
+    file: Path = Field(
+        description="The users file, with name:bcrypt lines as `users add` or htpasswd -B write them.",
+        examples=["/etc/prefect-forward-auth/users.htpasswd"],
+    )
     role: RoleName = Field("", description="The role of every user in the file.")
     reload: Annotated[float, Field(ge=0.1, le=3_600)] = Field(
         1, description="Seconds between two checks of the file. A change takes effect at the next check."
@@ -173,11 +193,14 @@ class Settings(BaseSettings):
         (),
         description="Secrets managers to read keys from: `gcp:PROJECT`, `aws:SECRET-ID`, `azure:https://VAULT`. "
         "One overrides those after it.",
+        examples=[["gcp:my-project"]],
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(8080, description="The port to listen on. 0 takes a free one.")
     uds: Path | None = Field(
-        None, description="A Unix socket to listen on instead, for its owner and group. Whoever may open it is trusted."
+        None,
+        description="A Unix socket to listen on instead, for its owner and group. Whoever may open it is trusted.",
+        examples=["/run/forward-auth/socket"],
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many processes. Each has its own caches.")
     shutdown_grace: Annotated[float, Field(ge=0, le=300)] = Field(
@@ -208,7 +231,9 @@ class Settings(BaseSettings):
     session: SessionSettings = Field(SessionSettings(), description="The browser session.")
     store: StoreSettings | None = Field(None, description="The store that replicas share.")
     roles: Annotated[dict[RoleName, RoleSettings], BeforeValidator(json_value), AfterValidator(check_names)] = Field(
-        {}, description="Roles of your own: `[roles.<name>]` tables, or JSON in a variable."
+        {},
+        description="Roles of your own: `[roles.<name>]` tables, or JSON in a variable.",
+        examples=[{"night": {"capabilities": ["read", "run"]}}],
     )
     grants: Annotated[tuple[GrantSettings, ...], BeforeValidator(json_value)] = Field(
         (), description="Who has which roles: `[[grants]]` tables, or JSON in a variable."
@@ -224,53 +249,60 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @model_validator(mode="after")
-    def _someone_can_be_verified(self) -> Self:
-        urls = [one.url for one in self.all_issuers]
-        if not urls and self.users is None and self.oidc is None:
-            raise ValueError(
-                "nobody could be verified: configure an issuer (issuer.url), a users file (users.file) or a provider "
-                "(oidc.issuer)"
-            )
-        twice = {url for url in urls if urls.count(url) > 1}
-        if twice:
-            raise ValueError(f"configured more than once: issuer {', '.join(sorted(twice))}")
-        shared = shared_names([(one.url, one.client_credentials) for one in self.all_issuers])
-        if shared:
-            raise ValueError("\n".join(shared))
+    def _fits_together(self) -> Self:
+        found = [f"{key}: {text}" if key else text for key, text in self.contradictions()]
+        if found:
+            raise ValueError("; ".join(found))
         return self
 
-    @model_validator(mode="after")
-    def _people_can_sign_in(self) -> Self:
-        if self.sign_in.local and self.users is None:
-            raise ValueError("sign_in.local needs a users file (users.file)")
-        return self
+    def contradictions(self, unread: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong although each key is right: the key, or nothing for the whole, and what is wrong.
 
-    @model_validator(mode="after")
-    def _roles_are_known(self) -> Self:
-        problems = [*self._problems_of_roles()]
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+        ``unread`` are tables that may hold more than these settings do: nothing is said to be missing in them.
+        """
+        urls = [one.url for one in self.all_issuers if one.url]
+        sources = {"issuer", "issuers", "users", "oidc"}
+        if not self._vouching and sources.isdisjoint(unread):
+            yield "", _NOBODY
+        for url in sorted({url for url in urls if urls.count(url) > 1}):
+            yield "", f"configured more than once: issuer {url}"
+        for text in shared_names([(one.url, one.client_credentials) for one in self.all_issuers]):
+            yield "client_credentials.clients", text
+        if self.sign_in.local and self.users is None and "users" not in unread:
+            yield "sign_in.local", "needs a users file (users.file)"
+        yield from self._unusable_roles()
+        if "" not in self._vouching and sources.isdisjoint(unread):
+            yield from self._unknown_issuers()
+        if "roles" not in unread:
+            yield from self._unknown_roles()
 
-    def _problems_of_roles(self) -> Iterator[str]:
-        routes = self.prefect.table()
+    def _unusable_roles(self) -> Iterator[tuple[str, str]]:
+        try:
+            routes = self.prefect.table()
+        except UnusableError:  # its own validator says so
+            routes = Routes(known_routes())
         for name, one in self.roles.items():
             try:
                 Access([one.role(name)], routes)
             except UnusableError as problem:
-                yield f"roles.{name}: {sentence(problem.cause)}"
-        issuers, known = self._vouching, {*BUILT_IN, *self.roles}
+                yield f"roles.{name}", sentence(problem.cause)
+
+    def _unknown_issuers(self) -> Iterator[tuple[str, str]]:
+        """Yield the grants that could never hold."""
+        known = self._vouching
         for number, grant in enumerate(self.grants):
-            if grant.issuer not in issuers and (grant.issuer or len(issuers) != 1):  # it would never hold
-                yield f"grants.{number}.issuer: needed is one of {', '.join(issuers)}"
+            if grant.issuer not in known and (grant.issuer or len(known) != 1):
+                yield f"grants.{number}.issuer", f"needed is one of {', '.join(known)}"
+
+    def _unknown_roles(self) -> Iterator[tuple[str, str]]:
         given = [(f"grants.{number}.roles", set(grant.roles)) for number, grant in enumerate(self.grants)]
         given += [(f"issuers.{number}.role", {one.role}) for number, one in enumerate(self.issuers)]
-        given += [("issuer.role", {self.issuer.role})] if self.issuer else []
-        given += [("users.role", {self.users.role})] if self.users else []
-        given += [("oidc.role", {self.oidc.role})] if self.oidc else []
+        singles = {"issuer": self.issuer, "users": self.users, "oidc": self.oidc}
+        given += [(f"{name}.role", {one.role}) for name, one in singles.items() if one is not None]
+        known = {*BUILT_IN, *self.roles}
         for key, names in given:
             for name in sorted(names - known - {""}):
-                yield f"{key}: there is no role {name}: there are {', '.join(sorted(known))}"
+                yield key, f"there is no role {name}: there are {', '.join(sorted(known))}"
 
     def access(self) -> Access:
         """Return who may call what."""

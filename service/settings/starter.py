@@ -1,6 +1,5 @@
 """The two files to begin with: each key with its meaning and its default, written from the settings themselves."""
 
-import json
 import os
 import secrets
 import textwrap
@@ -13,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from service.settings.fields import holds_secret
 from service.settings.schema import Settings
+from service.settings.toml import toml_value
 
 CONFIG_MODE: Final = 0o644
 SECRETS_MODE: Final = 0o600
@@ -59,7 +59,7 @@ def _table(
     for name, field in section.model_fields.items():
         path, below, many = f"{at}{name}", _below(field.annotation), _is_many(field.annotation)
         if below is None and wanted(field):
-            line = f"{name} = {_toml(made.get(path, _default(field)))}"
+            line = f"{name} = {toml_value(made.get(path, _default(field)))}"
             keys += [*_comment(field), line if path in made else f"#{line}", ""]
         elif below is not None and many and wanted(field):
             keys += [*_comment(field), ""]
@@ -97,12 +97,3 @@ def _default(field: FieldInfo) -> Any:
     if default is None and get_origin(field.annotation) is frozenset:
         return []
     return default if default is not None else bool in get_args(field.annotation) or ""
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(member)}" for name, member in value.items()) + " }" if value else "{}"
-    if isinstance(value, list | tuple | frozenset):
-        members = sorted(value, key=str) if isinstance(value, frozenset) else value
-        return "[" + ", ".join(map(_toml, members)) + "]"
-    return json.dumps(value if isinstance(value, bool | int | float | str) else str(value), ensure_ascii=False)

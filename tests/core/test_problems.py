@@ -48,7 +48,7 @@ def sites() -> Iterator[Site]:
             continue
         tree = ast.parse(module.read_text())
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
-        first = {id(one.args[0]): one for one in calls}
+        first = {id(chosen): one for one in calls for chosen in alternatives(one.args[0])}
         for node in ast.walk(tree):
             problem = problem_of(node)
             if problem is None:
@@ -59,6 +59,11 @@ def sites() -> Iterator[Site]:
                 yield Site(problem, facts_of(first[id(node)]), place, by.id if isinstance(by, ast.Name) else "")
             else:  # the problem is chosen here, and said elsewhere
                 yield Site(problem, FACTS_OF_ROLES if name == "core/prefect/roles.py" else set(), place)
+
+
+def alternatives(argument: ast.expr) -> list[ast.expr]:
+    """Return what an argument may be: itself, or both sides of a conditional expression."""
+    return [argument.body, argument.orelse] if isinstance(argument, ast.IfExp) else [argument]
 
 
 def facts_of(called: ast.Call) -> set[str]:
@@ -109,6 +114,7 @@ WAITING_HELPS = {
     Problem.ISSUER_OUT_OF_REACH,
     Problem.KEYS_OUT_OF_REACH,
     Problem.KEY_NOT_KNOWN_YET,
+    Problem.NO_USABLE_KEY,
     Problem.SESSION_NOT_RENEWABLE,
     Problem.PROVIDER_BUSY,
     Problem.PROVIDER_ERROR,

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.claimed_headers import CLAIMED
 from tests.support.echo import Echo, Received
 from tests.support.issuer import Issuer
 from tests.support.parts import KUBECTL, NGINX, ROOT, require
@@ -26,8 +27,8 @@ from tests.support.waiting import accepts, free_port, wait_until
 
 HERE = ROOT / "deploy" / "kubernetes" / "ingress-nginx"
 MACHINES, PEOPLE = "prefect-m2m.example.com", "prefect.example.com"
+EVIL = "mallory"
 PREFIX = "nginx.ingress.kubernetes.io/"
-IDENTITY = [f"X-Auth-Request-{name}" for name in ("User", "Email", "Groups", "Roles", "Issuer")]
 NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
 
 
@@ -37,7 +38,9 @@ def location(number: int, ingress: dict[str, Any], maps: dict[str, Any], upstrea
     (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
     lines = ["proxy_http_version 1.1;", f"proxy_pass {upstreams[path['backend']['service']['name']]};"]
     passed_on = ("Upgrade $http_upgrade", "Connection $connection_upgrade", "Host $http_host")
-    seen = ("X-Forwarded-For $remote_addr", "X-Forwarded-Host $http_host", "X-Forwarded-Proto $scheme")
+    seen = ["X-Forwarded-For $remote_addr", "X-Forwarded-Host $http_host", "X-Forwarded-Proto $scheme"]
+    seen += ["X-Real-IP $remote_addr", "X-Forwarded-Port $server_port", "X-Forwarded-Scheme $scheme"]
+    seen += ["X-Scheme $scheme", "X-Original-Forwarded-For $http_x_forwarded_for"]
     lines += [f"proxy_set_header {each};" for each in (*passed_on, *seen)]
     more = ""
     if "auth-url" in told:
@@ -124,17 +127,24 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
             site.service.stop()
 
 
+def claimed_by_the_caller(seen: Received) -> list[str]:
+    """Return the headers of the caller that were passed on, without the one that the controller always copies."""
+    return [name for name, value in seen.headers if EVIL in value and name != "X-Original-Forwarded-For"]
+
+
 @pytest.mark.parametrize("more", [(), UPGRADE], ids=["http", "websocket"])
 def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gated, more: tuple[Any, ...]) -> None:
     assert send(gated.port, MACHINES, "/api/hello", more).status == 401
-    claims = [(name, "mallory") for name in (*IDENTITY, "X_Auth_Request_User", "X-Forwarded-Method")]
-    answer = send(gated.port, MACHINES, "/api/hello?x=1", [*claims, basic(USER, PASSWORD), *more])
+    claims = [(name, EVIL) for name in (*CLAIMED, "X_Auth_Request_User")]
+    cookie = ("Cookie", "a=1; __Host-prefect-gate=x")
+    answer = send(gated.port, MACHINES, "/api/hello?x=1", [*claims, cookie, basic(USER, PASSWORD), *more])
     assert answer.status == 200, answer
     seen = Received.from_json(yaml.safe_load(answer.body))
     assert seen.path == "/api/hello?x=1"
     assert seen.values("X-Auth-Request-User") == [USER]
-    assert not [value for name in IDENTITY for value in seen.values(name) if value == "mallory"]
+    assert claimed_by_the_caller(seen) == []
     assert not seen.values("Authorization")
+    assert not seen.values("Cookie")
 
 
 def test_the_machines_host_has_the_api_alone(gated: Gated) -> None:
@@ -170,9 +180,12 @@ def test_a_session_opens_the_pages_and_ends_at_the_gate(gated: Gated) -> None:
     assert signed_in.status_code == 303, signed_in.text
     session = "; ".join(each.partition(";")[0] for each in signed_in.headers.get_list("set-cookie"))
     for path in ("/runs", "/api/hello", "/ui-settings"):
-        answer = gated.get(PEOPLE, path, {**host, "Cookie": f"theme=dark; {session}", **dict([basic("x", "y")])})
+        claims = dict.fromkeys(CLAIMED, EVIL)
+        more = {"Cookie": f"theme=dark; {session}", **dict([basic("x", "y")])}
+        answer = gated.get(PEOPLE, path, {**claims, **host, **more})
         assert answer.status_code == 200, path
         seen = Received.from_json(answer.json())
         assert seen.values("Cookie") == ["theme=dark"]
         assert seen.values("X-Auth-Request-User") == [USER]
+        assert claimed_by_the_caller(seen) == []
         assert not seen.values("Authorization")

@@ -362,13 +362,16 @@ def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gate
     assert gated.get(MACHINES, "/api/hello").status_code == 401
     assert gated.get(MACHINES, "/").status_code == 404
     claims = {"X-Auth-Request-User": "mallory", "X_Auth_Request_Groups": "admins", "X-Auth-Request-More": "mallory"}
+    claims |= {"Forwarded": "for=mallory", "Cookie": "__Host-prefect-gate=x"}
     answer = gated.get(MACHINES, "/api/hello", {**claims, **dict([basic(USER, PASSWORD)])})
     assert answer.status_code == 200
     seen = Received.from_json(answer.json())
     assert seen.values("X-Auth-Request-User") == [USER]
     assert seen.values("X-Auth-Request-Groups") == [""]
     assert not seen.values("X-Auth-Request-More")
+    assert not seen.values("Forwarded")
     assert not seen.values("Authorization")
+    assert not seen.values("Cookie")
 
 
 def test_people_are_sent_to_sign_in_at_the_service(gated: Gated) -> None:

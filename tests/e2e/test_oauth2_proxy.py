@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.support.claimed_headers import CLAIMED
 from tests.support.echo import Echo, Received
 from tests.support.parts import ROOT, TRAEFIK, require
 from tests.support.processes import Process, clean_environment
@@ -134,12 +135,12 @@ def test_pages_lead_to_the_provider_and_calls_are_401(port: int) -> None:
 def test_a_session_passes_and_ends_at_the_proxy(port: int) -> None:
     for path, headers in (("/runs", [PAGE]), ("/api/flows", []), ("/assets/x.js", [])):
         stale = basic("stale", "stale")
-        claims = [("X-Auth-Request-User", "mallory"), ("X_Auth_Request_Email", "mallory"), ("X-Forwarded-User", "m")]
+        claims = [(name, "mallory") for name in (*CLAIMED, "X_Auth_Request_Email")]
         request = received(port, path, SESSION, stale, *claims, *headers)
         assert request.values("X-Auth-Request-User") == [PERSON]
         assert request.values("X-Auth-Request-Email") == [f"{PERSON}@example.com"]
-        assert request.values("Cookie") == request.values("Authorization") == request.values("X-Forwarded-User") == []
-        assert "mallory" not in json.dumps(request.headers)
+        assert request.values("Cookie") == request.values("Authorization") == []
+        assert [name for name, value in request.headers if "mallory" in value] == []
 
 
 def test_a_refreshed_session_reaches_the_browser(port: int) -> None:

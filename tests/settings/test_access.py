@@ -121,7 +121,10 @@ MISTAKES = {
     "role-of-a-grant": ({"grants": [{"issuer": "local", "roles": ["boss"]}]}, "grants.0.roles: there is no role boss"),
     "role-of-all-users": ({"users": {"role": "boss"}}, "users.role: there is no role boss"),
     "role-of-an-issuer": ({"issuer": {"role": "boss"}}, "issuer.role: there is no role boss"),
-    "capability": ({"roles": {"x": {"capabilities": ["fly"]}}}, "roles.x: a role has capabilities or routes"),
+    "capability": (
+        {"roles": {"x": {"capabilities": ["fly"]}}},
+        "roles.x.capabilities: there is no capability fly: there are admin,",
+    ),
     "empty-role": ({"roles": {"x": {}}}, "roles.x: a role has capabilities or routes"),
     "route": (
         {"roles": {"x": {"routes": ["GET /api/nothing"]}}},

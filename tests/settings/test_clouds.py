@@ -138,4 +138,4 @@ def test_a_missing_package_is_named(cloud: Clouds, kind: str, monkeypatch: pytes
 
 @pytest.mark.parametrize("place", ["vault:x", "aws:", "gcp", "azure:http://vault.example", "azure:vault.example"])
 def test_what_names_no_place_is_a_problem(cloud: Clouds, place: str) -> None:
-    assert "secrets_from.0: expected gcp:PROJECT" in problems({**ISSUER, "FORWARD_AUTH_SECRETS_FROM": place})
+    assert "secrets_from: each member is gcp:PROJECT" in problems({**ISSUER, "FORWARD_AUTH_SECRETS_FROM": place})

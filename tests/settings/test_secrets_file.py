@@ -95,7 +95,7 @@ def test_a_broken_one_is_a_problem_that_quotes_nothing(tmp_path: Path, text: str
 def test_keys_that_are_none_are_refused_here_too(tmp_path: Path) -> None:
     write(tmp_path / "secrets.toml", "[session]\nkey = 's3cret'\n")
     found = problems(USERS)
-    assert "session.key: no such key (see docs/configuration.md) (secrets.toml)" in found
+    assert "session.key: no such key; did you mean session.keys? (secrets.toml)" in found
     assert "s3cret" not in found
 
 

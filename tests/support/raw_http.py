@@ -51,15 +51,22 @@ def send(
     *,
     method: str = "GET",
     body: bytes = b"",
+    chunked: bool = False,
 ) -> Answer:
-    """Send one request to a loopback port, for this host, and return the answer."""
+    """Send one request to a loopback port, for this host, and return the answer.
+
+    A ``chunked`` body does not say its length beforehand, and may be empty (RFC 9112 §7.1).
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", f"{host}:{port}")
         for name, value in headers:
             connection.putheader(name, value)
-        if body or method in {"POST", "PUT", "PATCH"}:
+        if chunked:
+            connection.putheader("Transfer-Encoding", "chunked")
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+        elif body or method in {"POST", "PUT", "PATCH"}:
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body or None)
         response = connection.getresponse()

@@ -115,6 +115,7 @@ class Site:
             "GATE_PEOPLE_HOST": PEOPLE,
             "GATE_PREFECT_URL": self.prefect_url,
             "GATE_AUTH_URL": self.auth_url or self.service_url,
+            "TMPDIR": str(self.folder / "nowhere"),  # no answer of Prefect may be written to disk
         }
         return Process(
             "Traefik",

@@ -19,7 +19,8 @@ PARTS_OF_STREAM = (b"first\n", b"second\n")
 class Upstream:
     """A server on loopback: it answers 200, except on two paths.
 
-    `/api/status/418` is answered 418. `/api/stream` sends its second half when `release` is set.
+    `/api/status/418` is answered 418. `/api/stream` sends its second half when `release` is set. An answer to a request
+    with `X-Padding: 1000` is 1000 bytes longer.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,8 @@ class Upstream:
             more = message.get("more_body", False)
             digest.update(message.get("body", b""))
             length += len(message.get("body", b""))
-        body = json.dumps({**request, "length": length, "sha256": digest.hexdigest()}).encode()
+        padding = next((int(value) for name, value in request["headers"] if name == "x-padding"), 0)
+        body = json.dumps({**request, "length": length, "sha256": digest.hexdigest()}).encode() + b" " * padding
         _, is_status, status = request["path"].partition("/api/status/")
         headers = [
             (b"content-type", b"application/json"),

@@ -279,7 +279,7 @@ def test_the_configuration_can_be_checked_and_shown(tmp_path: Path, users: Path)
     assert "Nobody" not in narrow
     assert "Every" not in narrow
     shown = run("config", "show", cwd=tmp_path, FORWARD_AUTH_USERS__FILE=str(users)).stdout
-    assert f'users.file = "{users}"  # environment, FORWARD_AUTH_USERS__FILE' in shown
+    assert f'[users]\nfile = "{users}"  # environment, FORWARD_AUTH_USERS__FILE' in shown
     assert "port = 8080  # default" in shown
 
 
