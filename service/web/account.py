@@ -31,7 +31,7 @@ _UI_SETTINGS: Final = {
 }
 
 
-class Account:
+class AccountRoutes:
     """The routes for a person who is signed in."""
 
     def __init__(self, context: PageContext) -> None:

@@ -24,7 +24,7 @@ from service.web.page_context import PageContext, PageRequest, as_response, seco
 MAX_FIELD: Final = 4096  # characters of a form's field
 
 
-class Login:
+class LoginRoutes:
     """The routes of signing in."""
 
     def __init__(self, context: PageContext) -> None:

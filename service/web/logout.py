@@ -19,7 +19,7 @@ from service.web.page_context import PageContext, PageRequest, as_response
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-class Logout:
+class LogoutRoutes:
     """The routes of signing out."""
 
     def __init__(self, context: PageContext) -> None:

@@ -18,9 +18,9 @@ from service.core.problems import Cause, Problem
 from service.gate.asgi import ASGIApp, Message, Receive, Scope, Send
 from service.gate.wiring import Wiring
 from service.rendering.answers import refusal_content
-from service.web.account import Account
-from service.web.login import Login
-from service.web.logout import Logout
+from service.web.account import AccountRoutes
+from service.web.login import LoginRoutes
+from service.web.logout import LogoutRoutes
 from service.web.metrics import create_registry
 from service.web.page_context import PageContext
 
@@ -61,7 +61,7 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
             return context.answered(request, NotFound(Problem.NOT_FOUND))
         return context.answered(request, MalformedRequest(_PROBLEMS.get(status, Problem.FORM_UNREADABLE)), status)
 
-    for routes in (Login(context), Logout(context), Account(context)):
+    for routes in (LoginRoutes(context), LogoutRoutes(context), AccountRoutes(context)):
         app.include_router(routes.router, prefix="/_auth")
 
     @app.exception_handler(Refusal)

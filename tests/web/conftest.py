@@ -16,10 +16,10 @@ from service.adapters.users_file import hash_password
 from service.gate.application import ForwardAuth
 from service.settings import Settings
 from service.telemetry.events import JSONFormatter
-from service.web.account import Account
+from service.web.account import AccountRoutes
 from service.web.app import create_app
-from service.web.login import Login
-from service.web.logout import Logout
+from service.web.login import LoginRoutes
+from service.web.logout import LogoutRoutes
 from service.web.page_context import PageContext
 from tests.support.issuer import Issuer as Provider
 
@@ -101,7 +101,7 @@ class Caller:
 def routes_of_pages(app: ForwardAuth) -> list[tuple[str, str]]:
     """Return path and method of each route under /_auth/."""
     context = PageContext(lambda: app.wiring)
-    routes = [one for pages in (Login, Logout, Account) for one in pages(context).router.routes]
+    routes = [one for pages in (LoginRoutes, LogoutRoutes, AccountRoutes) for one in pages(context).router.routes]
     found = [(f"/_auth{one.path}", verb) for one in routes if isinstance(one, Route) for verb in one.methods or ()]
     assert ("/_auth/login", "POST") in found
     return found
