@@ -207,6 +207,27 @@ def test_claims_of_a_person_are_those_of_an_id_token(
 # the table ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("fresh")
+def test_the_table_needs_no_settings(told: Told) -> None:
+    """Not even after `config init`, which writes files that verify nobody yet."""
+    _, before = told("routes")
+    assert told("config", "init")[0] == 0
+    code, text = told("routes")
+    assert code == 0
+    assert text.endswith("The configuration has problems (config check). This is without it.\n")
+    assert text.startswith(before)
+    assert told("routes", "--role", "viewer")[0] == 0
+    assert told("explain", "--role", "viewer", "POST", "/api/flows/filter")[0] == 0
+    for arguments in (
+        ("routes", "--role", "night"),
+        ("routes", "--config", "forward-auth.toml"),
+        ("explain", "--role", "night", "GET", "/"),
+        ("explain", "--user", "alice", "GET", "/"),
+    ):
+        code, text = told(*arguments)
+        assert (code, "nobody could be verified" in text) == (2, True), arguments
+
+
 @pytest.mark.usefixtures("configured")
 def test_the_table_is_printed_whole_or_for_a_role_of_ones_own(told: Told) -> None:
     code, text = told("routes")
