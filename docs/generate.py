@@ -33,8 +33,9 @@ The service reads its settings from these sources. A source overrides those belo
 `prefect-forward-auth config init` writes both files, with every key, its meaning and its default.
 
 The service refuses a key that does not exist, in every source. `prefect-forward-auth config check` lists every
-problem at once. `config show` prints the values in force and the source of each. In a variable, separate the members
-of a list with commas.
+problem at once, and warns of what is valid but weak. It exits with 2 if there is a problem, and with 1 if nobody has a
+role or, with `--strict`, if there is a warning. `config show` prints the values in force as TOML, with the source of
+each. In a variable, separate the members of a list with commas.
 
 For several issuers, write `[[issuers]]` tables with the keys of `[issuer]`, or JSON in `FORWARD_AUTH_ISSUERS`. You
 can use `[issuer]` and `[[issuers]]` together.
@@ -48,13 +49,20 @@ role = "worker"
 [[issuers]]
 url = "https://token.actions.githubusercontent.com"
 audiences = ["prefect"]
-required_claims = { repository_owner = ["acme"] }
+required_claims = { repository_id = ["123456789"], environment = ["production"] }
 role = "deployer"
 
 [users]
 file = "/run/secrets/users.htpasswd"
 role = "viewer"
 ```
+
+An issuer such as GitHub's or GitLab's vouches for everybody's CI jobs. Require a claim that names one repository, and
+one that says which of its jobs: for GitHub `repository_id` (`gh api repos/OWNER/NAME --jq .id`) and an `environment`
+with rules of its own, or `ref`; for GitLab `project_id` with `ref_protected` or `environment`. Numbers are better than
+names, because somebody else can take over a name. `repository_owner` alone lets every repository and every branch of
+the owner in, pull requests included. `job_workflow_ref` names a shared workflow, and not who calls it, so it is only
+good in addition. `config check` warns if no repository is named.
 
 ## Clients with an id and a secret
 
@@ -97,7 +105,7 @@ roles = ["deployer"]
 [[grants]]                                   # a CI system's tokens, of one branch
 issuer = "https://token.actions.githubusercontent.com"
 roles = ["deployer"]
-claims = { repository = "acme/flows", ref = { glob = ["refs/heads/release-*"] } }
+claims = { repository_id = "123456789", ref = { glob = ["refs/heads/release-*"] } }
 
 [[grants]]                                   # a client, with a scope
 issuer = "https://idp.example.com/realms/data"

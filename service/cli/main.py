@@ -22,6 +22,7 @@ from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
 from service.gate.explain import CannotExplainError
 from service.settings import ConfigError, Loaded, Settings, load
+from service.settings.advice import warnings_about
 from service.settings.edit import EditError, Wish, edit_secrets
 from service.settings.load import config_path, secrets_path
 from service.settings.show import shown
@@ -87,12 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, run, explanation in (
         ("init", _config_init, "write a commented forward-auth.toml, and a secrets file for the owner's eyes alone"),
-        ("check", _config_check, "list every problem, or say that there is none"),
+        ("check", _config_check, "list every problem, or say that there is none; exit 1 if nobody could get in"),
         ("show", _config_show, "print the values in force as TOML, each with its source, secrets masked"),
         ("edit-secrets", _config_edit, "open the secrets file in $EDITOR, and replace it once it is good"),
     ):
         command = config.add_parser(name, help=explanation, description=f"{explanation}.")
         _configurable(command)
+        if name == "check":
+            command.add_argument("--strict", action="store_true", help="exit 1 if there is any warning")
         command.set_defaults(run=run)
 
     add_role_commands(commands, _configurable)
@@ -205,15 +208,20 @@ def _config_check(options: argparse.Namespace) -> int:
     at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
     form = "with the form, as users of the file" if settings.local_sign_in else ""
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
-    if not settings.gives_roles:
-        print("Nobody has a role, so whoever comes is refused: set users.role, issuer.role, oidc.role, or grants.")
-    if not loaded.source_of("trusted_proxies"):
-        print("Every private address counts as a proxy's: set trusted_proxies where clients have such addresses, too.")
-    if settings.people_sign_in and not settings.session.keys:
-        print("Sessions end with the process: set session.keys to keep them.")
-    if settings.people_sign_in and settings.workers > 1 and settings.store is None:
-        print("Each worker knows of its own sign-outs alone: set store.url so that all do.")
-    return 0
+    warnings = list(warnings_about(loaded))
+    for warning in warnings:
+        print(f"Warning: {warning}")
+    if not _has_callers(settings):
+        print("Nobody has a role, so every caller is refused: set users.role, issuer.role, oidc.role, or grants.")
+        return 1
+    return 1 if options.strict and warnings else 0
+
+
+def _has_callers(settings: Settings) -> bool:
+    """Tell whether anybody can have a role: it is given, and if only to users of the file, there are some."""
+    users = settings.users
+    others = settings.all_issuers or settings.oidc is not None
+    return settings.gives_roles and bool(others or (users and read_users(users.file, users.max_cost).hashes))
 
 
 def _config_show(options: argparse.Namespace) -> int:

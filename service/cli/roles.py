@@ -24,7 +24,7 @@ from service.gate.explain import (
     routes_of,
 )
 from service.rendering.explanations import change_lines, explanation_lines, route_lines
-from service.settings import Settings, is_configured, load
+from service.settings import ConfigError, Settings, is_configured, load
 
 
 def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -43,7 +43,8 @@ def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentPa
         "--token-file", help="by the sender of the token in this file, which is verified; - is standard input"
     )
     caller.add_argument(
-        "--claims-file", help="by the principal of the claims in this JSON file, as if they were signed"
+        "--claims-file",
+        help="by the principal of the claims in this JSON file, checked as the gate does, but for the signature",
     )
     explanation.add_argument("--issuer", default="", help="the issuer of those claims, if they have no iss")
     explanation.add_argument("--body", help="the call's body, as the proxy sends it along")
@@ -62,21 +63,35 @@ def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentPa
     diff.set_defaults(run=_routes_diff)
 
 
-def _configured(options: argparse.Namespace) -> tuple[Settings | None, Access]:
-    """Return the settings, and who may call what: by the built-in roles as long as nothing is configured."""
-    if not (options.config or options.secrets) and not is_configured(os.environ):
-        return None, Access(BUILT_IN.values(), Routes(known_routes()))
-    settings = load(config_file=options.config, secrets_file=options.secrets).settings
-    return settings, settings.access()
+def _configured(options: argparse.Namespace, *, needed: bool = False) -> tuple[Settings | None, Access]:
+    """Return the settings, and who may call what: by the built-in roles as long as nothing is configured.
+
+    A configuration that has problems is one only if it was named, or is ``needed``.
+    """
+    named = bool(options.config or options.secrets)
+    if named or is_configured(os.environ):
+        try:
+            settings = load(config_file=options.config, secrets_file=options.secrets).settings
+        except ConfigError:
+            if named or needed:
+                raise
+            print("The configuration has problems (config check). This is without it.", file=sys.stderr)
+        else:
+            return settings, settings.access()
+    return None, Access(BUILT_IN.values(), Routes(known_routes()))
 
 
 def _explain(options: argparse.Namespace) -> int:
-    settings, access = _configured(options)
+    settings, access = _configured(options, needed=not _are_built_in(options.role))
     body = None if options.body is None else options.body.encode()
     caller = _caller(options, settings, access)
     explanation = explain(settings, access, caller, (options.method, options.target), body)
     print("\n".join(explanation_lines(explanation)))
     return 0 if isinstance(explanation.decision, Allow) else 1
+
+
+def _are_built_in(roles: list[str] | None) -> bool:
+    return roles is not None and BUILT_IN.keys() >= set(roles)
 
 
 def _caller(options: argparse.Namespace, settings: Settings | None, access: Access) -> Caller:
@@ -102,7 +117,8 @@ def _content(path: str) -> str:
 
 
 def _routes(options: argparse.Namespace) -> int:
-    for line in route_lines(routes_of(_configured(options)[1], options.role, options.capability)):
+    _, access = _configured(options, needed=not _are_built_in([options.role] if options.role else []))
+    for line in route_lines(routes_of(access, options.role, options.capability)):
         print(line)
     return 0
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -16,7 +17,14 @@ from service.adapters.outbound import open_client
 from service.adapters.users_file import read_users
 from service.authn.passwords import LOCAL_ISSUER
 from service.core.errors import Refusal, UnusableError
-from service.core.identity.claims import named_by, principal_from, with_verified_email
+from service.core.identity.claims import (
+    named_by,
+    principal_from,
+    principal_if_signed,
+    validate_audience,
+    validate_times,
+    with_verified_email,
+)
 from service.core.identity.grant_index import GrantIndex
 from service.core.identity.grants import NO_CLAIMS
 from service.core.model import Bearer, ForwardedRequest, Gate, IssuerTrust, Principal
@@ -33,6 +41,7 @@ from service.settings import Settings
 
 _TIMEOUT: Final = 10.0  # seconds
 _WEBSOCKET: Final = "WS"  # how the table writes it; a proxy shows a GET
+_OF_PEOPLE: Final = "oidc.role"
 
 
 class CannotExplainError(Exception):
@@ -43,12 +52,14 @@ class CannotExplainError(Exception):
 class Caller:
     """Who sends a call: the principal with the roles that do not come from grants, or why there is none.
 
-    ``source`` is the key of the configuration that those roles come from.
+    ``source`` is the key of the configuration that those roles come from. ``unchecked`` are claims that the gate would
+    check, and that are not known.
     """
 
     who: Principal | Refusal
     source: str = "as asked"
     claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
+    unchecked: tuple[str, ...] = ()
 
 
 def caller_with_roles(access: Access, names: tuple[str, ...]) -> Caller:
@@ -68,17 +79,37 @@ def caller_from_users(settings: Settings, name: str) -> Caller:
 
 
 def caller_from_claims(settings: Settings, claims: Mapping[str, Any], issuer: str) -> Caller:
-    """Return the principal that claims name, as if the issuer had just signed them."""
+    """Return the principal that claims name, judged by the gate's own checks as if the issuer had signed them.
+
+    A claim that is not there, but in every token of the issuer, counts as right and as unchecked.
+    """
     trusts = _trusts(settings)
     known = ", ".join(trusts) or "none"
     issuer = issuer or str(claims.get("iss", ""))
     if issuer not in trusts:
         raise CannotExplainError(f"name the issuer of the claims (--issuer): configured are {known}")
     source, trust = trusts[issuer]
+    assumed = _assumed(claims, trust)
+    complete, now, unchecked = {**assumed, **claims}, time.time(), tuple(assumed)
     try:
-        return Caller(named_by(claims, trust), source, with_verified_email(claims, trust))
+        if source == _OF_PEOPLE:  # an ID token, which is for one client, and no access token
+            validate_audience(complete, trust)
+            who = named_by(complete, trust, validate_times(complete, trust, now))
+        else:
+            who = principal_if_signed(complete, trust, now)
+        return Caller(who, source, with_verified_email(claims, trust), unchecked)
     except Refusal as refusal:
-        return Caller(refusal)
+        return Caller(refusal, unchecked=unchecked)
+
+
+def _assumed(claims: Mapping[str, Any], trust: IssuerTrust) -> dict[str, Any]:
+    """Return claims that are missing and have nothing to do with who somebody is, each with a value that is right."""
+    right: dict[str, Any] = {"iss": trust.issuer, "aud": sorted(trust.audiences), "exp": time.time() + 60}
+    if trust.client_id_as_audience and "client_id" in claims:
+        del right["aud"]
+    if trust.authorized_parties and "client_id" not in claims:
+        right["azp"] = min(trust.authorized_parties)
+    return {name: value for name, value in right.items() if name not in claims}
 
 
 async def caller_from_token(settings: Settings, token: str) -> Caller:
@@ -107,7 +138,7 @@ def _trusts(settings: Settings) -> dict[str, tuple[str, IssuerTrust]]:
     if settings.issuer is not None:
         found[settings.issuer.url] = "issuer.role", settings.issuer.trust()
     if settings.oidc is not None:
-        found.setdefault(settings.oidc.issuer, ("oidc.role", settings.oidc.trust()))
+        found.setdefault(settings.oidc.issuer, (_OF_PEOPLE, settings.oidc.trust()))
     return found
 
 
@@ -118,6 +149,9 @@ def explain(
     settings: Settings | None, access: Access, caller: Caller, call: tuple[str, str], body: bytes | None
 ) -> Explanation:
     """Return the decision about a call (method and request target), and what led to it."""
+    if not call[1].startswith("/"):
+        path = urlsplit(call[1])._replace(scheme="", netloc="").geturl()
+        raise CannotExplainError(f"a path begins with /: /{path.lstrip('/')}")
     grants = settings.all_grants if settings is not None else ()
     request: ForwardedRequest | None = None
     who = caller.who
@@ -130,11 +164,13 @@ def explain(
     decision = decide(request, who, Gate.API, access, body=body)
     route = access.routes.find(request.method, request.path) if request is not None else None
     if not isinstance(who, Principal) or not isinstance(caller.who, Principal) or request is None:
-        return Explanation(decision, request is not None, route, None, None)
+        return Explanation(decision, request is not None, route, None, None, unchecked=caller.unchecked)
     outcomes = [GrantOutcome(one.name, one.roles, one.unmet(caller.who, caller.claims)) for one in grants]
     verdict = access.judge(request, who.roles, body)
     found = Explanation(decision, is_request=True, route=route, verdict=verdict, principal=who)
-    return found._replace(first_roles=caller.who.roles, source=caller.source, grants=tuple(outcomes))
+    return found._replace(
+        first_roles=caller.who.roles, source=caller.source, grants=tuple(outcomes), unchecked=caller.unchecked
+    )
 
 
 def _request(method: str, target: str) -> ForwardedRequest:

@@ -23,7 +23,7 @@ class Explanation(NamedTuple):
 
     ``is_request`` is False if the request could not be parsed; ``route`` is then None, as for an unknown route.
     ``principal`` has all of its roles; ``first_roles`` are those of it that come from ``source``, a key of the
-    configuration, and not from ``grants``.
+    configuration, and not from ``grants``. ``unchecked`` are claims that the gate checks, and that were not known here.
     """
 
     decision: Decision
@@ -34,6 +34,7 @@ class Explanation(NamedTuple):
     first_roles: tuple[str, ...] = ()
     source: str = ""
     grants: tuple[GrantOutcome, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
 
 def explanation_lines(explanation: Explanation) -> Iterator[str]:
@@ -56,6 +57,8 @@ def explanation_lines(explanation: Explanation) -> Iterator[str]:
         for grant in explanation.grants:
             outcome = f"not given: its condition {grant.unmet!r} is not met" if grant.unmet else "given"
             yield _line("", f"{', '.join(grant.roles)}: {grant.name}, {outcome}")
+    if explanation.unchecked:
+        yield _line("note", f"not checked: the file has no {', no '.join(explanation.unchecked)}")
 
 
 def _line(label: str, text: str) -> str:

@@ -1,7 +1,9 @@
 """`explain` and `routes`: an operator asks before, or after, somebody is refused."""
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +83,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
         (("--role", "admin", "GET", "/api/../x"), 1, "400 invalid_request"),
         (("--role", "boss", "GET", "/"), 2, "there is no role boss"),
         (("--user", "alice", "GET", "/"), 2, "name it (--config)"),
+        (("--role", "admin", "POST", "api/flows/filter"), 2, "a path begins with /: /api/flows/filter"),
+        (("--role", "admin", "GET", "https://prefect.example/api/flows?x=1"), 2, "begins with /: /api/flows?x=1"),
     ],
 )
 def test_before_anything_is_configured_the_built_in_roles_explain_themselves(
@@ -130,7 +134,98 @@ def test_claims_are_explained_as_if_they_were_signed(configured: Path, provider:
     assert told("explain", "--claims-file", str(claims), "POST", RESUME)[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, ""),
+        ({"aud": "other"}, "401 invalid_token: This token is for another audience"),
+        ({"aud": ["other", "prefect"]}, ""),
+        ({"aud": []}, "401 invalid_token"),
+        ({"exp": time.time() - 3600}, "401 invalid_token: This token expired"),
+        ({"exp": "soon"}, "401 invalid_token"),
+        ({"nbf": time.time() + 3600}, "401 invalid_token"),
+        ({"iat": time.time() + 3600}, "401 invalid_token"),
+        ({"iss": "https://other.example"}, "401 invalid_token"),
+        ({"nonce": "x"}, "401 invalid_token"),
+        ({"typ": "Refresh"}, "401 invalid_token"),
+        ({"token_use": "id"}, "401 invalid_token"),
+    ],
+)
+def test_claims_are_judged_as_the_gate_judges_them(
+    changes: dict[str, Any], sentence: str, configured: Path, provider: Provider, told: Told
+) -> None:
+    claims = {"iss": provider.url, "aud": "prefect", "exp": time.time() + 60, "sub": "svc", "team": "data", **changes}
+    (configured / "claims.json").write_text(json.dumps(claims))
+    code, text = told("explain", "--claims-file", "claims.json", "--issuer", provider.url, "POST", RESUME)
+    assert (code, "allowed" in text) == ((1, False) if sentence else (0, True)), text
+    assert sentence in text
+    assert "not checked" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("iss", "aud", "exp"), ""),
+        (("iss", "aud"), "not checked: the file has no exp"),
+        (("iss", "exp"), "not checked: the file has no aud"),
+        ((), "not checked: the file has no iss, no aud, no exp"),
+    ],
+)
+def test_what_the_claims_lack_is_told_as_unchecked(
+    given: tuple[str, ...], sentence: str, configured: Path, provider: Provider, told: Told
+) -> None:
+    every = {"iss": provider.url, "aud": "prefect", "exp": time.time() + 60}
+    claims = {name: every[name] for name in given} | {"sub": "svc", "team": "data"}
+    (configured / "claims.json").write_text(json.dumps(claims))
+    code, text = told("explain", "--claims-file", "claims.json", "--issuer", provider.url, "POST", RESUME)
+    assert code == 0, text
+    assert (sentence in text, "not checked" in text) == (True, bool(sentence))
+
+
+def test_claims_of_a_client_are_judged_by_the_parties_too(configured: Path, provider: Provider, told: Told) -> None:
+    config = Path("forward-auth.toml").read_text().replace("[users]", 'authorized_parties = "cli"\n[users]')
+    Path("forward-auth.toml").write_text(config)
+    claims = {"iss": provider.url, "aud": "prefect", "exp": time.time() + 60, "sub": "svc", "team": "data"}
+    for party, code in (({"azp": "cli"}, 0), ({"client_id": "cli"}, 0), ({"azp": "other"}, 1), ({}, 0)):
+        (configured / "claims.json").write_text(json.dumps(claims | party))
+        ended, text = told("explain", "--claims-file", "claims.json", "POST", RESUME)
+        assert (ended, "the file has no azp" in text) == (code, not party), text
+
+
+def test_claims_of_a_person_are_those_of_an_id_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    issuer = "https://idp.example"
+    Path("forward-auth.toml").write_text(f'[oidc]\nissuer = "{issuer}"\nclient_id = "ui"\nrole = "viewer"')
+    claims = {"iss": issuer, "aud": "ui", "exp": time.time() + 60, "sub": "alice", "nonce": "x"}
+    for changes, code in (({}, 0), ({"aud": "other"}, 1), ({"exp": 1}, 1)):
+        Path("claims.json").write_text(json.dumps(claims | changes))
+        assert told("explain", "--claims-file", "claims.json", "POST", "/api/flows/filter")[0] == code
+
+
 # the table ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_table_needs_no_settings(told: Told) -> None:
+    """Not even after `config init`, which writes files that verify nobody yet."""
+    _, before = told("routes")
+    assert told("config", "init")[0] == 0
+    code, text = told("routes")
+    assert code == 0
+    assert text.endswith("The configuration has problems (config check). This is without it.\n")
+    assert text.startswith(before)
+    assert told("routes", "--role", "viewer")[0] == 0
+    assert told("explain", "--role", "viewer", "POST", "/api/flows/filter")[0] == 0
+    for arguments in (
+        ("routes", "--role", "night"),
+        ("routes", "--config", "forward-auth.toml"),
+        ("explain", "--role", "night", "GET", "/"),
+        ("explain", "--user", "alice", "GET", "/"),
+    ):
+        code, text = told(*arguments)
+        assert (code, "nobody could be verified" in text) == (2, True), arguments
 
 
 @pytest.mark.usefixtures("configured")
