@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import IO, Any
 
 LOGGER = "service.decisions"
+FACTS = ("client", "endpoint", "route")  # of a warning
 
 
 def readable(entry: dict[str, Any]) -> str | None:
     """Return one line for an entry that a person wants to see, None for any other."""
-    clock = str(entry.get("time", ""))[11:19]
-    if entry.get("logger") == LOGGER:
-        who = entry.get("user") or entry.get("code") or ""
-        if "path" not in entry:  # about a person, not a request
-            return f"{clock}      {entry.get('message')}: {who}"
-        what = f"{entry.get('method', ''):<6} {entry['path']}"
-        return f"{clock}  {entry.get('status')} {entry.get('message', ''):<8} {who:<20} {what}"
+    clock, message = str(entry.get("time", ""))[11:19], entry.get("message", "")
     if entry.get("level") in {"warning", "error", "critical"}:
-        return f"{clock}  {entry['level']}: {entry.get('message')}"
-    return None
+        facts = ", ".join(f"{name} {entry[name]}" for name in FACTS if name in entry)
+        return f"{clock}  {entry['level']}: {message}{f' ({facts})' if facts else ''}"
+    if entry.get("logger") != LOGGER:
+        return None
+    who = entry.get("user") or entry.get("code") or ""
+    if "path" not in entry:  # about a person, not a request
+        return f"{clock}      {message}{f': {who}' if who else ''}"
+    return f"{clock}  {entry.get('status')} {message:<8} {who:<20} {entry.get('method', ''):<6} {entry['path']}"
 
 
 class Decisions:

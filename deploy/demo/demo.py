@@ -51,11 +51,23 @@ class Addresses:
         return f"http://{PEOPLE}:{self.traefik}"
 
 
-def add_user(environments: Environments, file: Path, name: str) -> str:
+def write_command(environments: Environments) -> Path:
+    """Put the command `prefect-forward-auth` into the service's environment, and return its path.
+
+    The environment holds what the service needs; the service itself is this clone.
+    """
+    command = environments.service.folder / "bin" / "prefect-forward-auth"
+    python = shlex.quote(str(environments.service.python))
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {python} -m service "$@"\n')
+    command.chmod(0o755)
+    return command
+
+
+def add_user(command: Path, file: Path, name: str) -> str:
     """Add somebody to the users file, by the service's own command; return the password."""
     password = secrets.token_urlsafe(15)
-    argv: list[str | Path] = [environments.service.python, "-m", "service", "users", "add", name, "--file", file]
-    done = subprocess.run(argv, input=password, text=True, capture_output=True, cwd=ROOT, check=False)
+    argv: list[str | Path] = [command, "users", "add", name, "--file", file]
+    done = subprocess.run(argv, input=password, text=True, capture_output=True, check=False)
     if done.returncode:
         msg = f"the users file could not be written:\n{done.stdout}{done.stderr}"
         raise UnusableError(msg)
@@ -134,7 +146,8 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
         cwd=run,
     )
     parts.wait_until(lambda: answers(f"http://127.0.0.1:{ports.service}/readyz"), timeout=30, what="the service")
-    parts.wait_until(lambda: answers(f"{ports.api}/health", status=401), timeout=30, what="Traefik")
+    # a page is no decision, so this does not appear among them
+    parts.wait_until(lambda: answers(f"{ports.ui}/_auth/login"), timeout=30, what="Traefik")
     parts.wait_until(
         lambda: answers(f"http://127.0.0.1:{ports.prefect}/api/health"), timeout=180, what="the Prefect server"
     )
@@ -142,7 +155,7 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
 
 
 def instructions(
-    environments: Environments, home: Path, ports: Addresses, passwords: Mapping[str, str], token: str
+    environments: Environments, command: Path, home: Path, ports: Addresses, passwords: Mapping[str, str], token: str
 ) -> str:
     """Return what to paste: a credential in one of three forms, then a flow; and where people sign in."""
     python, prefect = environments.prefect.python, environments.prefect.folder / "bin" / "prefect"
@@ -176,6 +189,9 @@ Or deploy it, and let a worker run it (the worker goes on polling: stop it with 
 See the runs in a browser (not Safari, which keeps no session over plain http):  {ports.ui}
   sign in as {PERSON}, with the password {passwords[PERSON]}
 
+Ask the service's own command, for example why somebody may not do something:
+  {shlex.quote(str(command))} explain --role viewer POST /api/deployments/
+
 Logs are in {home.parent / "run"}.  Ctrl-C stops everything.
 
 Decisions as they are made:
@@ -206,11 +222,12 @@ def demo(folder: Path, interrupted: threading.Event) -> None:
     ports = Addresses(free_port(), free_port(), free_port(), free_port())
     parts = Parts(run, interrupted.is_set)
     try:
-        passwords = {name: add_user(environments, run / "users.htpasswd", name) for name in (PERSON, WORKER)}
+        command = write_command(environments)
+        passwords = {name: add_user(command, run / "users.htpasswd", name) for name in (PERSON, WORKER)}
         print("Starting …", flush=True)
         service = start(environments, run, home, ports, parts)
         token = (run / "token").read_text()
-        print(instructions(environments, home, ports, passwords, token), flush=True)
+        print(instructions(environments, command, home, ports, passwords, token), flush=True)
         follow(service, parts, interrupted)
     finally:
         print("\nStopping …", flush=True)

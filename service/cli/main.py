@@ -204,14 +204,16 @@ def _config_check(options: argparse.Namespace) -> int:
     settings = loaded.settings
     issuers = ", ".join(one.url for one in settings.all_issuers) or "none"
     users_file = settings.users.file if settings.users else "none"
-    print(f"The configuration is good. Issuers: {issuers}. Users file: {users_file}.")
+    admits = _has_callers(settings)
+    good = "is good" if admits else "has no mistake, but admits nobody"
+    print(f"The configuration {good}. Issuers: {issuers}. Users file: {users_file}.")
     at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
     form = "with the form, as users of the file" if settings.local_sign_in else ""
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
     warnings = list(warnings_about(loaded))
     for warning in warnings:
         print(f"Warning: {warning}")
-    if not _has_callers(settings):
+    if not admits:
         print("Nobody has a role, so every caller is refused: set users.role, issuer.role, oidc.role, or grants.")
         return 1
     return 1 if options.strict and warnings else 0

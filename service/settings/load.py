@@ -127,8 +127,8 @@ def _by_cause(found: Iterable[Problem], draft: Settings, meant: Collection[str] 
 def _meant(environ: Mapping[str, str], from_files: Mapping[str, str]) -> set[str]:
     """Return the keys of variables that do not exist, or that name a file which cannot be read."""
     found: set[str] = set()
-    for name in map(str.upper, environ):
-        if name.startswith(PREFIX) and name not in _OURS and not _known(name):
+    for name in (name.upper() for name, value in environ.items() if value):
+        if name.startswith(PREFIX) and not (name in _OURS or _SERVICE_LINK.fullmatch(name) or _known(name)):
             stem = name.removesuffix(_FILE)
             if stem not in from_files:
                 found |= {stem} if _known(stem) else set(variables_meant(name))

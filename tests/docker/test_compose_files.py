@@ -185,3 +185,11 @@ def test_the_first_users_have_roles_and_whoever_is_added_may_look(composed: dict
     assert {one.users: one.roles for one in settings.all_grants} == {
         (name,): (name,) for name in ("admin", "worker", "deployer")
     }
+
+
+def test_what_documents_take_away_is_everything() -> None:
+    """Without the profiles, Compose leaves the worker running, and its volume."""
+    documents = [ROOT / BASE, ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+    commands = [line for path in documents for line in re.findall(r"docker compose .*?\bdown\b", path.read_text())]
+    assert len(commands) > 2
+    assert [one for one in commands if "--profile '*'" not in one] == []

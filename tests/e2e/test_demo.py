@@ -9,12 +9,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.core.errors import Code
+from service.core.model import Challenge, Face, ForwardedRequest, Gate, Session
+from service.core.problems import Cause, Problem
+from service.telemetry.events import JSONFormatter, Telemetry
 from tests.support.cookie_client import SAME_ORIGIN, CookieClient
 from tests.support.parts import PARTS, ROOT, SERVER_VERSION, prefect_part, require
 from tests.support.processes import Process, clean_environment, marked
@@ -128,6 +132,24 @@ def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, person: Co
         assert completed_task_runs(person, name[1])
 
 
+@pytest.mark.usefixtures("person")
+def test_the_demo_does_not_tell_of_its_own_questions(demo: Process) -> None:
+    """It asks whether all is up before anybody can have sent anything."""
+    demo.wait_for_line(r"signed in: admin", timeout=5)
+    before = demo.text().partition("Decisions as they are made:")[2].partition("signed in: admin")[0]
+    assert not re.search(r"401 refused +credential_required +GET +/api/health", before)
+
+
+def test_printed_command_of_the_service(demo: Process, tmp_path: Path) -> None:
+    (command,) = printed(demo, "Ask the service", "Logs are in")
+    output = shell(demo, tmp_path, [f"{command} || true"])
+    assert "POST /api/deployments/ needs 'deploy'" in output
+    assert output.startswith("refused   403")
+    program = command.split()[0]
+    assert Path(program).name == "prefect-forward-auth"
+    assert shell(demo, tmp_path, [f"{program} --version"]).strip()
+
+
 def test_a_person_sees_the_ui_and_nobody_else_does(demo: Process, person: CookieClient) -> None:
     assert b"<title>Prefect" in person.send("/v2/").body
     assert CookieClient(person.port).send("/v2/").status == 401
@@ -163,14 +185,57 @@ def running(demo: Process, word: str) -> int | None:
     return None
 
 
-def test_python_without_venv_is_told_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian and Ubuntu leave ensurepip out of python3; the one line that cures it is printed."""
-    spec = importlib.util.spec_from_file_location("demo_environments", DEMO.parent / "environments.py")
+def of_the_demo(module: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a module of the demo, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"demo_{module}", DEMO.parent / f"{module}.py")
     assert spec is not None
     assert spec.loader is not None
-    environments = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "demo_environments", environments)
-    spec.loader.exec_module(environments)
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, f"demo_{module}", loaded)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+PERSON = Session("id", "local", "admin", "admin", "", (), {}, 0, 0, 0)
+REQUEST = ForwardedRequest("GET", "wss", "prefect.example", "/api/events/in", "", "192.0.2.1")
+NOBODY = Challenge(401, Code.CREDENTIAL_REQUIRED, Cause(Problem.NO_CREDENTIAL, {}))
+
+
+@pytest.mark.parametrize(
+    ("happens", "lines"),
+    [
+        (lambda told: told.guess_refused("192.0.2.1"), [r"warning: too many .* address \(client 192.0.2.1\)"]),
+        (lambda told: told.unknown_route(REQUEST), [r"warning: a route .* \(route GET /api/events/in\)"]),
+        (
+            lambda told: told.decided(NOBODY, REQUEST, face=Face.FORWARD_AUTH, gate=Gate.API, request_id="", peer=""),
+            [
+                r"warning: a Prefect client opens .* \(client 192.0.2.1, endpoint events/in\)",
+                r"401 refused  credential_required  GET    /api/events/in",
+            ],
+        ),
+        (lambda told: told.signed_in(PERSON, "192.0.2.1"), ["    signed in: admin"]),
+        (lambda told: told.signed_out(PERSON), ["    signed out: admin"]),
+    ],
+    ids=["guesses", "route", "websocket", "sign-in", "sign-out"],
+)
+def test_what_the_service_logs_becomes_lines_that_end(
+    happens: Callable[[Telemetry], None],
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decisions = of_the_demo("decisions", monkeypatch)
+    with caplog.at_level("INFO"):
+        happens(Telemetry())
+    told = [decisions.readable(json.loads(JSONFormatter().format(record))) for record in caplog.records]
+    assert len(told) == len(lines)
+    for line, expected in zip(told, lines, strict=True):
+        assert re.fullmatch(rf"\d\d:\d\d:\d\d  {expected}", line), line
+
+
+def test_python_without_venv_is_told_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian and Ubuntu leave ensurepip out of python3; the one line that cures it is printed."""
+    environments = of_the_demo("environments", monkeypatch)
     environments.check_python()
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

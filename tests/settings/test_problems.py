@@ -268,6 +268,10 @@ def test_what_stands_in_a_variable_that_cannot_be_read_is_not_missing() -> None:
     ]
 
 
+def test_what_kubernetes_adds_stands_for_no_key() -> None:
+    assert problems("", {"FORWARD_AUTH_SERVICE_HOST": "10.0.0.1", "FORWARD_AUTH_ISUERS": ""}) == problems("")
+
+
 def test_a_draft_has_what_is_right() -> None:
     Path("forward-auth.toml").write_text("prot = 1\n[users]\nfile = 'u'\nmax_cost = 'x'\n[log]\nlevel = 'debug'")
     with pytest.raises(ConfigError) as error:
