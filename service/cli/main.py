@@ -222,8 +222,10 @@ def _config_check(options: argparse.Namespace) -> int:
 def _has_callers(settings: Settings) -> bool:
     """Tell whether anybody can have a role: it is given, and if only to users of the file, there are some."""
     users = settings.users
-    others = settings.all_issuers or settings.oidc is not None
-    return settings.gives_roles and bool(others or (users and read_users(users.file, users.max_cost).hashes))
+    others = bool(settings.all_issuers or settings.oidc)
+    return settings.gives_roles and bool(
+        others or (users and read_users(users.file, users.max_cost, users.max_size).hashes)
+    )
 
 
 def _config_show(options: argparse.Namespace) -> int:

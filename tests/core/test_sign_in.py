@@ -213,6 +213,13 @@ def test_somebody_without_the_naming_claim_is_nobody() -> None:
         signed_in_from(id_token(), replace(TRUST, principal_claim="preferred_username"))
 
 
+@pytest.mark.parametrize("name", [" alice", "alice\u200b", "ali\nce"])
+def test_nobody_signs_in_by_a_name_that_is_not_what_one_sees(name: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        signed_in_from(id_token(preferred_username=name), replace(TRUST, principal_claim="preferred_username"))
+    assert refusal.value.cause.problem is Problem.CLAIM_UNUSABLE
+
+
 @pytest.mark.parametrize(
     ("claims", "answer"),
     [
