@@ -602,7 +602,7 @@ def _read_until(connection: socket.socket, needle: bytes) -> bytes:
 def test_what_prefect_refuses_is_its_own_word(status: int, proxy: Proxy, world: World) -> None:
     visitor = world.visitor(proxy)
     for host, credential in ((MACHINES, basic(USER, PASSWORD)), (PEOPLE, visitor.cookie)):
-        answer = send(visitor.port, host, f"/api/status/{status}", [credential])
+        answer = send(visitor.port, host, f"/api/status/{status}", [credential, SAME_ORIGIN])
         assert answer.status == status
         assert Received.from_json(json.loads(answer.body)).path == f"/api/status/{status}"
 
