@@ -220,7 +220,7 @@ def test_no_trick_brings_a_session_to_prefect(more: tuple[str, str], echo_site: 
 def test_pages_and_answers_are_not_kept_and_files_by_the_browser_alone(
     path: str, accept: str, kept: str, echo_site: Site, session: str
 ) -> None:
-    answer = send(echo_site.port, PEOPLE, path, [("Cookie", session), ("Accept", accept)])
+    answer = send(echo_site.port, PEOPLE, path, [OWN_PAGE, ("Cookie", session), ("Accept", accept)])
     assert answer.status == 200
     assert answer.header("Cache-Control") == kept
 
