@@ -62,10 +62,10 @@ class Tokens:
             raise Rejected(Problem.ALGORITHM_NOT_ACCEPTED, got=header.algorithm, expected=issuer.trust.algorithms)
         signed, issued_at = token[: -len(signature_segment) - 1], unverified_claims.get("iat")
         key = issuer.key_at_hand(header.kid, header.algorithm)
-        if key is None:
-            key = await issuer.find_key(header.kid, header.algorithm, issued_at)
-        elif key.verify(signed, signature) is not True and issuer.may_be_replaced(header.kid):
+        genuine = key is not None and key.verify(signed, signature) is True
+        if not genuine and (key is None or issuer.may_be_replaced(header.kid)):
             key = await issuer.find_key(header.kid, header.algorithm, issued_at, instead_of=key)
-        if key.verify(signed, signature) is not True:
+            genuine = key.verify(signed, signature) is True
+        if not genuine:
             raise Rejected(Problem.SIGNATURE_INVALID, algorithm=header.algorithm, kid=header.kid)
         return VerifiedClaims(issuer.trust.issuer, header.token_type, unverified_claims)

@@ -2,13 +2,14 @@
 
 import string
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from service.core.problems import Cause
 from service.core.request.headers import ClientVersion
 from service.rendering.capabilities import MEANING
 from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
-from service.rendering.forms import form_for
+from service.rendering.forms import Form, form_for
 
 MAX_FACT: Final = 200  # characters of a fact in the log
 MAX_SOME: Final = 3  # of the accepted values that a caller is told
@@ -25,7 +26,14 @@ def sentence_for_person(cause: Cause) -> str:
 
 
 def _filled_in(template: str, cause: Cause, client: ClientVersion | None = None) -> str:
-    return _FORMATTER.vformat(template, (), {**cause.facts, "form": form_for(client)})
+    form = form_for(client)
+    return _FORMATTER.vformat(template, (), {**cause.facts, "form": form}) if cause.facts else _constant(template, form)
+
+
+@lru_cache(maxsize=1024)  # more than there are templates and forms
+def _constant(template: str, form: Form) -> str:
+    """Return a template that has no fact in it but the form, filled in once: most refusals need no other."""
+    return _FORMATTER.vformat(template, (), {"form": form})
 
 
 def log_reason(cause: Cause) -> str:
