@@ -162,7 +162,7 @@ def with_verified_email(claims: Mapping[str, Any], trust: IssuerTrust) -> Mappin
     Anybody who registers at the issuer can claim an unverified address (OIDC Core §5.1). If ``email_verified`` is
     missing, the address stays.
     """
-    if "false" not in values_at(claims, "email_verified"):
+    if "email_verified" not in claims or "false" not in values_at(claims, "email_verified"):
         return claims
     return {**claims, "email": None, trust.email_claim: None}
 
