@@ -142,7 +142,8 @@ class VerifyEndpoints(ABC):
         self._telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, peer=peer)
         to_a_person = reaches_a_person(decision, gate, browser)
         page = await self._refusal_pages.page(self.wiring.settings) if to_a_person else None
-        client = parse_client_version(dict(scope["headers"]).get(b"user-agent", b""))
+        user_agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+        client = parse_client_version(user_agent)
         answer = render(decision, face, gate, request_id, browser, page, client=client)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})

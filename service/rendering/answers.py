@@ -28,6 +28,8 @@ _NOBODY: Final[WireHeaders] = [(name, b"") for name in IDENTITY_HEADERS]
 _JSON: Final[WireHeaders] = [(b"cache-control", b"no-store"), (b"content-type", b"application/json")]
 _ONE_LINE: Final = bytes.maketrans(bytes([*range(0x20), 0x7F]), b" " * 0x21)
 _PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "").replace(",", "")
+_BEARER: Final = 'Bearer realm="Prefect API"'
+_BASIC: Final = b'Basic realm="Prefect API", charset="UTF-8"'
 _CHALLENGES: Final = {
     Gate.API: ("Bearer", "Basic"),
     Gate.JWT: ("Bearer",),
@@ -134,12 +136,7 @@ def _challenges(decision: Challenge, gate: Gate, browser: Browser | None, client
     if decision.code in {Code.INVALID_TOKEN, Code.INVALID_REQUEST}:
         description = sentence(decision.cause, client).replace("\\", "").replace('"', "'")
         error = f', error="{decision.code}", error_description="{description}"'
-    rendered = {
-        "Bearer": f'Bearer realm="Prefect API"{error}',
-        "Basic": 'Basic realm="Prefect API", charset="UTF-8"',
-    }
+    bearer = f"{_BEARER}{error}".encode("ascii", "replace").translate(_ONE_LINE)
     return [
-        rendered[scheme].encode("ascii", "replace").translate(_ONE_LINE)
-        for scheme in _CHALLENGES[gate]
-        if browser is None or scheme != "Basic"
+        bearer if scheme == "Bearer" else _BASIC for scheme in _CHALLENGES[gate] if browser is None or scheme != "Basic"
     ]

@@ -234,6 +234,7 @@ _WEBSOCKETS: Final = tuple(
     for route in parse_table(API)
     if route.method == "WS"
 )
+_LAST_SEGMENTS: Final = frozenset(name.rpartition("/")[2] for name, _ in _WEBSOCKETS)  # none is a parameter
 
 
 def websocket_endpoint(path: str) -> str | None:
@@ -241,7 +242,8 @@ def websocket_endpoint(path: str) -> str | None:
 
     For counting and advice only, never for permission: an API under another prefix matches too.
     """
-    for name, pattern in _WEBSOCKETS:
-        if pattern.search(path):
-            return name
+    if path.rpartition("/")[2] in _LAST_SEGMENTS:  # few paths do
+        for name, pattern in _WEBSOCKETS:
+            if pattern.search(path):
+                return name
     return None
