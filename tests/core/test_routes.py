@@ -226,3 +226,5 @@ def test_websockets_are_named_from_a_closed_set() -> None:
         "task_runs/subscriptions/scheduled",
         "work_pools/{name}/workers/connect",
     }
+    for path in ("/api/events/in/", "/api/work_pools/workers/connect", "/api/flows/in", "/in", ""):
+        assert websocket_endpoint(path) is None
