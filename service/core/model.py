@@ -28,11 +28,15 @@ class Gate(StrEnum):
 
 
 class Face(StrEnum):
-    """Which kind of proxy calls, and so where the original request is: the first segment of the path."""
+    """Which kind of proxy calls, and so where the original request is: the first segment of the path.
+
+    At ``RELAY`` a proxy does not ask about a WebSocket but hands it over.
+    """
 
     FORWARD_AUTH = "forward-auth"
     AUTH_REQUEST = "auth-request"
     EXT_AUTHZ = "ext-authz"
+    RELAY = "relay"
 
 
 class ForwardedRequest(NamedTuple):

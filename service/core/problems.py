@@ -62,6 +62,14 @@ class Problem(StrEnum):
     PASSWORD_NOT_ACCEPTED = auto()
     CLIENT_NOT_CONFIGURED = auto()
 
+    # a WebSocket that is handed over to the relay
+    RELAY_WITHOUT_PREFECT = auto()
+    RELAY_FULL = auto()
+    ONLY_RELAYED = auto()  # as for roles
+    FIRST_MESSAGE_LATE = auto()
+    FIRST_MESSAGE_UNREADABLE = auto()
+    PREFECT_OUT_OF_REACH = auto()  # because
+
     # the form and the signature of a JWT
     TOKEN_NOT_A_JWT = auto()
     TOKEN_NOT_BASE64URL = auto()

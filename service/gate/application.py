@@ -12,6 +12,7 @@ from service.core.problems import Cause, Problem
 from service.gate.asgi import ASGIApp, Message, Receive, Scope, Send, send_json
 from service.gate.generation import Generation
 from service.gate.readiness import readiness
+from service.gate.relay import Relay
 from service.gate.reload import ReadSettings, Reloads
 from service.gate.verify import EXT_AUTHZ_PREFIX, VerifyEndpoints
 from service.gate.wiring import Wiring, new_state, wire
@@ -33,19 +34,21 @@ class ForwardAuth(VerifyEndpoints):
         """``read_settings`` reads the settings again on SIGHUP. Raises ConfigError."""
         self.state = new_state()
         super().__init__(Generation(wire(settings, self.state)))
+        self.relay = Relay(self)
         self._load_web = load_web
         self._read_settings = read_settings
         self._web: asyncio.Task[ASGIApp] | None = None
         self._wiring_of_call: ContextVar[Wiring] = ContextVar("wiring_of_call")  # for the web application
         self._reloads: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the probes here, so that they do not wait for the web application, which answers all other calls."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] == "websocket":
+            await self.relay(scope, receive, send)
             return
         path = scope["path"]
         if path == "/healthz":
@@ -102,6 +105,7 @@ class ForwardAuth(VerifyEndpoints):
         """Start the background tasks, and begin to load the web application."""
         await self.generation.start()
         self._web = asyncio.create_task(self._loaded_web())
+        self._watch = asyncio.create_task(self.relay.watch())
         if self._read_settings is not None:
             reloads = Reloads(self._read_settings, self.use)
             self._reloads = asyncio.create_task(reloads.follow_sighup(self.generation))
@@ -116,7 +120,7 @@ class ForwardAuth(VerifyEndpoints):
 
     async def stop(self) -> None:
         """Stop everything that start() began, and close all connections."""
-        for work in (self._reloads, self._web):
+        for work in (self._reloads, self._web, self._watch):
             if work is not None:
                 work.cancel()
         await self.generation.stop()

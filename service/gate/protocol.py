@@ -1,15 +1,27 @@
-"""uvicorn's HTTP protocol with a limit on the size of a request's head. httptools itself has none."""
+"""uvicorn's protocols, with limits that it does not have: on a request's head, and on a WebSocket's first message."""
 
 import json
+import logging
 import secrets
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
+from service.adapters.prefect_socket import CLOSE_SECONDS, MAX_MESSAGE
 from service.core.errors import Code
+from service.core.model import Face
+from service.core.request.first_message import MAX_FIRST_MESSAGE
 
 MAX_HEAD: Final = 128 * 1024  # bytes of the request line and the headers together
 _TOO_LARGE: Final = 431  # RFC 6585 §5
+
+
+RELAY_PREFIX: Final = f"/{Face.RELAY}/"
+_RELAY: Final = RELAY_PREFIX.encode()
+CONNECTION: Final = "forward_auth.connection"  # the ASGI extension through which the relay finds its RelayProtocol
+PING: Final = "forward_auth.ping"  # the ASGI message of a ping, in its place among the messages
 
 
 class _HeadTooLargeError(Exception):
@@ -46,6 +58,13 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         self._received, self._together, self._in_head = 0, self._chunk, True
         super().on_message_complete()
 
+    def _should_upgrade_to_ws(self) -> bool:
+        """Accept WebSockets for the relay alone. Some proxies send the Upgrade header of a request that they verify."""
+        return self.url.startswith(_RELAY)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Log nothing: a call that is no WebSocket for the relay is answered as the plain HTTP that it is."""
+
     def _size_of_head(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
@@ -66,3 +85,46 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         headers = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[_TOO_LARGE] + headers + body)
         self.transport.close()
+
+
+class RelayProtocol(WebSocketsSansIOProtocol):
+    """Accepts only a small message until the client is proved, and answers pings when Prefect has answered them."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.logger = logging.getLogger(__name__)
+        self.conn.max_message_size = MAX_FIRST_MESSAGE
+        self.close_timeout = CLOSE_SECONDS
+        self._proved = False
+
+    def handle_connect(self, event: Request) -> None:
+        """Start the application, and let it find this connection in the scope."""
+        super().handle_connect(event)
+        if self.handshake_initiated and not self.handshake_complete:
+            self.scope["extensions"] = {**(self.scope["extensions"] or {}), CONNECTION: self}  # type: ignore[dict-item]
+
+    def proved(self) -> None:
+        """Accept messages of up to ``MAX_MESSAGE`` bytes from now on, and queue pings for the application."""
+        self.conn.max_message_size = MAX_MESSAGE
+        self._proved = True
+
+    async def send(self, message: Any) -> None:
+        """Send an ASGI message. uvicorn takes a refused upgrade for one that nobody has answered, and logs an error."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+
+    def handle_ping(self) -> None:
+        """Answer a ping or, once the client is proved, queue it behind the messages that came before.
+
+        Prefect's clients take a pong for the proof that the messages before it have arrived.
+        """
+        if not self._proved:
+            super().handle_ping()
+            return
+        pong = b"".join(self.conn.data_to_send())
+        self.queue.put_nowait({"type": PING, "answer": lambda: self._answer(pong)})  # type: ignore[arg-type]
+
+    def _answer(self, pong: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(pong)

@@ -7,18 +7,27 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from service.gate.protocol import BoundedHeadProtocol
+from service.adapters.prefect_socket import MAX_MESSAGE, PING_SECONDS, PONG_SECONDS
+from service.gate.protocol import BoundedHeadProtocol, RelayProtocol
 from service.settings import Settings
 from service.settings.load import CONFIG, SECRETS, SESSION_KEY
 from service.telemetry.events import configure_logging
 
 KEEP_ALIVE: Final = 120  # seconds; longer than proxies keep idle connections, so that they are the ones to close
+PROTOCOLS: Final[dict[str, Any]] = {
+    "http": BoundedHeadProtocol,
+    "ws": RelayProtocol,
+    "ws_max_size": MAX_MESSAGE,
+    "ws_per_message_deflate": False,  # it takes more memory than all the rest of a socket
+    "ws_ping_interval": PING_SECONDS,
+    "ws_ping_timeout": PONG_SECONDS,
+}
 
 
 def serve(settings: Settings, config_file: Path | None = None, secrets_file: Path | None = None) -> None:
@@ -45,8 +54,7 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
         uds=None if settings.uds is None else str(settings.uds),
         workers=settings.workers,
         loop="uvloop",
-        http=BoundedHeadProtocol,
-        ws="none",  # a proxy may forward an Upgrade header, but a verify call is plain HTTP
+        **PROTOCOLS,
         lifespan="on",
         log_config=None,
         access_log=False,

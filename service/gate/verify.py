@@ -64,7 +64,7 @@ class VerifyEndpoints(ABC):
         """Decide by another generation from the next call on."""
         wiring = generation.wiring
         self.generation, self.wiring = generation, wiring
-        self._trusts, self._access = wiring.proxies.trusts, wiring.access
+        self._trusts, self._access = wiring.proxies.trusts, wiring.access_past_relay
         generation.take_effect()
 
     @abstractmethod
@@ -181,6 +181,14 @@ class VerifyEndpoints(ABC):
     def _refuse_peer(peer: str) -> NoReturn:
         """Refuse a caller that is not a trusted proxy."""
         raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=peer)
+
+    async def proof_of(self, gate: Gate, presented: bytes, client: str) -> Proof:
+        """Return the proof of an Authorization header's value, remembered or new, as for a verify call.
+
+        Raises Refusal.
+        """
+        key = self._verdicts.key_of(gate, presented, client)
+        return self._verdicts.recall(key) or await self._prove(gate, presented, client, key)
 
     async def _prove(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Proof:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""

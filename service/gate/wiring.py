@@ -51,6 +51,7 @@ class Wiring:
     state: ProcessState
     proxies: TrustedProxies
     access: Access
+    access_past_relay: Access  # what a proxy may let through to Prefect directly
     seal: Seal
     store: Store | None
     revocation_log: RevocationLog
@@ -136,6 +137,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
         state=state,
         proxies=TrustedProxies(settings.trusted_proxies, unix_socket=settings.uds is not None),
         access=settings.access(),
+        access_past_relay=settings.access(only_relayed=settings.websockets.relay == "always"),
         seal=seal,
         store=store,
         revocation_log=revocation_log,

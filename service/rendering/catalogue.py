@@ -72,6 +72,13 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.CLIENT_NOT_CONFIGURED: "This name is not a client id that is accepted here (client_credentials.clients), and "
     "there is no users file: correct PREFECT_API_AUTH_STRING, or send a JWT.",
     _P.PASSWORD_NOT_ACCEPTED: "A user name and password are not accepted here: send a JWT.",
+    # a WebSocket that is handed over to the relay
+    _P.RELAY_WITHOUT_PREFECT: "WebSockets cannot be relayed: tell whoever runs this service to set prefect.url.",
+    _P.RELAY_FULL: "Too many WebSockets are open: try again shortly.",
+    _P.ONLY_RELAYED: "Every WebSocket has to be relayed here: the proxy must send it to /relay/ (websockets.relay).",
+    _P.FIRST_MESSAGE_LATE: "The first message, which carries the credential, did not come in time: connect again.",
+    _P.FIRST_MESSAGE_UNREADABLE: 'The first message is not {{"type": "auth", "token": "…"}}: update Prefect.',
+    _P.PREFECT_OUT_OF_REACH: "Prefect cannot be reached just now: connect again.",
     # the form and the signature of a JWT
     _P.TOKEN_NOT_A_JWT: "This is not a JWT. Send an access token of your identity provider. {form.token}",
     **dict.fromkeys(

@@ -1,8 +1,9 @@
 """Who may do what: custom roles, and grants of roles to those who prove who they are."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from service.core.identity.grants import ClaimRule, Grant
 from service.core.prefect.roles import BUILT_IN, Role
@@ -131,8 +132,29 @@ def _base_path(value: str) -> str:
 BasePath = Annotated[str, AfterValidator(_base_path)]
 
 
+def _origin(value: str) -> str:
+    parsed = urlsplit(value)
+    if parsed.scheme not in {"http", "https"} or not parsed.hostname or parsed.path.strip("/") or parsed.query:
+        raise ValueError("expected scheme, host and port, such as http://prefect:4200")
+    if parsed.username is not None or parsed.password is not None:
+        raise ValueError("expected no user name or password here: see prefect.auth_string")
+    return value.rstrip("/")
+
+
 class PrefectSettings(Section):
-    """How the Prefect server is mounted."""
+    """The Prefect server: where it is, and how it is mounted."""
+
+    url: Annotated[str, AfterValidator(_origin)] | None = Field(
+        None,
+        description="Where this service reaches the Prefect server, to relay WebSockets. Without it, none is relayed.",
+        examples=["http://prefect:4200"],
+    )
+    auth_string: SecretStr | None = Field(
+        None,
+        description="The value of PREFECT_SERVER_API_AUTH_STRING on the server, if that is set. The relay sends it in "
+        "place of the caller's credential.",
+        examples=["admin:secret"],
+    )
 
     api_base_path: BasePath = Field(
         "/api", min_length=1, description="The value of PREFECT_SERVER_API_BASE_PATH on the server."
@@ -164,6 +186,20 @@ class PrefectSettings(Section):
         """Return the routes of the server as it is mounted, those that were added included."""
         known = known_routes(self.api_base_path, self.ui_base_path)
         return Routes([*known, *_told(self.routes)], self.api_base_path)
+
+
+class WebSocketSettings(Section):
+    """The relay of WebSockets whose credential is not in their headers."""
+
+    relay: Literal["without-header", "always", "off"] = Field(
+        "without-header",
+        description="Which WebSockets are relayed: those whose proxy hands them over because they have no "
+        "Authorization header; `always` refuses every other one, so that the end of a credential ends each socket; "
+        "or none.",
+    )
+    max_open: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        10_000, description="Relayed WebSockets that may be open at the same time. Each needs two file descriptors."
+    )
 
 
 def _told(routes: dict[str, str]) -> list[Route]:

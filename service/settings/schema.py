@@ -18,7 +18,7 @@ from service.core.model import ALGORITHMS, IssuerTrust
 from service.core.prefect.roles import BUILT_IN, Access
 from service.core.prefect.routes import Routes, known_routes
 from service.rendering.sentences import sentence
-from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, check_names
+from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, WebSocketSettings, check_names
 from service.settings.clients import ClientCredentialsSettings, shared_names
 from service.settings.fields import (
     KeySettings,
@@ -238,7 +238,8 @@ class Settings(BaseSettings):
     grants: Annotated[tuple[GrantSettings, ...], BeforeValidator(json_value)] = Field(
         (), description="Who has which roles: `[[grants]]` tables, or JSON in a variable."
     )
-    prefect: PrefectSettings = Field(PrefectSettings(), description="The paths of the Prefect server.")
+    prefect: PrefectSettings = Field(PrefectSettings(), description="The Prefect server.")
+    websockets: WebSocketSettings = Field(WebSocketSettings(), description="The relay of WebSockets.")
     log: LogSettings = Field(LogSettings(), description="What is logged.")
 
     @classmethod
@@ -304,9 +305,10 @@ class Settings(BaseSettings):
             for name in sorted(names - known - {""}):
                 yield key, f"there is no role {name}: there are {', '.join(sorted(known))}"
 
-    def access(self) -> Access:
-        """Return who may call what."""
-        return Access([*BUILT_IN.values(), *(one.role(name) for name, one in self.roles.items())], self.prefect.table())
+    def access(self, *, only_relayed: bool = False) -> Access:
+        """Return who may call what. With ``only_relayed``, WebSockets are refused."""
+        roles = [*BUILT_IN.values(), *(one.role(name) for name, one in self.roles.items())]
+        return Access(roles, self.prefect.table(), only_relayed=only_relayed)
 
     @property
     def _vouching(self) -> list[str]:

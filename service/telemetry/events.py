@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from cachetools import TTLCache
 
 from service.core.errors import Refusal
-from service.core.model import Allow, Decision, Face, ForwardedRequest, Gate, Session
+from service.core.model import Allow, Decision, Face, ForwardedRequest, Gate, Principal, Session
 from service.core.prefect.routes import websocket_endpoint
 from service.rendering.sentences import log_reason
 
@@ -29,6 +29,7 @@ class Telemetry:
         self.allowed: dict[Gate, int] = dict.fromkeys(Gate, 0)
         self.refused: Counter[tuple[Gate, str]] = Counter()
         self.websockets_refused: Counter[str] = Counter()
+        self.websockets: Counter[tuple[str, str]] = Counter()  # relayed ones, by endpoint and what became of them
         self.sign_ins: Counter[str] = Counter()
         self.unknown_routes = 0
         self.guesses_refused = 0
@@ -126,6 +127,13 @@ class Telemetry:
         if self._within_bounds():
             fields = {"code": refusal.code, "reason": log_reason(refusal.cause), "request_id": request_id}
             log.info("sign-in refused", extra={"fields": fields})
+
+    def websocket_ended(self, request: ForwardedRequest, who: Principal, reason: str) -> None:
+        """Count and log that a relayed WebSocket was closed because its credential is not valid any more."""
+        endpoint = websocket_endpoint(request.path) or ""
+        self.websockets[endpoint, "ended"] += 1
+        fields = {"endpoint": endpoint, "client": request.client, "user": who.name, "issuer": who.issuer}
+        log.info("a WebSocket was closed with its credential", extra={"fields": {**fields, "reason": reason}})
 
     def _note_lost_websocket(self, code: str, request: ForwardedRequest | None, gate: Gate) -> None:
         """Count a WebSocket without a credential. Its sender is losing task runs, so the log names it and the cure."""

@@ -96,7 +96,7 @@ class PageContext:
         scope = request.scope
         query = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
-        routed = parse_routed(scope["method"], target, scope["headers"], self.wiring.proxies)
+        routed, _ = parse_routed(scope["method"], target, scope["headers"], self.wiring.proxies)
         found = dict(scope["headers"])
         secure = self.wiring.secure_cookies(routed)
         try:

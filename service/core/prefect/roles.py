@@ -98,9 +98,13 @@ class _Evaluation(NamedTuple):
 
 
 class Access:
-    """The configured roles and the table of routes: who may call what."""
+    """The configured roles and the table of routes: who may call what.
 
-    def __init__(self, roles: Iterable[Role], routes: Routes) -> None:
+    With ``only_relayed``, nobody may open a WebSocket past the relay.
+    """
+
+    def __init__(self, roles: Iterable[Role], routes: Routes, *, only_relayed: bool = False) -> None:
+        self._only_relayed = only_relayed
         self.roles = {role.name: role for role in roles}
         self.routes = routes
         self._named_routes = {name: self._routes_named_by(role) for name, role in self.roles.items()}
@@ -155,6 +159,9 @@ class Access:
         return Granted(route, role.name, route.rule) if route in self._named_routes[role.name] else None
 
     def _evaluate(self, names: tuple[str, ...], route: Route | None) -> _Evaluation:
+        if self._only_relayed and route is not None and route.method == "WS":
+            refusal = Lacking(route, Problem.ONLY_RELAYED, route.capabilities)
+            return _Evaluation(refusal, (), secrets=True, final=True)
         unlimited: Granted | None = None
         limited: list[tuple[Role, Granted]] = []
         roles = [self.roles[name] for name in names if name in self.roles]

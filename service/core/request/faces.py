@@ -69,6 +69,8 @@ def parse_call(
         scheme, authority, target = split_url(require(found, b"x-original-url"))
         method_of_origin = require(found, b"x-original-method")
         request = _request(method_of_origin, scheme, authority, target, _optional_client(found, proxies))
+    elif face is Face.RELAY:
+        return parse_routed(method, raw_target, headers, proxies)
     else:
         found = collect(headers, _EXT_AUTHZ)
         request = _request(
@@ -133,16 +135,20 @@ def browser_of(found: Mapping[bytes, bytes], request: ForwardedRequest) -> Brows
     return parse_browser(found, request) if found.get(b"accept", b"").startswith(b"text/html") else None
 
 
-def parse_routed(method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies) -> ForwardedRequest:
-    """Return a request that the proxy routed to this service itself, for a page under /_auth/.
+def parse_routed(
+    method: str, raw_target: bytes, headers: Headers, proxies: TrustedProxies
+) -> tuple[ForwardedRequest, Mapping[bytes, bytes]]:
+    """Return a request that the proxy routed to this service itself, and its headers.
 
-    The proxy may name the host in X-Forwarded-Host or leave it in Host.
+    That is one for a page under /_auth/, or a WebSocket for the relay. The proxy may name the host in X-Forwarded-Host
+    or leave it in Host.
     """
     found = collect(headers, _FORWARD_AUTH | _EXT_AUTHZ)
-    return _request(
+    request = _request(
         method.encode("latin-1", "replace"),
         found.get(b"x-forwarded-proto", b"http"),
         found.get(b"x-forwarded-host") or require(found, b"host"),
         raw_target,
         _optional_client(found, proxies),
     )
+    return request, found

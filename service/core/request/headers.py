@@ -179,11 +179,16 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
         if scheme.lower().encode() == _DPOP:
             raise MalformedCredential(Problem.AUTHORIZATION_SCHEME_DPOP)
         raise MalformedCredential(Problem.BASIC_WITHOUT_COLON)
-    if password.startswith(_JSON_OBJECT) and _JWT_SHAPE.fullmatch(password):
+    if is_jwt(password):
         return Bearer(password.encode("ascii"))
     if not password and _JWT_SHAPE.fullmatch(username):
         raise MalformedCredential(Problem.BASIC_TOKEN_AS_NAME)
     return parse_pair(username, password)
+
+
+def is_jwt(text: str) -> bool:
+    """Tell whether text has the shape of a JWT (RFC 7515 §3.1), which no password can have here."""
+    return text.startswith(_JSON_OBJECT) and _JWT_SHAPE.fullmatch(text) is not None
 
 
 def parse_pair(username: str, password: str) -> Basic:
