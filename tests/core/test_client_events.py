@@ -115,7 +115,7 @@ def test_the_recording_has_every_event_of_the_table_that_prefect_itself_sends() 
     names = {line["event"]["event"] for line in RECORDED}
     names |= {f"{name.rpartition('.')[0]}.*" for name in names if name.startswith("prefect.task-run.")}
     names |= {"prefect.block.*.loaded" for name in names if name.startswith("prefect.block.")}
-    table = {line.split()[0] for line in CLIENT_EVENTS.strip().splitlines()}
+    table = {name for name, _, _ in CLIENT_EVENTS}
     of_integrations = {"prefect.kubernetes.pod.*", "prefect.ecs.task.*", "prefect.docker.container.*"}
     assert table - names == of_integrations | {"prefect.flow-run.pull-step.failed"}
 
@@ -263,11 +263,29 @@ def test_a_task_run_is_reported_by_its_flow_run_or_itself_if_it_has_none() -> No
     assert passes(task_event(), RUN)
     assert not passes(task_event(), TASK)
     assert passes(task_event(related=[]), TASK)
+    assert passed(task_event(related=[])).task_run == TASK
+    assert passed(task_event()).task_run is None
     assert not passes(task_event(related=[]), RUN)
     of_user = event(of=f"prefect.task-run.{TASK}")
     assert passes(of_user, RUN)
     assert passes({**of_user, "related": []}, TASK)
     assert not passes({**of_user, "related": []}, RUN)
+
+
+def test_a_task_run_without_a_flow_run_is_reported_by_the_task_run_that_started_it() -> None:
+    """Under task.serve, the server hands out the outer task run; no request ever names the inner ones."""
+
+    def started_by(parents: object) -> dict[str, Any]:
+        task_run = {"name": "add", "task_inputs": {"a": [], "__parents__": parents}}
+        return task_event(related=[], payload={**TASK_PAYLOAD, "task_run": task_run})
+
+    content = started_by([{"input_type": "task_run", "id": OTHER}])
+    assert passes(content, OTHER)
+    assert not passes(content, RUN)
+    assert not passes({**content, "related": [OF_RUN]}, OTHER)  # where there is a flow run, it alone counts
+    unusable_parents: list[object] = [[{"id": OTHER.upper()}], [{"id": 1}], [{}], ["x"], {}, None]
+    for unusable in unusable_parents:
+        assert passed(started_by(unusable)).any_of == {TASK}
 
 
 def test_an_event_of_prefect_without_a_run_passes_for_nobody() -> None:

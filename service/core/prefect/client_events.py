@@ -5,9 +5,9 @@ event at all, and of which runs its sender must prove that it reports them. Ever
 refused: the states of flow runs, of deployments and of automations come from the server alone, and automations act on
 them.
 
-The table names every event of the ``prefect.`` namespace that passes. Its columns: the event's name, the resource, and
-where the run stands that must be reported. ``*`` is any text without an end; ``-`` as resource is one outside of the
-``prefect.`` namespace. Names outside of the namespace are events of users.
+The table names every event of the ``prefect.`` namespace that passes: the event's name, its resource, and where the run
+stands that must be reported. ``*`` stands for any text; the resource ``-`` is one outside of the ``prefect.``
+namespace. An event with a name outside of the namespace is an event of users.
 """
 
 import json
@@ -22,30 +22,32 @@ from unicodedata import normalize
 from service.core.names import is_visible_name
 
 # Read from Prefect 3.2.15, 3.4.8, 3.6.11, 3.6.29, 3.8.2, 3.8.8 and 3.9.1. Without a remark, all of them send it.
-CLIENT_EVENTS: Final = """
-prefect.task-run.*                       prefect.task-run.*              flow-run   # the name is the state's
-prefect.flow-run.heartbeat               prefect.flow-run.*              resource   # runner up to 3.6, then the flow
-prefect.flow-run.pull-step.executed      prefect.flow-run.*              resource   # from 3.6
-prefect.flow-run.pull-step.failed        prefect.flow-run.*              resource   # from 3.6
-prefect.runner.cancelled-flow-run        prefect.runner.*                related
-prefect.worker.submitted-flow-run        prefect.worker.*                related
-prefect.worker.executed-flow-run         prefect.worker.*                related
-prefect.worker.started                   prefect.worker.*                worker
-prefect.worker.stopped                   prefect.worker.*                worker
-prefect.artifact.created                 prefect.artifact.*              related    # from 3.6
-prefect.artifact.updated                 prefect.artifact.*              related    # from 3.6
-prefect.asset.referenced                 -                               related    # from 3.4; prefect-dbt, too
-prefect.asset.materialization.succeeded  -                               related    # from 3.4; prefect-dbt, too
-prefect.asset.materialization.failed     -                               related    # from 3.4; prefect-dbt, too
-prefect.block.*.loaded                   prefect.block-document.*        related
-prefect.concurrency-limit.acquired       prefect.concurrency-limit.*     related
-prefect.concurrency-limit.released       prefect.concurrency-limit.*     related
-prefect.concurrency-limit.v1.acquired    prefect.concurrency-limit.v1.*  related    # limits by tag
-prefect.concurrency-limit.v1.released    prefect.concurrency-limit.v1.*  related    # limits by tag
-prefect.kubernetes.pod.*                 prefect.kubernetes.pod.*        related    # prefect-kubernetes
-prefect.ecs.task.*                       prefect.ecs.task.*              related    # prefect-aws
-prefect.docker.container.*               prefect.docker.container.*      related    # prefect-docker
-"""
+# fmt: off
+CLIENT_EVENTS: Final = (
+    ("prefect.task-run.*", "prefect.task-run.*", "flow-run"),  # the name is the state's
+    ("prefect.flow-run.heartbeat", "prefect.flow-run.*", "resource"),  # runner up to 3.6, then the flow
+    ("prefect.flow-run.pull-step.executed", "prefect.flow-run.*", "resource"),  # from 3.6
+    ("prefect.flow-run.pull-step.failed", "prefect.flow-run.*", "resource"),  # from 3.6
+    ("prefect.runner.cancelled-flow-run", "prefect.runner.*", "related"),
+    ("prefect.worker.submitted-flow-run", "prefect.worker.*", "related"),
+    ("prefect.worker.executed-flow-run", "prefect.worker.*", "related"),
+    ("prefect.worker.started", "prefect.worker.*", "worker"),
+    ("prefect.worker.stopped", "prefect.worker.*", "worker"),
+    ("prefect.artifact.created", "prefect.artifact.*", "related"),  # from 3.6
+    ("prefect.artifact.updated", "prefect.artifact.*", "related"),  # from 3.6
+    ("prefect.asset.referenced", "-", "related"),  # from 3.4; prefect-dbt, too
+    ("prefect.asset.materialization.succeeded", "-", "related"),  # from 3.4; prefect-dbt, too
+    ("prefect.asset.materialization.failed", "-", "related"),  # from 3.4; prefect-dbt, too
+    ("prefect.block.*.loaded", "prefect.block-document.*", "related"),
+    ("prefect.concurrency-limit.acquired", "prefect.concurrency-limit.*", "related"),
+    ("prefect.concurrency-limit.released", "prefect.concurrency-limit.*", "related"),
+    ("prefect.concurrency-limit.v1.acquired", "prefect.concurrency-limit.v1.*", "related"),  # limits by tag
+    ("prefect.concurrency-limit.v1.released", "prefect.concurrency-limit.v1.*", "related"),  # limits by tag
+    ("prefect.kubernetes.pod.*", "prefect.kubernetes.pod.*", "related"),  # prefect-kubernetes
+    ("prefect.ecs.task.*", "prefect.ecs.task.*", "related"),  # prefect-aws
+    ("prefect.docker.container.*", "prefect.docker.container.*", "related"),  # prefect-docker
+)
+# fmt: on
 
 MAX_MESSAGE: Final = 1_500_000  # bytes: the server's default
 MAX_CONTAINERS: Final = 20_000  # arrays and objects in a message
@@ -108,6 +110,9 @@ class ClientEvent(NamedTuple):
     ``all_of`` and ``any_of`` are ids of flow runs and task runs. The event passes for whoever reports every run of
     ``all_of`` and, if there are any, one of ``any_of``. Both are empty for the start and the stop of a worker; these
     pass for whoever sends the heartbeats of ``worker``.
+
+    ``task_run`` is a task run without a flow run, as under ``task.serve``. It passes by itself or by the task run that
+    started it. Once its event passed, it counts as reported: it may start further ones.
     """
 
     name: str
@@ -115,6 +120,7 @@ class ClientEvent(NamedTuple):
     occurred: float  # seconds since 1970
     all_of: frozenset[str]
     any_of: frozenset[str]
+    task_run: str | None = None
     worker: Worker | None = None
 
     def is_reported(self, reported: Container[str], *, now: float) -> bool:
@@ -136,20 +142,13 @@ class _Row(NamedTuple):
     runs: str
 
 
-def _parse_table(table: str) -> tuple[MappingProxyType[str, _Row], tuple[_Row, ...]]:
-    exact, patterns = {}, []
-    for line in table.strip().splitlines():
-        name, resource, runs = line.partition("#")[0].split()
-        pattern = re.compile(re.escape(name).replace(r"\*", ".+"), re.DOTALL)
-        row = _Row(pattern, None if resource == "-" else resource.removesuffix("*"), runs)
-        if "*" in name:
-            patterns.append(row)
-        else:
-            exact[name] = row
-    return MappingProxyType(exact), tuple(patterns)
+def _row(name: str, resource: str, runs: str) -> _Row:
+    pattern = re.compile(re.escape(name).replace(r"\*", ".+"))
+    return _Row(pattern, None if resource == "-" else resource.removesuffix("*"), runs)
 
 
-_EXACT, _PATTERNS = _parse_table(CLIENT_EVENTS)
+_EXACT: Final = MappingProxyType({row[0]: _row(*row) for row in CLIENT_EVENTS if "*" not in row[0]})
+_PATTERNS: Final = tuple(_row(*row) for row in CLIENT_EVENTS if "*" in row[0])
 
 
 def parse_event(message: str | bytes) -> ClientEvent | EventProblem:
@@ -347,8 +346,11 @@ def _of_prefect(
         return EventProblem.PAYLOAD_NOT_OF_CLIENTS
     # Clients name one flow run here. They do not name task runs on HTTP: the flow run stands for its task runs.
     runs = _runs(_FLOW_RUN, [one[_ID] for one in related])
-    if row.runs == "resource" or (row.runs == "flow-run" and not runs):
-        runs |= {event.resource[len(_FLOW_RUN) :]}
+    own = event.resource[len(_FLOW_RUN) :]
+    if row.runs == "resource":
+        runs |= {own}
+    if row.runs == "flow-run" and not runs:
+        return event._replace(any_of=frozenset({own, *_parents(content["payload"]["task_run"])}), task_run=own)
     return event._replace(all_of=runs) if runs else EventProblem.NO_RUN
 
 
@@ -358,6 +360,15 @@ def _of_worker(event: ClientEvent, name: str | None, related: list[dict[str, str
     if not name or len(related) != 1 or len(pools) != 1 or not pools[0]:
         return EventProblem.RELATED_NOT_OF_CLIENTS
     return event._replace(worker=Worker(name, pools[0]))
+
+
+def _parents(task_run: dict[str, Any]) -> list[str]:
+    """Return the task runs in which this one was started, as far as clients write them."""
+    inputs = task_run.get("task_inputs")
+    parents = inputs.get("__parents__") if isinstance(inputs, dict) else None
+    if not isinstance(parents, list):
+        return []
+    return [one["id"] for one in parents if isinstance(one, dict) and _is_uuid(one.get("id"))]
 
 
 def _is_task_run_payload(payload: dict[str, Any]) -> bool:
