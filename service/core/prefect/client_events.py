@@ -108,8 +108,8 @@ class ClientEvent(NamedTuple):
     """An event that a client may send, with what its sender must have proved to report.
 
     ``all_of`` and ``any_of`` are ids of flow runs and task runs. The event passes for whoever reports every run of
-    ``all_of`` and, if there are any, one of ``any_of``. Both are empty for the start and the stop of a worker; these
-    pass for whoever sends the heartbeats of ``worker``.
+    ``all_of`` and, if there are any, one of ``any_of``. Both are empty for the start and the stop of a worker: these
+    pass for whoever asks the work pool of ``worker`` for flow runs. Not every version sends heartbeats over HTTP.
 
     ``task_run`` is a task run without a flow run, as under ``task.serve``. It passes by itself or by the task run that
     started it. Once its event passed, it counts as reported: it may start further ones.
