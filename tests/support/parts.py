@@ -19,6 +19,7 @@ INSTALL = f"{Path(sys.executable).name} -m tests.support.install"
 SERVER_VERSION = "3.9.1"
 OLDER_CLIENTS = ("3.6.11", "3.4.8")
 VERSIONS = (SERVER_VERSION, "3.8.8", *OLDER_CLIENTS)  # whose routes the table knows
+CLIENT_VERSIONS = ("3.8.2", "3.6.29", "3.2.15")  # of which tests start clients alone
 
 
 @dataclass(frozen=True)
