@@ -266,9 +266,11 @@ class Relay:
         if client.connection is not None:
             client.connection.proved()
         ended = self._open[client] = asyncio.get_running_loop().create_future()
+        self._telemetry.websockets_open += 1
         try:
             await self._pass_on(client, prefect, ended)
         finally:
+            self._telemetry.websockets_open -= 1
             del self._open[client]
         return None
 

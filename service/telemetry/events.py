@@ -30,6 +30,7 @@ class Telemetry:
         self.refused: Counter[tuple[Gate, str]] = Counter()
         self.websockets_refused: Counter[str] = Counter()
         self.websockets: Counter[tuple[str, str]] = Counter()  # relayed ones, by endpoint and what became of them
+        self.websockets_open = 0
         self.sign_ins: Counter[str] = Counter()
         self.unknown_routes = 0
         self.guesses_refused = 0

@@ -50,6 +50,15 @@ class ServiceCollector(Collector):
         for endpoint, count in telemetry.websockets_refused.items():
             lost.add_metric([endpoint], count)
         yield lost
+        relayed = CounterMetricFamily(
+            "forward_auth_websockets", "Relayed WebSockets, by what became of them", labels=["endpoint", "outcome"]
+        )
+        for (endpoint, outcome), count in telemetry.websockets.items():
+            relayed.add_metric([endpoint, outcome], count)
+        yield relayed
+        yield GaugeMetricFamily(
+            "forward_auth_websockets_open", "Relayed WebSockets that are open", value=telemetry.websockets_open
+        )
         sign_ins = CounterMetricFamily("forward_auth_sign_ins", "Signing in and out, by outcome", labels=["outcome"])
         for outcome, count in telemetry.sign_ins.items():
             sign_ins.add_metric([outcome], count)

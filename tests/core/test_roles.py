@@ -310,3 +310,14 @@ def test_reading_never_needs_more_than_a_viewer_has_and_writing_does(routes: Rou
         elif route.method == "POST" and route.capabilities & open_to_viewers:
             named = route.path.endswith(reads_by_post) or "/ui/" in route.path or "count-by" in route.path
             assert named, route.rule
+
+
+def test_where_all_websockets_are_relayed_none_passes_by(routes: Routes) -> None:
+    access = Access(BUILT_IN.values(), routes, only_relayed=True)
+    for route in routes.all.values():
+        verdict = access.judge(concrete(route), ("admin",), JSON_BODY)
+        if route.method == "WS":
+            assert isinstance(verdict, Lacking)
+            assert verdict.problem is Problem.ONLY_RELAYED
+        else:
+            assert isinstance(verdict, Granted)
