@@ -21,7 +21,12 @@ from service.rendering.sentences import log_reason, sentence, sentence_for_perso
 from tests.support.forwarded_requests import call
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
-OF_RENDERING = {"core/problems.py", "rendering/catalogue.py", "rendering/cures.py"}  # where problems are only listed
+OF_RENDERING = {  # where problems are only listed
+    "core/problems.py",
+    "rendering/catalogue.py",
+    "rendering/close.py",
+    "rendering/cures.py",
+}
 NOT_FACTS = {"retry_after", "subject", "name"}  # parameters of Later and NotPermitted
 LACKING = Lacking(None, Problem.ROUTE_UNKNOWN, frozenset())
 FACTS_OF_ROLES = set(LACKING.cause(call("GET", "/"), Principal("i", "n")).facts)
@@ -119,6 +124,9 @@ WAITING_HELPS = {
     Problem.PROVIDER_BUSY,
     Problem.PROVIDER_ERROR,
     Problem.TOO_MANY_GUESSES,
+    Problem.PREFECT_OUT_OF_REACH,
+    Problem.RELAY_FULL,
+    Problem.RELAY_WITHOUT_PREFECT,  # said on WebSockets alone, which have no button
     Problem.INTERNAL,
 }
 

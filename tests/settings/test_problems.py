@@ -188,7 +188,7 @@ def test_a_secret_that_is_none_is_told_with_all_other_mistakes(what: str) -> Non
         ("[isuer]\nurl = 'x'", "isuer: no such key; did you mean issuer?"),
         (f"{USERS}port = 1", "users.port: no such key; did you mean port?"),
         (f"{USERS}jwks_url = 1", "users.jwks_url: no such key; did you mean issuer.jwks_url?"),
-        (f"{USERS}url = 'x'", "users.url: no such key; did you mean issuer.url or store.url?"),
+        (f"{USERS}url = 'x'", "users.url: no such key; did you mean issuer.url or store.url or prefect.url?"),
         ("xyz = 1", "xyz: no such key (see docs/configuration.md)"),
     ],
 )
