@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -38,9 +38,11 @@ from service.core.prefect.routes import websocket_endpoint
 from service.core.problems import Problem
 from service.core.request.faces import browser_of, parse_call
 from service.core.request.first_message import SUBPROTOCOL, authorization_of, first_message, parse_first_message
+from service.gate import vouching
 from service.gate.asgi import Message, Receive, Scope, Send
 from service.gate.protocol import CONNECTION, PING, RELAY_PREFIX, RelayProtocol
 from service.gate.verify import VerifyEndpoints
+from service.gate.vouching import Vouching
 from service.rendering.answers import allow_headers, render
 from service.rendering.close import ABNORMAL, INTERNAL_ERROR, NO_STATUS, SERVICE_RESTART, Close, close_of, sendable
 from service.state.throttle import sender_of
@@ -48,6 +50,10 @@ from service.state.unproved import Unproved
 
 log = logging.getLogger(__name__)
 
+Judge = Callable[[str | bytes], Awaitable[bool]]
+
+VOUCHED_CHECK_SECONDS: Final = 5.0  # between two looks at who vouches for a socket
+NOTE_SECONDS: Final = 15.0  # between two notes of one caller as seen
 CHECK_SECONDS: Final = 1.0  # between two looks at which credentials have ended
 _CHECKED_AT_ONCE: Final = 50
 _PREFIX: Final = RELAY_PREFIX.encode()
@@ -78,6 +84,7 @@ class _Client:
         "subprotocol",
         "until",
         "user_agent",
+        "vouched",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +100,7 @@ class _Client:
         self.era = 0  # of the verdicts when it was verified
         self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         self.accepted = False
+        self.vouched = False  # there is no credential, and each message is judged
         self.user_agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
 
     def parse(self, endpoints: VerifyEndpoints) -> None:
@@ -114,10 +122,20 @@ class _Client:
         """Return the decision about this WebSocket."""
         return decide(self.request, who, self.gate, access, browser=self.browser)
 
-    async def accept(self) -> None:
-        """Accept the upgrade, with Prefect's sub-protocol if the client has offered it."""
+    async def accept(self, *, proved: bool = False) -> None:
+        """Accept the upgrade, with Prefect's sub-protocol if the client has offered it.
+
+        ``proved`` tells that the client may send large messages at once, where no first message is due.
+        """
+        if proved and self.subprotocol is None:
+            self.proved()
         await self.send({"type": "websocket.accept", "subprotocol": self.subprotocol})
         self.accepted = True
+
+    def proved(self) -> None:
+        """Let the client send large messages, and keep its pings in order with them."""
+        if self.connection is not None:
+            self.connection.proved()
 
     async def receive(self) -> Message:
         """Return the next message, ping or disconnect."""
@@ -144,6 +162,7 @@ class Relay:
         self._verdicts = endpoints.wiring.state.verdicts
         self._telemetry = endpoints.wiring.telemetry
         self._unproved = Unproved()
+        self._vouching = Vouching(endpoints)
         self._open: dict[_Client, asyncio.Future[Close]] = {}  # and what ends it
 
     def __len__(self) -> int:
@@ -197,17 +216,41 @@ class Relay:
             principal = await self._prove(client, client.presented)
             if not isinstance(client.decide(principal, wiring.access), Allow):
                 return principal
-            await client.accept()
+            await client.accept(proved=True)
             await self._token_of(client)
             return principal
         if wiring.settings.websockets.relay == "off":
             return NO_CREDENTIAL
+        if client.subprotocol is None:
+            return await self._accept_if_vouched(client)
         await client.accept()
         token = await self._token_of(client)
         if token is None:
-            return NO_CREDENTIAL
+            return await self._vouched(client)
         client.presented = authorization_of(token)
         return await self._prove(client, client.presented)
+
+    async def _accept_if_vouched(self, client: _Client) -> Principal | NoCredential:
+        """Accept a WebSocket that begins with no first message. Whoever is let in may send a large one at once."""
+        try:
+            who = await self._vouched(client)
+        except Refusal:
+            await client.accept()  # a close frame has a reason, which clients print
+            raise
+        await client.accept(proved=isinstance(who, Principal))
+        return who
+
+    async def _vouched(self, client: _Client) -> Principal | NoCredential:
+        """Return who vouches for a WebSocket without a credential, if somebody does."""
+        if client.request is None or websocket_endpoint(client.request.path) not in vouching.ENDPOINTS:
+            return NO_CREDENTIAL
+        principal = await self._vouching.principal_at(client.request)
+        if principal is None:
+            return NO_CREDENTIAL
+        client.vouched = True
+        client.principal, client.era = principal, self._verdicts.era
+        client.until = time.time() + VOUCHED_CHECK_SECONDS
+        return principal
 
     async def _prove(self, client: _Client, presented: bytes) -> Principal:
         """Return the principal of a credential, and remember on the client until when that holds."""
@@ -228,6 +271,11 @@ class Relay:
         except TimeoutError:
             raise MalformedCredential(Problem.FIRST_MESSAGE_LATE) from None
         return parse_first_message(message)
+
+    async def _still_vouched(self, client: _Client) -> Principal | NoCredential:
+        client.era, client.until = self._verdicts.era, time.time() + VOUCHED_CHECK_SECONDS
+        callers = await self._vouching.callers_at(client.request) if client.request is not None else []
+        return callers[0].proof.principal if callers else NO_CREDENTIAL
 
     async def _refuse(self, client: _Client, decision: Decision) -> None:
         """Count, log and send a refusal: as HTTP before the upgrade is accepted, else as a close frame."""
@@ -258,17 +306,22 @@ class Relay:
             return client.decide(problem, access)
         endpoint = websocket_endpoint(request.path) or ""
         self._telemetry.allowed[client.gate] += 1
-        self._telemetry.websockets[endpoint, "relayed"] += 1
+        self._telemetry.websockets[endpoint, "vouched" if client.vouched else "relayed"] += 1
         if self._telemetry.log_allowed:
             self._telemetry.decided(
                 allowed, request, face=Face.RELAY, gate=client.gate, request_id="", peer=client.peer
             )
-        if client.connection is not None:
-            client.connection.proved()
+        client.proved()
         ended = self._open[client] = asyncio.get_running_loop().create_future()
         self._telemetry.websockets_open += 1
         try:
-            await self._pass_on(client, prefect, ended)
+            if client.vouched:
+                with self._vouching.socket(request) as judge:
+                    sends = endpoint == "events/in"
+                    to_prefect, to_client = (judge.passes_to_prefect, None) if sends else (None, judge.passes_to_client)
+                    await self._pass_on(client, prefect, ended, to_prefect, to_client)
+            else:
+                await self._pass_on(client, prefect, ended)
         finally:
             self._telemetry.websockets_open -= 1
             del self._open[client]
@@ -297,10 +350,19 @@ class Relay:
         return prefect
 
     @staticmethod
-    async def _pass_on(client: _Client, prefect: ClientConnection, ended: "asyncio.Future[Close]") -> None:
-        """Pass messages on until one side closes, or ``ended`` is set; then close the other side, or both, alike."""
-        upwards = asyncio.create_task(_to_prefect(client, prefect))
-        downwards = asyncio.create_task(_to_client(client, prefect))
+    async def _pass_on(
+        client: _Client,
+        prefect: ClientConnection,
+        ended: "asyncio.Future[Close]",
+        to_prefect: Judge | None = None,
+        to_client: Judge | None = None,
+    ) -> None:
+        """Pass messages on until one side closes, or ``ended`` is set; then close the other side, or both, alike.
+
+        A message that its judge does not let pass is dropped.
+        """
+        upwards = asyncio.create_task(_to_prefect(client, prefect, to_prefect))
+        downwards = asyncio.create_task(_to_client(client, prefect, to_client))
         try:
             await asyncio.wait({upwards, downwards, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -315,8 +377,12 @@ class Relay:
 
     async def watch(self) -> None:
         """Close WebSockets when their credential is not valid any more, until cancelled."""
+        reporters, noted_at = self._endpoints.wiring.state.reporters, 0.0
         while True:
             await asyncio.sleep(CHECK_SECONDS)
+            if time.monotonic() >= noted_at + NOTE_SECONDS:
+                noted_at = time.monotonic()
+                reporters.look_again()
             now, era = time.time(), self._verdicts.era
             due = [client for client in self._open if client.era != era or now >= client.until]
             for start in range(0, len(due), _CHECKED_AT_ONCE):
@@ -329,10 +395,14 @@ class Relay:
         While nothing can be decided, the socket stays open, but never past the expiry of its credential.
         """
         before, ended = client.principal, self._open.get(client)
-        if ended is None or before is None or client.presented is None:
+        if ended is None or before is None:
             return
+        who: Principal | NoCredential | Refusal
         try:
-            who: Principal | Refusal = await self._prove(client, client.presented)
+            if client.presented is not None:
+                who = await self._prove(client, client.presented)
+            else:
+                who = await self._still_vouched(client)
         except Refusal as refusal:
             who = refusal
         except Exception:
@@ -347,13 +417,15 @@ class Relay:
         self._telemetry.websocket_ended(client.request, before, close.reason)
 
 
-async def _to_prefect(client: _Client, prefect: ClientConnection) -> Close:
+async def _to_prefect(client: _Client, prefect: ClientConnection, judge: Judge | None) -> Close:
     """Pass the client's messages on until one side closes the socket; return how."""
     try:
         while True:
             message = await client.receive()
             if message["type"] == "websocket.receive":
-                await prefect.send(_content_of(message))
+                content = _content_of(message)
+                if judge is None or await judge(content):
+                    await prefect.send(content)
             elif message["type"] == PING:
                 asyncio.ensure_future(await prefect.ping()).add_done_callback(partial(_answer, message["answer"]))
             else:
@@ -362,11 +434,13 @@ async def _to_prefect(client: _Client, prefect: ClientConnection) -> Close:
         return _close_by_prefect(closed)
 
 
-async def _to_client(client: _Client, prefect: ClientConnection) -> Close:
+async def _to_client(client: _Client, prefect: ClientConnection, judge: Judge | None) -> Close:
     """Pass Prefect's messages on until one side closes the socket; return how."""
     try:
         while True:
             content = await prefect.recv()
+            if judge is not None and not await judge(content):
+                continue
             await client.send({"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content})
     except ConnectionClosed as closed:
         return _close_by_prefect(closed)

@@ -27,6 +27,7 @@ from service.core.model import (
     Proof,
 )
 from service.core.policy import decide
+from service.core.prefect.client_events import run_in_path
 from service.core.prefect.secret_flags import MAX_BODY
 from service.core.problems import Problem
 from service.core.request.cookies import HOST_PREFIX, own_cookies, session_cookie, set_session, strip_own_cookies
@@ -41,6 +42,7 @@ from service.rendering.wire import WireHeaders
 
 log = logging.getLogger(__name__)
 
+_ASKS_FOR_RUNS: Final = "/get_scheduled_flow_runs"
 _EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 _ENDPOINTS: Final = {
     f"/{face}/{gate}": (face, gate, b"") for face in (Face.FORWARD_AUTH, Face.AUTH_REQUEST) for gate in Gate
@@ -56,7 +58,7 @@ class VerifyEndpoints(ABC):
 
     def __init__(self, generation: Generation) -> None:
         state = generation.wiring.state
-        self._verdicts, self._telemetry = state.verdicts, state.telemetry
+        self._verdicts, self._telemetry, self._reporters = state.verdicts, state.telemetry, state.reporters
         self._refusal_pages = RefusalPages()
         self.use(generation)
 
@@ -65,13 +67,14 @@ class VerifyEndpoints(ABC):
         wiring = generation.wiring
         self.generation, self.wiring = generation, wiring
         self._trusts, self._access = wiring.proxies.trusts, wiring.access_past_relay
+        self._notes_reporters = wiring.notes_reporters
         generation.take_effect()
 
     @abstractmethod
     async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what is no verify call."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - a frame costs
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901, PLR0912, PLR0915 - a frame costs
         """Answer one call (ASGI 3.0)."""
         call = (_ENDPOINTS.get(scope["path"]) or _ext_authz_call(scope)) if scope["type"] == "http" else None
         if call is None:
@@ -84,6 +87,7 @@ class VerifyEndpoints(ABC):
         headers = _NOTHING_MORE
         body: bytes | None = None
         decision: Decision | None = None
+        noted: tuple[bytes, bytes, Proof] | None = None
         client = scope.get("client")
         peer = client[0] if client else ""
         try:
@@ -100,6 +104,7 @@ class VerifyEndpoints(ABC):
                     key = self._verdicts.key_of(gate, presented, request.client)
                     proof = self._verdicts.recall(key) or await self._prove(gate, presented, request.client, key)
                     who = proof.principal
+                    noted = presented, key, proof
             if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
                 body = await body_of(receive, MAX_BODY)
             decision = decide(request, who, gate, self._access, browser=browser, body=body)
@@ -113,6 +118,8 @@ class VerifyEndpoints(ABC):
             decision = decide(request, who, gate, self._access, browser=browser)
         if isinstance(decision, Allow):
             self._telemetry.allowed[gate] += 1
+            if noted is not None and request is not None and self._notes_reporters:
+                self._note_reporter(request, gate, *noted)
             if not decision.known:
                 self._telemetry.unknown_route(request)
             if self._telemetry.log_allowed:
@@ -181,6 +188,21 @@ class VerifyEndpoints(ABC):
     def _refuse_peer(peer: str) -> NoReturn:
         """Refuse a caller that is not a trusted proxy."""
         raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=peer)
+
+    def _note_reporter(self, request: ForwardedRequest, gate: Gate, presented: bytes, key: bytes, proof: Proof) -> None:
+        """Remember who calls from which address, and the run or the work pool that the path names."""
+        reporter = self._reporters.fresh.get((request.client, key))
+        if reporter is None:
+            reporter = self._reporters.note(request.client, key, gate, presented, proof, self._verdicts.era)
+        path = request.path
+        if "_runs/" in path:
+            run = run_in_path(path)
+            if run is not None:
+                reporter.reports(run)
+        elif path.endswith(_ASKS_FOR_RUNS):
+            *_, kind, work_pool, _ = path.split("/")
+            if kind == "work_pools":
+                reporter.asks_for(work_pool)
 
     async def proof_of(self, gate: Gate, presented: bytes, client: str) -> Proof:
         """Return the proof of an Authorization header's value, remembered or new, as for a verify call.

@@ -76,6 +76,12 @@ class Wiring:
         """Return the issuers of access tokens, and the provider for sign-in if there is one."""
         return (*self.issuers.values(), *((self.provider_issuer,) if self.provider_issuer else ()))
 
+    @property
+    def notes_reporters(self) -> bool:
+        """Tell whether what a caller proves over HTTP may vouch for a WebSocket of its address."""
+        settings = self.settings
+        return settings.websockets.vouched and settings.websockets.relay != "off" and settings.prefect.url is not None
+
     def secure_cookies(self, request: ForwardedRequest) -> bool:
         """Tell whether cookies for this request's host are Secure. They are, unless ``session.allow_http`` is set."""
         return not self.settings.session.allow_http or keeps_secure(request)

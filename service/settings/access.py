@@ -197,6 +197,11 @@ class WebSocketSettings(Section):
         "Authorization header; `always` refuses every other one, so that the end of a credential ends each socket; "
         "or none.",
     )
+    vouched: bool = Field(
+        default=True,
+        description="Whether a client without any credential may send and receive events of the runs that its address "
+        "reports on over HTTP.",
+    )
     max_open: Annotated[int, Field(ge=1, le=100_000)] = Field(
         10_000, description="Relayed WebSockets that may be open at the same time. Each needs two file descriptors."
     )

@@ -9,6 +9,7 @@ from service.state.client_tokens import ClientTokens
 from service.state.issuer_keys import KeysByIssuer
 from service.state.passwords import KnownPairs, VerifiedPasswords
 from service.state.renewals import Renewals
+from service.state.reporters import Reporters
 from service.state.revocations import Revocations
 from service.state.throttle import FailedAttempts
 from service.state.verdicts import Verdicts
@@ -32,6 +33,7 @@ class ProcessState:
     known_pairs: KnownPairs = field(default_factory=KnownPairs)
     passwords: VerifiedPasswords = field(default_factory=VerifiedPasswords)
     renewals: Renewals = field(default_factory=Renewals)
+    reporters: Reporters = field(default_factory=Reporters)
 
     @classmethod
     def empty(cls, client: httpx.AsyncClient) -> Self:

@@ -31,6 +31,8 @@ class Telemetry:
         self.websockets_refused: Counter[str] = Counter()
         self.websockets: Counter[tuple[str, str]] = Counter()  # relayed ones, by endpoint and what became of them
         self.websockets_open = 0
+        self.events_dropped: Counter[str] = Counter()  # of vouched WebSockets, by why
+        self._droppers: TTLCache[tuple[str, str], None] = TTLCache(MAX_UNKNOWN, GUESSER_SECONDS)
         self.sign_ins: Counter[str] = Counter()
         self.unknown_routes = 0
         self.guesses_refused = 0
@@ -135,6 +137,17 @@ class Telemetry:
         self.websockets[endpoint, "ended"] += 1
         fields = {"endpoint": endpoint, "client": request.client, "user": who.name, "issuer": who.issuer}
         log.info("a WebSocket was closed with its credential", extra={"fields": {**fields, "reason": reason}})
+
+    def event_dropped(self, address: str, reason: str, name: str) -> None:
+        """Count an event that nobody vouches for, and log each address once an hour for each reason."""
+        self.events_dropped[reason] += 1
+        if (address, reason) not in self._droppers:
+            self._droppers[address, reason] = None
+            log.warning(
+                "an event of a client without a credential was dropped: it concerns no run that its address reports "
+                "on. Give the client a credential for WebSockets (docs/workers.md)",
+                extra={"fields": {"client": address, "reason": reason, "event": name[:100]}},
+            )
 
     def _note_lost_websocket(self, code: str, request: ForwardedRequest | None, gate: Gate) -> None:
         """Count a WebSocket without a credential. Its sender is losing task runs, so the log names it and the cure."""

@@ -59,6 +59,14 @@ class ServiceCollector(Collector):
         yield GaugeMetricFamily(
             "forward_auth_websockets_open", "Relayed WebSockets that are open", value=telemetry.websockets_open
         )
+        dropped = CounterMetricFamily(
+            "forward_auth_websocket_events_dropped",
+            "Events of clients without a credential that nobody vouched for",
+            labels=["reason"],
+        )
+        for reason, count in telemetry.events_dropped.items():
+            dropped.add_metric([reason], count)
+        yield dropped
         sign_ins = CounterMetricFamily("forward_auth_sign_ins", "Signing in and out, by outcome", labels=["outcome"])
         for outcome, count in telemetry.sign_ins.items():
             sign_ins.add_metric([outcome], count)

@@ -464,13 +464,14 @@ def test_the_runs_of_an_event_of_the_server() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        '{"type": "auth_success"}',
-        '{"event": 1}',
-        '{"event": {"resource": {"prefect.resource.id": "x"}, "related": null}}',
-        '{"event": {"resource": {}, "related": []}}',
-        '{"event": {"resource": {"prefect.resource.id": ["x"]}, "related": []}}',
-        '{"event": {"resource": {"prefect.resource.id": "prefect.flow-run.x"}, "related": []}}',
-        f'{{"event": {{"resource": {{"prefect.resource.id": "{RUN}"}}, "related": []}}}}',
+        '{"type": "event", "event": 1}',
+        '{"type": "event", "event": {"resource": {"prefect.resource.id": "x"}, "related": null}}',
+        '{"type": "event", "event": {"resource": {}, "related": []}}',
+        '{"type": "event", "event": {"resource": {"prefect.resource.id": ["x"]}, "related": []}}',
+        '{"type": "event", "event": {"resource": {"prefect.resource.id": "prefect.flow-run.x"}, "related": []}}',
+        f'{{"type": "event", "event": {{"resource": {{"prefect.resource.id": "{RUN}"}}, "related": []}}}}',
+        '{"event": {}}',
+        "[]",
         "[" * 100_000,
     ],
 )
@@ -522,3 +523,8 @@ def test_a_path_that_names_no_run(path: str) -> None:
 def test_a_run_in_a_path_is_as_events_name_it(run: uuid.UUID) -> None:
     assert run_in_path(f"/api/task_runs/{run.hex.upper()}") == str(run)
     assert passes(event(of=f"prefect.flow-run.{run}"), str(run))
+
+
+@pytest.mark.parametrize("message", ['{"type": "auth_success"}', '{"type": "auth_failure", "event": {}}'])
+def test_a_message_may_be_no_event(message: str) -> None:
+    assert runs_of_event(message) is None

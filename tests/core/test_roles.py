@@ -321,3 +321,13 @@ def test_where_all_websockets_are_relayed_none_passes_by(routes: Routes) -> None
             assert verdict.problem is Problem.ONLY_RELAYED
         else:
             assert isinstance(verdict, Granted)
+
+
+@pytest.mark.parametrize(
+    ("roles", "may"), [(("worker",), True), (("viewer",), False), (("admin",), True), ((), False), (("gone",), False)]
+)
+def test_capabilities_may_come_from_several_roles(access: Access, roles: tuple[str, ...], *, may: bool) -> None:
+    assert access.may(roles, Capability.REPORT, Capability.EMIT) is may
+    split = Access([Role("a", frozenset({Capability.REPORT})), Role("b", frozenset({Capability.EMIT}))], access.routes)
+    assert split.may(("a", "b"), Capability.REPORT, Capability.EMIT)
+    assert not split.may(("a",), Capability.REPORT, Capability.EMIT)

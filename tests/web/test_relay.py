@@ -4,30 +4,24 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
-from websockets.typing import Subprotocol
 
 from service.adapters.users_file import hash_password
-from service.gate.application import ForwardAuth
-from service.gate.server import PROTOCOLS
 from service.settings import Settings
 from service.state import unproved
-from service.web.app import create_app
 from tests.support.issuer import Issuer as Provider
 from tests.support.prefect_sockets import PrefectSockets
+from tests.support.relay_gate import EVENTS, Gate, closed, eventually, served
 from tests.web.conftest import Caller, basic
 
 pytestmark = pytest.mark.anyio
-EVENTS = "/api/events/in"
-PREFECT = Subprotocol("prefect")
 
 
 @pytest.fixture
@@ -54,78 +48,10 @@ def settings(provider: Provider, users: Path, prefect: PrefectSockets) -> dict[s
     }
 
 
-class Gate:
-    """The service on a free loopback port."""
-
-    def __init__(self, app: ForwardAuth, port: int) -> None:
-        self.app, self.port = app, port
-
-    def connect(
-        self,
-        path: str = EVENTS,
-        *,
-        gate: str = "api",
-        legacy: bool = False,
-        client: str = "203.0.113.7",
-        **headers: str,
-    ) -> connect:
-        """Open a WebSocket as a proxy hands it over."""
-        sent = {"x-forwarded-for": client, "x-forwarded-proto": "ws", "x-forwarded-host": "prefect-m2m.example.com"}
-        return connect(
-            f"ws://127.0.0.1:{self.port}/relay/{gate}{path}",
-            subprotocols=None if legacy else [PREFECT],
-            additional_headers={**sent, **headers},
-            proxy=None,
-        )
-
-    @asynccontextmanager
-    async def opened(self, token: str | None, path: str = EVENTS, **options: Any) -> AsyncIterator[ClientConnection]:
-        """Open a WebSocket as Prefect's clients do, with the token in the first message."""
-        async with self.connect(path, **options) as socket:
-            await socket.send(json.dumps({"type": "auth", "token": token}))
-            assert json.loads(await socket.recv()) == {"type": "auth_success"}
-            yield socket
-
-    async def refused(self, token: str | None, path: str = EVENTS, **options: Any) -> tuple[int, str]:
-        """Return how a WebSocket is closed that begins like one of Prefect's clients."""
-        async with self.connect(path, **options) as socket:
-            await socket.send(json.dumps({"type": "auth", "token": token}))
-            return await closed(socket)
-
-
-async def closed(socket: ClientConnection, seconds: float = 10) -> tuple[int, str]:
-    async with asyncio.timeout(seconds):
-        with suppress(ConnectionClosed):
-            while True:
-                await socket.recv()
-    return socket.close_code or 0, socket.close_reason or ""
-
-
-@asynccontextmanager
-async def served(settings: dict[str, Any]) -> AsyncIterator[Gate]:
-    app = create_app(Settings(**settings))
-    config = uvicorn.Config(app, "127.0.0.1", 0, lifespan="on", log_config=None, proxy_headers=False, **PROTOCOLS)
-    server = uvicorn.Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    assert not server.should_exit
-    try:
-        yield Gate(app, server.servers[0].sockets[0].getsockname()[1])
-    finally:
-        await server.shutdown()
-
-
 @pytest.fixture
 async def gate(settings: dict[str, Any]) -> AsyncIterator[Gate]:
     async with served(settings) as running:
         yield running
-
-
-async def eventually(condition: Callable[[], Any], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 # let in ---------------------------------------------------------------------------------------------------

@@ -169,13 +169,17 @@ def parse_event(message: str | bytes) -> ClientEvent | EventProblem:
     return _judge(content, occurred)
 
 
-def runs_of_event(message: str | bytes) -> frozenset[str]:
+def runs_of_event(message: str | bytes) -> frozenset[str] | None:
     """Return the ids of the flow runs and task runs that an event of ``/events/out`` concerns.
 
-    They stand in its resource and its related resources. Empty for a message that is no event or cannot be read.
+    They stand in its resource and its related resources. Empty for an event that cannot be read; None for a message
+    that is no event, such as the answer to the first message.
     """
     try:
-        event = json.loads(message)["event"]
+        content = json.loads(message)
+        if content["type"] != "event":
+            return None
+        event = content["event"]
         resources = [str(one[_ID]) for one in (event["resource"], *event["related"])]
     except (ValueError, RecursionError, LookupError, TypeError):
         return frozenset()

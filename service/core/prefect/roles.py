@@ -133,6 +133,11 @@ class Access:
         route = self.routes.find(request.method, request.path)
         return route is not None and route.secrets_in_body
 
+    def may(self, roles: tuple[str, ...], *capabilities: Capability) -> bool:
+        """Tell whether these roles together have all of these capabilities."""
+        held = frozenset[Capability]().union(*(self.roles[name].capabilities for name in roles if name in self.roles))
+        return Capability.ADMIN in held or held.issuperset(capabilities)
+
     def opens(self, role: str, route: Route) -> bool:
         """Tell whether a role opens a route, for some names at least."""
         return self._opens(self.roles[role], route) is not None
