@@ -41,7 +41,7 @@ from service.core.request.first_message import SUBPROTOCOL, authorization_of, fi
 from service.gate import vouching
 from service.gate.asgi import Message, Receive, Scope, Send
 from service.gate.protocol import CONNECTION, PING, RELAY_PREFIX, RelayProtocol
-from service.gate.verify import VerifyEndpoints
+from service.gate.verify import VerifyEndpoints, behind_prefix
 from service.gate.vouching import Vouching
 from service.rendering.answers import allow_headers, render
 from service.rendering.close import ABNORMAL, INTERNAL_ERROR, NO_STATUS, SERVICE_RESTART, Close, close_of, sendable
@@ -58,7 +58,6 @@ CHECK_SECONDS: Final = 1.0  # between two looks at which credentials have ended
 _CHECKED_AT_ONCE: Final = 50
 _PREFIX: Final = RELAY_PREFIX.encode()
 _GONE: Final = (OSError, RuntimeError)  # what uvicorn raises where the client has gone, or has been sent a close frame
-_GATES: Final = {gate.encode(): gate for gate in Gate if gate is not Gate.UI}
 
 
 class _ClientGoneError(Exception):
@@ -101,22 +100,26 @@ class _Client:
         self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         self.accepted = False
         self.vouched = False  # there is no credential, and each message is judged
-        self.user_agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+        self.user_agent = b""
 
     def parse(self, endpoints: VerifyEndpoints) -> None:
         """Read the upgrade request; raises Refusal if it cannot be relayed."""
         proxies = endpoints.wiring.proxies
         if not proxies.trusts(self.peer):
             raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=self.peer)
-        name, slash, rest = self._scope["raw_path"].removeprefix(_PREFIX).partition(b"/")
-        if name not in _GATES:
+        call = behind_prefix(self._scope, _PREFIX)
+        if call is None or call[0] is Gate.UI:
             raise NotFound(Problem.NOT_FOUND)
-        self.gate = _GATES[name]
-        query = self._scope["query_string"]
-        target = slash + rest + (b"?" + query if query else b"")
+        self.gate, target = call
         self.request, found = parse_call(Face.RELAY, "GET", target, self._scope["headers"], proxies)
         self.browser = browser_of(found, self.request)
         self.presented = found.get(b"authorization")
+        self.user_agent = found.get(b"user-agent", b"")
+
+    @property
+    def address(self) -> str:
+        """Return the client's address, or an empty string where no proxy has said it."""
+        return self.request.client if self.request is not None else ""
 
     def decide(self, who: Principal | NoCredential | Refusal, access: Access) -> Decision:
         """Return the decision about this WebSocket."""
@@ -244,19 +247,18 @@ class Relay:
         """Return who vouches for a WebSocket without a credential, if somebody does."""
         if client.request is None or websocket_endpoint(client.request.path) not in vouching.ENDPOINTS:
             return NO_CREDENTIAL
+        era = self._verdicts.era  # before the look: what changes meanwhile is looked at again
         principal = await self._vouching.principal_at(client.request)
         if principal is None:
             return NO_CREDENTIAL
-        client.vouched = True
-        client.principal, client.era = principal, self._verdicts.era
-        client.until = time.time() + VOUCHED_CHECK_SECONDS
+        client.vouched, client.principal = True, principal
+        client.era, client.until = era, time.time() + VOUCHED_CHECK_SECONDS
         return principal
 
     async def _prove(self, client: _Client, presented: bytes) -> Principal:
         """Return the principal of a credential, and remember on the client until when that holds."""
-        address = client.request.client if client.request is not None else ""
         client.era = self._verdicts.era
-        proof = await self._endpoints.proof_of(client.gate, presented, address)
+        proof = await self._endpoints.proof_of(client.gate, presented, client.address)
         client.principal, client.until = proof.principal, proof.until
         return proof.principal
 
@@ -264,9 +266,8 @@ class Relay:
         """Return the token of the first message, or None if there is none; Prefect's sub-protocol begins with one."""
         if client.subprotocol is None:
             return None
-        sender = sender_of(client.request.client) if client.request is not None else ""
         try:
-            async with self._unproved.waiting(sender):
+            async with self._unproved.waiting(sender_of(client.address)):
                 message = await client.first_message()
         except TimeoutError:
             raise MalformedCredential(Problem.FIRST_MESSAGE_LATE) from None

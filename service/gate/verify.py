@@ -104,7 +104,8 @@ class VerifyEndpoints(ABC):
                     key = self._verdicts.key_of(gate, presented, request.client)
                     proof = self._verdicts.recall(key) or await self._prove(gate, presented, request.client, key)
                     who = proof.principal
-                    noted = presented, key, proof
+                    if self._notes_reporters:
+                        noted = presented, key, proof
             if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
                 body = await body_of(receive, MAX_BODY)
             decision = decide(request, who, gate, self._access, browser=browser, body=body)
@@ -118,7 +119,7 @@ class VerifyEndpoints(ABC):
             decision = decide(request, who, gate, self._access, browser=browser)
         if isinstance(decision, Allow):
             self._telemetry.allowed[gate] += 1
-            if noted is not None and request is not None and self._notes_reporters:
+            if noted is not None and request is not None:
                 self._note_reporter(request, gate, *noted)
             if not decision.known:
                 self._telemetry.unknown_route(request)
@@ -232,10 +233,16 @@ class VerifyEndpoints(ABC):
 
 
 def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
-    """Return Envoy's face, the gate, and the original target, which stands behind the prefix, as it was sent."""
+    """Return Envoy's face, the gate, and the original target."""
+    call = behind_prefix(scope, _EXT_AUTHZ)
+    return None if call is None else (Face.EXT_AUTHZ, *call)
+
+
+def behind_prefix(scope: Scope, prefix: bytes) -> tuple[Gate, bytes] | None:
+    """Return the gate and the original target, as it was sent, of a path ``{prefix}{gate}{target}``; else None."""
     raw_path, query = scope["raw_path"], scope["query_string"]
-    if not raw_path.startswith(_EXT_AUTHZ):
+    if not raw_path.startswith(prefix):
         return None
-    name, slash, rest = raw_path.removeprefix(_EXT_AUTHZ).partition(b"/")
+    name, slash, rest = raw_path.removeprefix(prefix).partition(b"/")
     gate = _GATES.get(name)
-    return None if gate is None else (Face.EXT_AUTHZ, gate, slash + rest + (b"?" + query if query else b""))
+    return None if gate is None else (gate, slash + rest + (b"?" + query if query else b""))

@@ -94,7 +94,7 @@ def new_state() -> ProcessState:
 
 def wire(settings: Settings, state: ProcessState) -> Wiring:
     """Return the wiring for these settings. Nothing is started, read or fetched."""
-    grants, delay = GrantIndex(settings.all_grants), RefusalDelay()
+    access, grants, delay = settings.access(), GrantIndex(settings.all_grants), RefusalDelay()
     seal = Seal(tuple(one.get_secret_value() for one in settings.session.keys))
     store = _store(settings)
     revocation_log = RevocationLog(state.revocations, store)
@@ -142,8 +142,8 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
         settings=settings,
         state=state,
         proxies=TrustedProxies(settings.trusted_proxies, unix_socket=settings.uds is not None),
-        access=settings.access(),
-        access_past_relay=settings.access(only_relayed=settings.websockets.relay == "always"),
+        access=access,
+        access_past_relay=settings.access(only_relayed=True) if settings.websockets.relay == "always" else access,
         seal=seal,
         store=store,
         revocation_log=revocation_log,

@@ -5,9 +5,10 @@ Some clients of Prefect send no credential at all on a WebSocket. What the same 
 
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from service.core.model import Gate, Proof
+from service.state.bounded import drop_oldest
 
 MAX_ADDRESSES: Final = 10_000
 MAX_OF_ADDRESS: Final = 32
@@ -66,9 +67,9 @@ class Reporters:
             reporter.era, reporter.noted_at = era, now
         callers[who] = reporter
         self.fresh[address, key] = reporter
-        _drop_oldest(self.fresh, MAX_ADDRESSES)
-        _drop_oldest(callers, MAX_OF_ADDRESS)
-        _drop_oldest(self._of_address, MAX_ADDRESSES)
+        drop_oldest(self.fresh, MAX_ADDRESSES)
+        drop_oldest(callers, MAX_OF_ADDRESS)
+        drop_oldest(self._of_address, MAX_ADDRESSES)
         return reporter
 
     def look_again(self) -> None:
@@ -98,9 +99,4 @@ class Reporters:
 def _add(entries: dict[str, None], entry: str) -> None:
     entries.pop(entry, None)
     entries[entry] = None
-    _drop_oldest(entries, MAX_RUNS)
-
-
-def _drop_oldest(entries: dict[Any, Any], capacity: int) -> None:
-    while len(entries) > capacity:
-        del entries[next(iter(entries))]
+    drop_oldest(entries, MAX_RUNS)

@@ -18,6 +18,7 @@ from cachetools import TTLCache
 
 from service.core.identity.sessions import MAX_LIFETIME
 from service.core.model import Session
+from service.state.bounded import drop_oldest
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,4 @@ def _drop_oldest(entries: dict[Any, Any], over: Callable[[Any], bool], capacity:
     """Drop expired entries from the front, then the oldest beyond ``capacity``; return how many of the latter."""
     while entries and over(entries[first := next(iter(entries))]):
         del entries[first]
-    surplus = max(0, len(entries) - capacity)
-    for _ in range(surplus):
-        del entries[next(iter(entries))]
-    return surplus
+    return drop_oldest(entries, capacity)

@@ -22,6 +22,8 @@ from service.web.login import LoginRoutes
 from service.web.logout import LogoutRoutes
 from service.web.page_context import PageContext
 from tests.support.issuer import Issuer as Provider
+from tests.support.prefect_sockets import PrefectSockets
+from tests.support.relay_gate import Gate, served
 
 FORWARDED = {
     "X-Forwarded-Method": "POST",
@@ -270,3 +272,36 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     caplog.set_level(logging.DEBUG, logger="service")
     phases: tuple[Literal["setup", "call"], ...] = ("setup", "call")
     return lambda: "\n".join(JSONFormatter().format(one) for phase in phases for one in caplog.get_records(phase))
+
+
+# WebSockets -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def prefect() -> AsyncIterator[PrefectSockets]:
+    async with PrefectSockets().running() as running:
+        yield running
+
+
+@pytest.fixture
+def relay_users(tmp_path: Path) -> Path:
+    """Return a users file that a test may change."""
+    file = tmp_path / "users"
+    file.write_text("".join(f"{name}:{hash_password('secret', 4)}\n" for name in ("alice", "etl", "other")))
+    return file
+
+
+@pytest.fixture
+def relay_settings(provider: Provider, relay_users: Path, prefect: PrefectSockets) -> dict[str, Any]:
+    return {
+        "issuer": {"url": provider.url, "audiences": "prefect", "role": "worker", "leeway": 0},
+        "users": {"file": relay_users, "role": "viewer", "reload": 0.1},
+        "grants": [{"roles": ["worker"], "issuer": "local", "users": ["etl", "other"]}],
+        "prefect": {"url": prefect.url},
+    }
+
+
+@pytest.fixture
+async def gate(relay_settings: dict[str, Any]) -> AsyncIterator[Gate]:
+    async with served(relay_settings) as running:
+        yield running

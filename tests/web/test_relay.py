@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,36 +22,6 @@ from tests.support.relay_gate import EVENTS, Gate, closed, eventually, served
 from tests.web.conftest import Caller, basic
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def prefect() -> AsyncIterator[PrefectSockets]:
-    async with PrefectSockets().running() as running:
-        yield running
-
-
-@pytest.fixture
-def users(tmp_path: Path) -> Path:
-    file = tmp_path / "users"
-    names = ("alice", "etl")
-    file.write_text("".join(f"{name}:{hash_password('secret', 4)}\n" for name in names))
-    return file
-
-
-@pytest.fixture
-def settings(provider: Provider, users: Path, prefect: PrefectSockets) -> dict[str, Any]:
-    return {
-        "issuer": {"url": provider.url, "audiences": "prefect", "role": "worker", "leeway": 0},
-        "users": {"file": users, "role": "viewer", "reload": 0.1},
-        "grants": [{"roles": ["worker"], "issuer": "local", "users": ["etl"]}],
-        "prefect": {"url": prefect.url},
-    }
-
-
-@pytest.fixture
-async def gate(settings: dict[str, Any]) -> AsyncIterator[Gate]:
-    async with served(settings) as running:
-        yield running
 
 
 # let in ---------------------------------------------------------------------------------------------------
@@ -98,11 +68,11 @@ async def test_a_header_is_proved_at_the_upgrade_and_counts_alone(
 
 
 async def test_the_servers_own_auth_string_replaces_the_callers_credential(
-    settings: dict[str, Any], provider: Provider
+    relay_settings: dict[str, Any], provider: Provider
 ) -> None:
     async with PrefectSockets(auth_string="admin:own").running() as prefect:
         own = {"url": prefect.url, "auth_string": "admin:own"}
-        async with served({**settings, "prefect": own}) as gate:
+        async with served({**relay_settings, "prefect": own}) as gate:
             async with gate.opened(provider.mint()) as socket:
                 await socket.send("hello")
                 assert await socket.recv() == "hello"
@@ -294,9 +264,9 @@ async def test_nothing_but_prefects_websockets_is_relayed(
 
 
 async def test_only_trusted_proxies_hand_sockets_over(
-    settings: dict[str, Any], provider: Provider, prefect: PrefectSockets
+    relay_settings: dict[str, Any], provider: Provider, prefect: PrefectSockets
 ) -> None:
-    async with served({**settings, "trusted_proxies": "192.0.2.1"}) as gate:
+    async with served({**relay_settings, "trusted_proxies": "192.0.2.1"}) as gate:
         with pytest.raises(InvalidStatus) as refused:
             await gate.connect(authorization=f"Bearer {provider.mint()}")
     assert refused.value.response.status_code == 403
@@ -334,29 +304,29 @@ async def test_no_other_path_is_a_websocket_of_the_service(gate: Gate) -> None:
 
 
 async def test_a_relay_that_is_off_or_incomplete_says_so(
-    settings: dict[str, Any], provider: Provider, prefect: PrefectSockets
+    relay_settings: dict[str, Any], provider: Provider, prefect: PrefectSockets
 ) -> None:
-    async with served({**settings, "websockets": {"relay": "off"}}) as gate:
+    async with served({**relay_settings, "websockets": {"relay": "off"}}) as gate:
         with pytest.raises(InvalidStatus) as refused:
             await gate.connect()
         assert refused.value.response.status_code == 401
-    async with served({**settings, "prefect": {}}) as gate:
+    async with served({**relay_settings, "prefect": {}}) as gate:
         with pytest.raises(InvalidStatus) as refused:
             await gate.connect()
         assert refused.value.response.status_code == 503
         assert b"prefect.url" in (refused.value.response.body or b"")
-    async with served({**settings, "websockets": {"max_open": 1}}) as gate, gate.opened(provider.mint()):
+    async with served({**relay_settings, "websockets": {"max_open": 1}}) as gate, gate.opened(provider.mint()):
         with pytest.raises(InvalidStatus) as refused:
             await gate.connect()
         assert refused.value.response.status_code == 429
 
 
 async def test_where_all_sockets_are_relayed_none_passes_by(
-    settings: dict[str, Any], provider: Provider, prefect: PrefectSockets
+    relay_settings: dict[str, Any], provider: Provider, prefect: PrefectSockets
 ) -> None:
     credential = f"Bearer {provider.mint()}"
     for relay, status in (("without-header", 200), ("always", 403)):
-        async with served({**settings, "websockets": {"relay": relay}}) as gate:
+        async with served({**relay_settings, "websockets": {"relay": relay}}) as gate:
             answer = await Caller(gate.app)(credential, X_Forwarded_Method="GET", X_Forwarded_Uri=EVENTS)
             assert answer.status == status
             async with gate.opened(provider.mint(), authorization=credential):
@@ -389,9 +359,9 @@ async def test_what_becomes_of_sockets_is_counted_and_no_credential_is_logged(
 
 
 async def test_a_server_that_is_away_is_tried_again_later(
-    settings: dict[str, Any], provider: Provider, unused_port: int
+    relay_settings: dict[str, Any], provider: Provider, unused_port: int
 ) -> None:
-    async with served({**settings, "prefect": {"url": f"http://127.0.0.1:{unused_port}"}}) as gate:
+    async with served({**relay_settings, "prefect": {"url": f"http://127.0.0.1:{unused_port}"}}) as gate:
         code, reason = await gate.refused(provider.mint())
     assert (code, reason) == (1013, "Prefect cannot be reached just now: connect again.")
 
@@ -417,19 +387,23 @@ async def test_the_end_of_a_token_ends_its_socket(gate: Gate, provider: Provider
         assert await other.recv() == "hello"
 
 
-async def test_who_is_no_user_any_more_loses_the_socket(gate: Gate, users: Path) -> None:
+async def test_who_is_no_user_any_more_loses_the_socket(gate: Gate, relay_users: Path) -> None:
     async with gate.opened("etl:secret") as socket:
-        await asyncio.to_thread(users.write_text, f"alice:{hash_password('secret', 4)}\n")
+        await asyncio.to_thread(relay_users.write_text, f"alice:{hash_password('secret', 4)}\n")
         code, _ = await closed(socket)
         assert code == 1012
 
 
-async def test_who_loses_the_role_loses_the_socket(settings: dict[str, Any], provider: Provider) -> None:
-    async with served(settings) as gate, gate.opened("etl:secret") as socket, gate.opened(provider.mint()) as other:
+async def test_who_loses_the_role_loses_the_socket(relay_settings: dict[str, Any], provider: Provider) -> None:
+    async with (
+        served(relay_settings) as gate,
+        gate.opened("etl:secret") as socket,
+        gate.opened(provider.mint()) as other,
+    ):
         from service.gate.generation import Generation  # noqa: PLC0415 - as a reload does
         from service.gate.wiring import wire  # noqa: PLC0415
 
-        after = Generation(wire(Settings(**{**settings, "grants": []}), gate.app.state))
+        after = Generation(wire(Settings(**{**relay_settings, "grants": []}), gate.app.state))
         await after.start()
         gate.app.use(after)
         code, reason = await closed(socket)
@@ -450,9 +424,9 @@ async def test_an_issuer_that_is_away_ends_no_socket(gate: Gate, provider: Provi
 
 
 async def test_a_service_that_stops_tells_clients_to_connect_again(
-    settings: dict[str, Any], provider: Provider, prefect: PrefectSockets
+    relay_settings: dict[str, Any], provider: Provider, prefect: PrefectSockets
 ) -> None:
-    async with served(settings) as gate:
+    async with served(relay_settings) as gate:
         socket = await gate.connect()
         await socket.send(json.dumps({"type": "auth", "token": provider.mint()}))
         await socket.recv()

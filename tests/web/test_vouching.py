@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +20,6 @@ from tests.web.conftest import Caller, basic
 pytestmark = pytest.mark.anyio
 HOME, ELSEWHERE = "203.0.113.7", "203.0.113.8"
 OUT = "/api/events/out"
-
-
-@pytest.fixture
-async def prefect() -> AsyncIterator[PrefectSockets]:
-    async with PrefectSockets().running() as running:
-        yield running
-
-
-@pytest.fixture
-def users(tmp_path: Path) -> Path:
-    file = tmp_path / "users"
-    file.write_text("".join(f"{name}:{hash_password('secret', 4)}\n" for name in ("alice", "etl", "other")))
-    return file
-
-
-@pytest.fixture
-def settings(provider: Provider, users: Path, prefect: PrefectSockets) -> dict[str, Any]:
-    return {
-        "issuer": {"url": provider.url, "audiences": "prefect", "role": "worker", "leeway": 0},
-        "users": {"file": users, "role": "viewer", "reload": 0.1},
-        "grants": [{"roles": ["worker"], "issuer": "local", "users": ["etl", "other"]}],
-        "prefect": {"url": prefect.url},
-    }
-
-
-@pytest.fixture
-async def gate(settings: dict[str, Any]) -> AsyncIterator[Gate]:
-    async with served(settings) as running:
-        yield running
 
 
 async def report(
@@ -230,7 +200,7 @@ async def test_forged_events_are_dropped_and_the_next_one_passes(
 
 
 async def test_a_socket_ends_with_the_credential_that_vouches_for_it(
-    gate: Gate, provider: Provider, users: Path, monkeypatch: pytest.MonkeyPatch
+    gate: Gate, provider: Provider, relay_users: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.gate.relay.VOUCHED_CHECK_SECONDS", 0.2)
     await report(gate, f"Bearer {provider.mint(exp=int(time.time()) + 3)}", str(uuid.uuid4()), address=ELSEWHERE)
@@ -238,7 +208,7 @@ async def test_a_socket_ends_with_the_credential_that_vouches_for_it(
     async with gate.connect(EVENTS, legacy=True) as of_user:
         async with gate.connect(EVENTS, legacy=True, client=ELSEWHERE) as of_token:
             assert (await closed(of_token))[0] == 1012
-        await asyncio.to_thread(users.write_text, f"alice:{hash_password('secret', 4)}\n")
+        await asyncio.to_thread(relay_users.write_text, f"alice:{hash_password('secret', 4)}\n")
         assert (await closed(of_user))[0] == 1012
 
 
@@ -262,8 +232,8 @@ async def test_an_address_has_a_bounded_number_of_sockets(gate: Gate, monkeypatc
         await one.close()
 
 
-async def test_vouching_can_be_turned_off(settings: dict[str, Any], prefect: PrefectSockets) -> None:
-    async with served({**settings, "websockets": {"vouched": False}}) as gate:
+async def test_vouching_can_be_turned_off(relay_settings: dict[str, Any], prefect: PrefectSockets) -> None:
+    async with served({**relay_settings, "websockets": {"vouched": False}}) as gate:
         await report(gate, basic("etl:secret"), str(uuid.uuid4()))
         async with gate.connect(EVENTS, legacy=True) as socket:
             assert (await closed(socket))[0] == 1008

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from unicodedata import normalize
 
 from service.core.names import is_visible_name
+from service.core.strict_json import no_constant, unique_members
 
 # Read from Prefect 3.2.15, 3.4.8, 3.6.11, 3.6.29, 3.8.2, 3.8.8 and 3.9.1. Without a remark, all of them send it.
 # fmt: off
@@ -239,18 +240,7 @@ def _depth(document: bytes) -> int:
     return deepest
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError  # the server takes the last one; another reader may take the first
-    return members
-
-
-def _no_constant(_name: str) -> None:
-    raise ValueError  # clients write null for NaN
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=unique_members, parse_constant=no_constant)
 
 
 def _is_uuid(value: object) -> bool:

@@ -5,8 +5,10 @@ value that Prefect could take for true counts as asking, and so does everything 
 """
 
 import json
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl
+
+from service.core.strict_json import unique_members
 
 FLAG: Final = "include_secrets"
 MAX_BODY: Final = 64 * 1024
@@ -30,14 +32,7 @@ def asked_in_body(body: bytes) -> bool:
     if not body or len(body) > MAX_BODY:
         return True
     try:
-        content = json.loads(body.decode("utf-8"), object_pairs_hook=_unique)
+        content = json.loads(body.decode("utf-8"), object_pairs_hook=unique_members)
     except (ValueError, RecursionError):
         return True
     return not isinstance(content, dict) or content.get(FLAG, False) is not False
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError  # readers differ on which one counts
-    return members

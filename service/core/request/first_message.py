@@ -6,11 +6,12 @@ Clients send there what PREFECT_API_AUTH_STRING holds, or PREFECT_API_KEY, or nu
 
 import base64
 import json
-from typing import Any, Final
+from typing import Final
 
 from service.core.errors import MalformedCredential
 from service.core.problems import Problem
 from service.core.request.headers import is_jwt
+from service.core.strict_json import no_constant, unique_members
 
 SUBPROTOCOL: Final = "prefect"
 MAX_FIRST_MESSAGE: Final = 32 * 1024  # bytes; twice the longest Authorization header that is read
@@ -19,7 +20,7 @@ MAX_FIRST_MESSAGE: Final = 32 * 1024  # bytes; twice the longest Authorization h
 def parse_first_message(message: str | bytes) -> str | None:
     """Return the token of a first message, or None if it has none. Raises MalformedCredential for anything else."""
     try:
-        content = json.loads(message, object_pairs_hook=_object, parse_constant=_refuse)
+        content = json.loads(message, object_pairs_hook=unique_members, parse_constant=no_constant)
     except (ValueError, RecursionError):
         raise MalformedCredential(Problem.FIRST_MESSAGE_UNREADABLE) from None
     if not isinstance(content, dict) or content.get("type") != "auth":
@@ -46,14 +47,3 @@ def authorization_of(token: str) -> bytes:
         return b"Basic " + base64.b64encode(token.encode("utf-8"))
     except UnicodeEncodeError:  # a lone surrogate, which JSON can escape
         raise MalformedCredential(Problem.FIRST_MESSAGE_UNREADABLE) from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError  # readers differ on which one counts
-    return content
-
-
-def _refuse(_constant: str) -> None:
-    raise ValueError  # NaN and Infinity are no JSON

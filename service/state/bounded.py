@@ -1,0 +1,11 @@
+"""The bound of a memory that keeps its entries in order of age."""
+
+from typing import Any
+
+
+def drop_oldest(entries: dict[Any, Any], capacity: int) -> int:
+    """Drop the oldest entries, which are the first, beyond ``capacity``; return how many."""
+    surplus = max(0, len(entries) - capacity)
+    for _ in range(surplus):
+        del entries[next(iter(entries))]
+    return surplus
