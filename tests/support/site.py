@@ -132,12 +132,16 @@ class Site:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             self.traefik = self.start_traefik("http.yml", {8000: self.port})
-            stack.callback(lambda: self.traefik.stop())  # the one of then
-            stack.callback(lambda: self.service.stop() if hasattr(self, "service") else None)
+            stack.callback(self._stop)
             self.start_service()
             self._wait_for_routes()
             self._stack = stack.pop_all()
         return self
+
+    def _stop(self) -> None:
+        self.traefik.stop()
+        if hasattr(self, "service"):
+            self.service.stop()
 
     def restart_traefik(self) -> None:
         """Let another Traefik take its place."""
