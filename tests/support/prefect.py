@@ -117,7 +117,9 @@ class Server:
         """Make a process work pool."""
         self.ask("POST", "/work_pools/", {"name": name, "type": "process"})
 
-    def create_deployment(self, name: str, *, entrypoint: str, pool: str) -> str:
+    def create_deployment(
+        self, name: str, *, entrypoint: str, pool: str, parameters: Mapping[str, Any] | None = None
+    ) -> str:
         """Deploy a flow of tests/support/flows to a pool, and return the deployment's id."""
         flow = self.ask("POST", "/flows/", {"name": name})
         deployment = {
@@ -125,6 +127,7 @@ class Server:
             "flow_id": flow["id"],
             "work_pool_name": pool,
             "entrypoint": entrypoint,
+            "parameters": dict(parameters or {}),
             "path": str(FLOWS),
             "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(FLOWS)}}],
         }
