@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 SIDE_BY_SIDE = 2
 TASKS = 20
-OBSERVER_SECONDS = 30.0  # that an observer gets to see what it waits for
+OBSERVER_SECONDS = 45.0  # that an observer gets to see what it waits for
 ENDED = ("COMPLETED", "FAILED", "CRASHED")
 OBSERVES = FLOWS / "observes.py"
 

@@ -60,8 +60,9 @@ class Client:
 class Server:
     """A Prefect server on loopback with a database of its own, up inside the `with` block."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self.settings = settings or {}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._http = httpx.Client(base_url=f"{self.url}/api", timeout=30)
@@ -74,6 +75,7 @@ class Server:
                 "PREFECT_SERVER_UI_API_URL": "/api",
                 "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.5",
                 "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # whole seconds: 0.5 is 0, a busy loop
+                **self.settings,
             },
         )
         database = self.folder / ".prefect" / "prefect.db"
@@ -128,6 +130,7 @@ class Server:
             "work_pool_name": pool,
             "entrypoint": entrypoint,
             "parameters": dict(parameters or {}),
+            "parameter_openapi_schema": {"type": "object", "properties": {}},
             "path": str(FLOWS),
             "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(FLOWS)}}],
         }
