@@ -31,7 +31,7 @@ SETTINGS = """
 import json
 from prefect.settings import get_current_settings
 s = get_current_settings()
-print(json.dumps([s.api.url, s.ui_url, sorted(s.client.retry_extra_codes), s.client.custom_headers]))
+print(json.dumps([s.api.url, s.ui_url, s.client.custom_headers]))
 """
 # What the worker submits for a flow run: by its own code, and no cluster is asked.
 JOB = """
@@ -65,7 +65,7 @@ def ask_prefect(version: str, code: str, *words: str | Path, home: Path, **told:
 @pytest.mark.parametrize("name", ["prefect.toml", "pyproject.toml"])
 def test_a_project_s_file_is_understood(name: str, version: str, tmp_path: Path) -> None:
     shutil.copy(WORKERS / "profiles" / name, tmp_path)
-    assert ask_prefect(version, SETTINGS, home=tmp_path) == [API, UI, [500], {}]
+    assert ask_prefect(version, SETTINGS, home=tmp_path) == [API, UI, {}]
 
 
 @pytest.mark.parametrize("version", [SERVER_VERSION, *OLDER_CLIENTS])
@@ -73,9 +73,9 @@ def test_profiles_are_understood(version: str, tmp_path: Path) -> None:
     (tmp_path / ".prefect").mkdir()
     shutil.copy(WORKERS / "profiles" / "profiles.toml", tmp_path / ".prefect")
     basic = {"Authorization": "Basic <BASE64>"}
-    assert ask_prefect(version, SETTINGS, home=tmp_path) == [API, UI, [500], basic]
+    assert ask_prefect(version, SETTINGS, home=tmp_path) == [API, UI, basic]
     by_token = ask_prefect(version, SETTINGS, home=tmp_path, PREFECT_PROFILE="gated-by-token")
-    assert by_token == [API.replace("://", "://jwt:<JWT>@"), UI, [500], {}]
+    assert by_token == [API.replace("://", "://jwt:<JWT>@"), UI, {}]
 
 
 def test_what_a_worker_is_told_is_what_prefect_knows(tmp_path: Path) -> None:
@@ -83,7 +83,6 @@ def test_what_a_worker_is_told_is_what_prefect_knows(tmp_path: Path) -> None:
     assert ask_prefect(SERVER_VERSION, SETTINGS, home=tmp_path, **told) == [
         API,
         UI,
-        [500],
         {"Authorization": "Bearer <JWT>"},
     ]
 
