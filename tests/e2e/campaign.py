@@ -100,7 +100,7 @@ class Campaign:
         stream = ("-m", "prefect", "events", "stream", "--format", "text")
         emit = partial(self._server.emit, f"seen.{name}")
         seen = {
-            "deployment run --watch": _shows(client, "watch", "(?i)finished in state .*completed", *watch),
+            "deployment run --watch": _shows(client, "watch", "finished successfully", *watch),
             "events stream": _shows(client, "stream", f"seen.{name}", *stream, meanwhile=emit),
             "wait_for_flow_run": _shows(client, "wait", "ended as COMPLETED", OBSERVES, "wait", deployment),
         }
