@@ -45,6 +45,7 @@ class Site:
     service_port: int = field(default_factory=free_port)
     port: int = field(default_factory=free_port)
     auth_url: str = ""  # where Traefik finds the service, if that is not the service's own port
+    websockets: str = "without-header"  # which WebSockets of machines the proxy hands over to the relay, or "always"
     dynamic: Path = SHIPPED / "dynamic"  # Traefik's dynamic configuration
 
     @property
