@@ -104,16 +104,25 @@ def test_selectors_find_the_pods(overlay: str) -> None:
 def test_the_proxy_alone_is_let_in(overlay: str, name: str, port: int) -> None:
     policy = one(name, "NetworkPolicy", overlay)["spec"]
     assert "Ingress" in policy["policyTypes"]
-    ((proxy,),) = [rule["from"] for rule in policy["ingress"]]
+    rules = [rule["from"] for rule in policy["ingress"]]
+    if name == "prefect-server":  # the service relays WebSockets
+        service = one("forward-auth", "Deployment", overlay)["spec"]["selector"]
+        assert rules.pop(0) == [{"podSelector": service}], "of the same namespace"
+    ((proxy,),) = rules
     assert set(proxy) == {"namespaceSelector", "podSelector"}, "both in one: these pods of that namespace"
     assert proxy["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == overlay
-    assert [rule["ports"] for rule in policy["ingress"]] == [[{"protocol": "TCP", "port": port}]]
+    assert all(rule["ports"] == [{"protocol": "TCP", "port": port}] for rule in policy["ingress"])
 
 
 def test_the_base_lets_nobody_in() -> None:
-    policies = [each["spec"] for each in built("base") if each["kind"] == "NetworkPolicy"]
-    assert [policy.get("ingress") or [] for policy in policies] == [[], []]
-    assert all("Ingress" in policy["policyTypes"] for policy in policies)
+    """The service itself may reach Prefect, to relay WebSockets."""
+    policies = {each["metadata"]["name"]: each["spec"] for each in built("base") if each["kind"] == "NetworkPolicy"}
+    assert all("Ingress" in policy["policyTypes"] for policy in policies.values())
+    service, prefect = policies["forward-auth"], policies["prefect-server"]
+    assert service["ingress"] == []
+    ports = [{"protocol": "TCP", "port": 4200}]
+    assert prefect["ingress"] == [{"from": [{"podSelector": service["podSelector"]}], "ports": ports}]
+    assert {"to": [{"podSelector": prefect["podSelector"]}], "ports": ports} in service["egress"]
 
 
 # the pod, as far as it can be had without a cluster -----------------------------------------------------------
@@ -169,7 +178,9 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
     mode = secrets["secret"]["defaultMode"] & (0o777 if os.geteuid() == 0 else 0o700)  # root gives them to a group
     (mounts["secrets"] / "FORWARD_AUTH_SESSION__KEYS").chmod(mode)
     port = free_port()
-    environment = {each["name"]: f"{tmp_path}{each['value']}" for each in container["env"]}
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert told["FORWARD_AUTH_PREFECT__URL"] == "http://prefect-server:4200"
+    environment = {name: f"{tmp_path}{value}" if value.startswith("/") else value for name, value in told.items()}
     argv = [sys.executable, "-m", "service", *container["args"], "--port", str(port)]
     pod = Pod(tmp_path, port, None)  # type: ignore[arg-type]  # the files come first
     pod.swap_users("alice")
