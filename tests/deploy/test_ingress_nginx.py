@@ -39,7 +39,7 @@ PREFIX = "nginx.ingress.kubernetes.io/"
 NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
 
 
-def annotations(ingress: dict[str, Any]) -> dict[str, str]:
+def annotations_of(ingress: dict[str, Any]) -> dict[str, str]:
     return {name.removeprefix(PREFIX): text for name, text in ingress["metadata"].get("annotations", {}).items()}
 
 
@@ -103,7 +103,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
     maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
     ingresses = [each for each in objects if each["kind"] == "Ingress"]
     paths = [
-        (ingress["spec"]["rules"][0]["host"], path, annotations(ingress))
+        (ingress["spec"]["rules"][0]["host"], path, annotations_of(ingress))
         for ingress in ingresses
         for path in ingress["spec"]["rules"][0]["http"]["paths"]
     ]
