@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 PYTEST := pytest -q -n 3 --no-loadscope-reorder
 QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings state authn gate cli web))
 
-.PHONY: help init hooks parts check types test test-quick coverage bench demo docs lock clean
+.PHONY: help init hooks parts check types test test-quick coverage bench client-matrix demo docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ coverage: init ## run the quick tests; fail below 100 % of branches in service/c
 
 bench: parts ## measure the speed, print a table, write build/bench.json
 	$(RUN)/python -m tests.bench
+
+client-matrix: parts ## run each version of Prefect's client with each form of credential, print what arrives
+	$(RUN)/python -m tests.e2e.client_matrix
 
 demo: ## Traefik, Prefect and the service on 127.0.0.1, without Docker
 	$(PYTHON) deploy/demo/demo.py

@@ -39,6 +39,7 @@ class Addresses:
     prefect: int
     service: int
     traefik: int
+    verify: int
 
     @property
     def api(self) -> str:
@@ -79,6 +80,7 @@ def static_configuration(ports: Addresses, file: Path) -> Path:
     text = (ROOT / "traefik" / "http.yml").read_text()
     for shipped, ours in (
         ('":8000"', f'"127.0.0.1:{ports.traefik}"'),
+        ("127.0.0.1:8081", f"127.0.0.1:{ports.verify}"),
         ("/etc/traefik/dynamic", str(ROOT / "traefik" / "dynamic")),
     ):
         if text.count(shipped) != 1:
@@ -128,6 +130,7 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
             "FORWARD_AUTH_GRANTS": json.dumps(grants),
             "FORWARD_AUTH_LOG__FORMAT": "json",
             "FORWARD_AUTH_LOG__DECISIONS": "all",
+            "FORWARD_AUTH_PREFECT__URL": f"http://127.0.0.1:{ports.prefect}",
         },
         cwd=ROOT,
     )
@@ -142,6 +145,7 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
             "GATE_PEOPLE_HOST": PEOPLE,
             "GATE_PREFECT_URL": f"http://127.0.0.1:{ports.prefect}",
             "GATE_AUTH_URL": f"http://127.0.0.1:{ports.service}",
+            "GATE_VERIFY_URL": f"http://127.0.0.1:{ports.verify}",
         },
         cwd=run,
     )
@@ -219,7 +223,7 @@ def demo(folder: Path, interrupted: threading.Event) -> None:
     run.mkdir(mode=0o700)
     for one in ("server", "client"):
         (home / one).mkdir(parents=True, exist_ok=True)
-    ports = Addresses(free_port(), free_port(), free_port(), free_port())
+    ports = Addresses(free_port(), free_port(), free_port(), free_port(), free_port())
     parts = Parts(run, interrupted.is_set)
     try:
         command = write_command(environments)

@@ -10,10 +10,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -40,17 +40,16 @@ from service.core.request.faces import browser_of, parse_call
 from service.core.request.first_message import SUBPROTOCOL, authorization_of, first_message, parse_first_message
 from service.gate import vouching
 from service.gate.asgi import Message, Receive, Scope, Send
+from service.gate.held_events import LOOK_SECONDS
 from service.gate.protocol import CONNECTION, PING, RELAY_PREFIX, RelayProtocol
 from service.gate.verify import VerifyEndpoints, behind_prefix
-from service.gate.vouching import Vouching
+from service.gate.vouching import VouchedSocket, Vouching
 from service.rendering.answers import allow_headers, render
 from service.rendering.close import ABNORMAL, INTERNAL_ERROR, NO_STATUS, SERVICE_RESTART, Close, close_of, sendable
 from service.state.throttle import sender_of
 from service.state.unproved import Unproved
 
 log = logging.getLogger(__name__)
-
-Judge = Callable[[str | bytes], Awaitable[bool]]
 
 VOUCHED_CHECK_SECONDS: Final = 5.0  # between two looks at who vouches for a socket
 NOTE_SECONDS: Final = 15.0  # between two notes of one caller as seen
@@ -224,8 +223,6 @@ class Relay:
             return principal
         if wiring.settings.websockets.relay == "off":
             return NO_CREDENTIAL
-        if client.subprotocol is None:
-            return await self._accept_if_vouched(client)
         await client.accept()
         token = await self._token_of(client)
         if token is None:
@@ -233,27 +230,28 @@ class Relay:
         client.presented = authorization_of(token)
         return await self._prove(client, client.presented)
 
-    async def _accept_if_vouched(self, client: _Client) -> Principal | NoCredential:
-        """Accept a WebSocket that begins with no first message. Whoever is let in may send a large one at once."""
-        try:
-            who = await self._vouched(client)
-        except Refusal:
-            await client.accept()  # a close frame has a reason, which clients print
-            raise
-        await client.accept(proved=isinstance(who, Principal))
-        return who
-
     async def _vouched(self, client: _Client) -> Principal | NoCredential:
-        """Return who vouches for a WebSocket without a credential, if somebody does."""
-        if client.request is None or websocket_endpoint(client.request.path) not in vouching.ENDPOINTS:
+        """Return who vouches for a WebSocket without a credential, if somebody does within a few seconds.
+
+        After a restart of this service, clients may open their WebSockets again before they send a request.
+        """
+        request = client.request
+        if request is None or websocket_endpoint(request.path) not in vouching.ENDPOINTS:
             return NO_CREDENTIAL
-        era = self._verdicts.era  # before the look: what changes meanwhile is looked at again
-        principal = await self._vouching.principal_at(client.request)
-        if principal is None:
-            return NO_CREDENTIAL
-        client.vouched, client.principal = True, principal
-        client.era, client.until = era, time.time() + VOUCHED_CHECK_SECONDS
-        return principal
+        with suppress(TimeoutError):
+            async with self._unproved.waiting(sender_of(client.address)):
+                while True:
+                    era = self._verdicts.era  # before the look: what changes meanwhile is looked at again
+                    principal = await self._vouching.principal_at(request)
+                    if principal is not None:
+                        client.vouched, client.principal = True, principal
+                        client.era, client.until = era, time.time() + VOUCHED_CHECK_SECONDS
+                        client.proved()
+                        return principal
+                    if not self._endpoints.wiring.notes_reporters or not request.client:
+                        break
+                    await asyncio.sleep(LOOK_SECONDS)
+        return NO_CREDENTIAL
 
     async def _prove(self, client: _Client, presented: bytes) -> Principal:
         """Return the principal of a credential, and remember on the client until when that holds."""
@@ -317,10 +315,8 @@ class Relay:
         self._telemetry.websockets_open += 1
         try:
             if client.vouched:
-                with self._vouching.socket(request) as judge:
-                    sends = endpoint == "events/in"
-                    to_prefect, to_client = (judge.passes_to_prefect, None) if sends else (None, judge.passes_to_client)
-                    await self._pass_on(client, prefect, ended, to_prefect, to_client)
+                with self._vouching.socket(request) as vouched:
+                    await self._pass_on(client, prefect, ended, vouched)
             else:
                 await self._pass_on(client, prefect, ended)
         finally:
@@ -352,24 +348,23 @@ class Relay:
 
     @staticmethod
     async def _pass_on(
-        client: _Client,
-        prefect: ClientConnection,
-        ended: "asyncio.Future[Close]",
-        to_prefect: Judge | None = None,
-        to_client: Judge | None = None,
+        client: _Client, prefect: ClientConnection, ended: "asyncio.Future[Close]", vouched: VouchedSocket | None = None
     ) -> None:
         """Pass messages on until one side closes, or ``ended`` is set; then close the other side, or both, alike.
 
-        A message that its judge does not let pass is dropped.
+        Without a credential of its own, a socket's messages go by way of ``vouched``.
         """
-        upwards = asyncio.create_task(_to_prefect(client, prefect, to_prefect))
-        downwards = asyncio.create_task(_to_client(client, prefect, to_client))
+        upwards = asyncio.create_task(_to_prefect(client, prefect, vouched))
+        downwards = asyncio.create_task(_to_client(client, prefect, vouched))
+        tasks: set[asyncio.Task[Any]] = {upwards, downwards}
+        if vouched is not None:
+            tasks.add(asyncio.create_task(_release_held(vouched, prefect)))
         try:
             await asyncio.wait({upwards, downwards, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (upwards, downwards):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({upwards, downwards})
+            await asyncio.wait(tasks)
         close = next((one.result() for one in (ended, upwards, downwards) if _has_result(one)), Close(INTERNAL_ERROR))
         await prefect.close(*sendable(close))
         await client.close(sendable(close))
@@ -418,35 +413,44 @@ class Relay:
         self._telemetry.websocket_ended(client.request, before, close.reason)
 
 
-async def _to_prefect(client: _Client, prefect: ClientConnection, judge: Judge | None) -> Close:
+async def _to_prefect(client: _Client, prefect: ClientConnection, vouched: VouchedSocket | None) -> Close:
     """Pass the client's messages on until one side closes the socket; return how."""
     try:
         while True:
             message = await client.receive()
             if message["type"] == "websocket.receive":
                 content = _content_of(message)
-                if judge is None or await judge(content):
-                    await prefect.send(content)
+                await (prefect.send(content) if vouched is None else vouched.to_prefect(content, prefect.send))
             elif message["type"] == PING:
                 asyncio.ensure_future(await prefect.ping()).add_done_callback(partial(_answer, message["answer"]))
             else:
+                if vouched is not None:
+                    await vouched.finish(prefect.send)
                 return Close(message.get("code", NO_STATUS), message.get("reason") or "")
     except ConnectionClosed as closed:
         return _close_by_prefect(closed)
 
 
-async def _to_client(client: _Client, prefect: ClientConnection, judge: Judge | None) -> Close:
+async def _to_client(client: _Client, prefect: ClientConnection, vouched: VouchedSocket | None) -> Close:
     """Pass Prefect's messages on until one side closes the socket; return how."""
+
+    async def send(content: str | bytes) -> None:
+        await client.send({"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content})
+
     try:
         while True:
             content = await prefect.recv()
-            if judge is not None and not await judge(content):
-                continue
-            await client.send({"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content})
+            await (send(content) if vouched is None else vouched.to_client(content, send))
     except ConnectionClosed as closed:
         return _close_by_prefect(closed)
     except _GONE:
         return Close(ABNORMAL)
+
+
+async def _release_held(vouched: VouchedSocket, prefect: ClientConnection) -> None:
+    """Pass held events on, until cancelled or Prefect closes the socket."""
+    with suppress(ConnectionClosed):
+        await vouched.release_held(prefect.send)
 
 
 def _answer(answer: Callable[[], None], pong: "asyncio.Future[float]") -> None:

@@ -20,6 +20,7 @@ from service.settings.load import CONFIG, SECRETS, SESSION_KEY
 from service.telemetry.events import configure_logging
 
 KEEP_ALIVE: Final = 120  # seconds; longer than proxies keep idle connections, so that they are the ones to close
+_FIRST_INHERITED: Final = 3  # SD_LISTEN_FDS_START
 PROTOCOLS: Final[dict[str, Any]] = {
     "http": BoundedHeadProtocol,
     "ws": RelayProtocol,
@@ -46,12 +47,14 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
         os.environ["FORWARD_AUTH_UDS"] = str(settings.uds)
     os.environ[SESSION_KEY] = secrets.token_urlsafe(32)  # all processes need the same key
     configure_logging(settings.log.level, settings.log.format)
+    inherited = inherited_sockets()
+    uds = None if inherited else settings.uds
     config = uvicorn.Config(
         "service.web.app:create_app",
         factory=True,
         host=settings.host,
         port=settings.port,
-        uds=None if settings.uds is None else str(settings.uds),
+        uds=None if uds is None else str(uds),
         workers=settings.workers,
         loop="uvloop",
         **PROTOCOLS,
@@ -65,7 +68,7 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
         timeout_graceful_shutdown=int(settings.shutdown_grace),
     )
     server = SingleProcessServer(config)
-    sockets = None if settings.uds is None else [_unix_socket(settings.uds)]
+    sockets = inherited or (None if uds is None else [_unix_socket(uds)])
     try:
         with suppress(KeyboardInterrupt):
             if settings.workers > 1:
@@ -73,10 +76,23 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
             else:
                 server.run(sockets)
     finally:
-        if settings.uds is not None:
-            settings.uds.unlink(missing_ok=True)
+        if uds is not None:
+            uds.unlink(missing_ok=True)
     if settings.workers == 1 and not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """Return the listening sockets that systemd has opened for this process (sd_listen_fds(3)), if there are any.
+
+    They stay open while the service restarts: the kernel keeps new connections until the next process accepts them.
+    """
+    mine = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    count = os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if not (mine and count.isdecimal()):
+        return []
+    return [socket.socket(fileno=_FIRST_INHERITED + number) for number in range(int(count))]
 
 
 def _unix_socket(path: Path) -> socket.socket:

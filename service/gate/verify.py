@@ -38,6 +38,7 @@ from service.gate.generation import Generation
 from service.gate.refusals import RefusalPages
 from service.gate.wiring import Wiring
 from service.rendering.answers import allow_headers, reaches_a_person, render
+from service.rendering.forms import form_for
 from service.rendering.wire import WireHeaders
 
 log = logging.getLogger(__name__)
@@ -151,8 +152,8 @@ class VerifyEndpoints(ABC):
         to_a_person = reaches_a_person(decision, gate, browser)
         page = await self._refusal_pages.page(self.wiring.settings) if to_a_person else None
         user_agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
-        client = parse_client_version(user_agent)
-        answer = render(decision, face, gate, request_id, browser, page, client=client)
+        form = form_for(parse_client_version(user_agent))
+        answer = render(decision, face, gate, request_id, browser, page, form=form)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 

@@ -10,24 +10,24 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from service.core.errors import Later, Refusal, Throttled
 from service.core.model import Allow, ForwardedRequest, Principal
 from service.core.policy import decide
 from service.core.prefect.client_events import ClientEvent, EventProblem, parse_event, runs_of_event
-from service.core.prefect.routes import Capability
+from service.core.prefect.routes import Capability, websocket_endpoint
 from service.core.problems import Problem
+from service.gate.held_events import HeldBytes, HeldEvents, Send
 from service.gate.verify import VerifyEndpoints
 from service.state.reporters import RECENT_SECONDS, Reporter
 
-ENDPOINTS: Final = frozenset({"events/in", "events/out"})
+EVENTS_IN: Final = "events/in"
+ENDPOINTS: Final = frozenset({EVENTS_IN, "events/out"})
 MAX_OF_ADDRESS: Final = 512  # sockets
 EVENTS_A_SECOND: Final = 500.0  # of one socket; more are slowed down
 BYTES_A_SECOND: Final = 4_000_000.0
-HOLD_SECONDS: Final = 1.5  # that an event waits for the request that names its run: both are on the way at once
-_LOOK_SECONDS: Final = 0.1
-_MAX_HELD: Final = 1_000  # runs that were waited for, of one socket
 _UNREPORTED: Final = "unreported"
 
 
@@ -39,15 +39,18 @@ class Vouching:
         state = endpoints.wiring.state
         self._reporters, self._verdicts, self._telemetry = state.reporters, state.verdicts, state.telemetry
         self._open: Counter[str] = Counter()
+        self.held_bytes = HeldBytes()
 
     @contextmanager
     def socket(self, request: ForwardedRequest) -> Iterator["VouchedSocket"]:
-        """Yield what judges the messages of an open socket."""
+        """Yield what passes the messages of an open socket on."""
         address = request.client
         self._open[address] += 1
+        socket = VouchedSocket(self, request)
         try:
-            yield VouchedSocket(self, request)
+            yield socket
         finally:
+            socket.close()
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
@@ -101,33 +104,49 @@ class Vouching:
 
 
 class VouchedSocket:
-    """Judges the messages of one socket."""
+    """Passes the messages of one socket on, as far as they concern runs that its address reports on."""
 
     def __init__(self, vouching: Vouching, request: ForwardedRequest) -> None:
         self._vouching = vouching
         self._request = request
-        self._waited_for: set[str] = set()
+        self._sends_events = websocket_endpoint(request.path) == EVENTS_IN
+        self._held = HeldEvents(vouching.held_bytes, partial(vouching.dropped, request.client, _UNREPORTED))
         self._free_at = 0.0  # monotonic: when the next message may pass
 
-    async def passes_to_prefect(self, message: str | bytes) -> bool:
-        """Tell whether a client's message on ``events/in`` passes. Waits if there are too many."""
+    async def to_prefect(self, message: str | bytes, send: Send) -> None:
+        """Pass a client's message on. An event is held if its run is not reported on, and dropped if it is none."""
+        if not self._sends_events:
+            await send(message)
+            return
         await self._slow_down(len(message))
         event = parse_event(message)
         if isinstance(event, EventProblem):
             self._vouching.dropped(self._request.client, event)
-            return False
-        if await self._reported(event) or (self._may_wait(event) and await self._reported_soon(event)):
-            return True
-        self._vouching.dropped(self._request.client, _UNREPORTED, event.name)
-        return False
+        elif await self._reported(event):
+            await send(message)
+        else:
+            self._held.add(event, message)
 
-    async def passes_to_client(self, message: str | bytes) -> bool:
-        """Tell whether a message of ``events/out`` passes: what is no event does, and an event of a reported run."""
-        runs = runs_of_event(message)
-        if runs is None:
-            return True
-        callers = await self._vouching.callers_at(self._request)
-        return any(run in caller.runs for caller in callers for run in runs)
+    async def to_client(self, message: str | bytes, send: Send) -> None:
+        """Pass a message of Prefect on. Of events, only those of a reported run reach the client."""
+        runs = None if self._sends_events else runs_of_event(message)
+        if runs is not None:
+            callers = await self._vouching.callers_at(self._request)
+            if not any(run in caller.runs for caller in callers for run in runs):
+                return
+        await send(message)
+
+    async def release_held(self, send: Send) -> None:
+        """Pass held events on as soon as their run is reported on, until cancelled."""
+        await self._held.release(self._reported, send)
+
+    async def finish(self, send: Send) -> None:
+        """Give the events that are held when their client leaves a last moment."""
+        await self._held.finish(self._reported, send)
+
+    def close(self) -> None:
+        """Drop the events that are still held."""
+        self._held.drop_all()
 
     async def _reported(self, event: ClientEvent) -> bool:
         now = time.time()
@@ -138,22 +157,6 @@ class VouchedSocket:
             elif event.is_reported(caller.runs, now=now):
                 if event.task_run is not None:
                     caller.reports(event.task_run)  # it may start further ones
-                return True
-        return False
-
-    def _may_wait(self, event: ClientEvent) -> bool:
-        """Tell whether an event may wait for the request that names its run: the first one of each run may."""
-        runs = event.all_of | event.any_of
-        if runs <= self._waited_for or len(self._waited_for) >= _MAX_HELD:
-            return False
-        self._waited_for |= runs
-        return True
-
-    async def _reported_soon(self, event: ClientEvent) -> bool:
-        until = time.monotonic() + HOLD_SECONDS
-        while time.monotonic() < until:
-            await asyncio.sleep(_LOOK_SECONDS)
-            if await self._reported(event):
                 return True
         return False
 

@@ -6,13 +6,13 @@ place if the auth service omits it.
 
 import json
 from functools import lru_cache
-from typing import Any, Final, TypeGuard, assert_never
+from typing import Any, Final, NamedTuple, TypeGuard, assert_never
 from urllib.parse import quote
 
 from service.core.errors import Code
 from service.core.model import Allow, Browser, Challenge, Decision, Deny, Face, Gate, Identity, Login, Unavailable
-from service.core.problems import Cause
-from service.core.request.headers import ClientVersion
+from service.core.problems import Cause, Problem
+from service.rendering.forms import ANY_VERSION, Form
 from service.rendering.refusal_page import RefusalPage
 from service.rendering.sentences import sentence, sentence_for_person
 from service.rendering.wire import Answer, WireHeaders
@@ -30,6 +30,7 @@ _ONE_LINE: Final = bytes.maketrans(bytes([*range(0x20), 0x7F]), b" " * 0x21)
 _PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "").replace(",", "")
 _BEARER: Final = 'Bearer realm="Prefect API"'
 _BASIC: Final = b'Basic realm="Prefect API", charset="UTF-8"'
+_Refused = Challenge | Deny | Login | Unavailable
 _CHALLENGES: Final = {
     Gate.API: ("Bearer", "Basic"),
     Gate.JWT: ("Bearer",),
@@ -62,6 +63,14 @@ def allow_headers(identity: Identity) -> WireHeaders:
     ]
 
 
+class _Frame(NamedTuple):
+    """A refusal without what is its own: the request id, which ends the JSON, or the page in place of the JSON."""
+
+    status: int
+    headers: WireHeaders
+    opening: bytes
+
+
 def render(
     decision: Decision,
     face: Face,
@@ -70,18 +79,43 @@ def render(
     browser: Browser | None = None,
     page: RefusalPage | None = None,
     *,
-    client: ClientVersion | None = None,
+    form: Form = ANY_VERSION,
 ) -> Answer:
     """Return the answer for one kind of proxy.
 
     ``page`` is what a person sees who navigated to what is refused; without it they get the JSON of all others.
-    ``client`` is the version of Prefect that asked, if it is known.
+    ``form`` is how the version of Prefect that asked sends a credential.
     """
+    if isinstance(decision, Allow):
+        return Answer(200, allow_headers(decision.principal.identity), b"")
+    prompts = browser is None
+    if isinstance(decision, Challenge) and not decision.cause.facts:  # whoever sends very many gets one of these
+        status, code, (problem, _) = decision
+        frame = _frame_without_facts(status, code, problem, face, gate, form, prompts=prompts)
+    else:
+        frame = _frame(decision, face, gate, form, prompts=prompts)
+    if page is not None and reaches_a_person(decision, gate, browser):
+        kind, body = page.headers, page.fill(decision, request_id)
+    else:
+        kind, body = _JSON, frame.opening + request_id.encode() + b'"}'
+    headers = [*frame.headers, *kind, (b"content-length", b"%d" % len(body))]
+    if face is Face.AUTH_REQUEST:
+        headers.append((b"x-auth-body", body.translate(_ONE_LINE)))
+    return Answer(frame.status, headers, body)
+
+
+@lru_cache(maxsize=1024)  # more than there are problems of credentials, faces, gates and forms in use
+def _frame_without_facts(
+    status: int, code: Code, problem: Problem, face: Face, gate: Gate, form: Form, *, prompts: bool
+) -> _Frame:
+    return _frame(Challenge(status, code, Cause(problem)), face, gate, form, prompts=prompts)
+
+
+def _frame(decision: _Refused, face: Face, gate: Gate, form: Form, *, prompts: bool) -> _Frame:
+    """Return a refusal's frame. ``prompts`` tells that no browser asks, which would prompt for a password."""
     match decision:
-        case Allow():
-            return Answer(200, allow_headers(decision.principal.identity), b"")
         case Challenge():
-            headers = [(b"www-authenticate", one) for one in _challenges(decision, gate, browser, client)]
+            headers = [(b"www-authenticate", one) for one in _challenges(decision, gate, form, prompts=prompts)]
         case Login():
             headers = [(b"location", decision.location.encode("ascii"))]
         case Unavailable():
@@ -90,23 +124,19 @@ def render(
             headers = []
         case _:
             assert_never(decision)
-    detail = sentence_for_person(decision.cause) if gate is Gate.UI else sentence(decision.cause, client)
-    if page is not None and reaches_a_person(decision, gate, browser):
-        kind, body = page.headers, page.fill(decision, request_id)
-    else:
-        kind, body = _JSON, json.dumps(_content(decision.code, detail, request_id)).encode()
+    detail = sentence_for_person(decision.cause) if gate is Gate.UI else sentence(decision.cause, form)
+    headers += _NOBODY
     status = decision.status
-    headers += [*_NOBODY, *kind, (b"content-length", str(len(body)).encode())]
     if face is Face.AUTH_REQUEST:
         # Nginx passes 401 and 403 on and turns every other refusal into a 500: the configuration replays these
         headers += [
             (b"x-auth-status", str(status).encode()),
             (b"x-auth-detail", header_text(detail)),
             (b"x-auth-redirect", decision.location.encode("ascii") if isinstance(decision, Login) else b""),
-            (b"x-auth-body", body.translate(_ONE_LINE)),
         ]
         status = 401 if isinstance(decision, Challenge | Login) else 403
-    return Answer(status, headers, body)
+    opening = json.dumps(_content(decision.code, detail, "")).removesuffix('"}')
+    return _Frame(status, headers, opening.encode())
 
 
 def reaches_a_person(
@@ -126,7 +156,7 @@ def _content(code: Code, detail: str, request_id: str) -> dict[str, Any]:
     return {"detail": detail, "code": code, "request_id": request_id}
 
 
-def _challenges(decision: Challenge, gate: Gate, browser: Browser | None, client: ClientVersion | None) -> list[bytes]:
+def _challenges(decision: Challenge, gate: Gate, form: Form, *, prompts: bool) -> list[bytes]:
     """Return one challenge for each scheme (RFC 6750 §3, RFC 7617 §2), with an error if a credential was sent.
 
     A browser is not asked for ``Basic``: it would prompt for a password, remember it, and add it to the requests that
@@ -134,9 +164,7 @@ def _challenges(decision: Challenge, gate: Gate, browser: Browser | None, client
     """
     error = ""
     if decision.code in {Code.INVALID_TOKEN, Code.INVALID_REQUEST}:
-        description = sentence(decision.cause, client).replace("\\", "").replace('"', "'")
+        description = sentence(decision.cause, form).replace("\\", "").replace('"', "'")
         error = f', error="{decision.code}", error_description="{description}"'
     bearer = f"{_BEARER}{error}".encode("ascii", "replace").translate(_ONE_LINE)
-    return [
-        bearer if scheme == "Bearer" else _BASIC for scheme in _CHALLENGES[gate] if browser is None or scheme != "Basic"
-    ]
+    return [bearer if scheme == "Bearer" else _BASIC for scheme in _CHALLENGES[gate] if prompts or scheme != "Basic"]

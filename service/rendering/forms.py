@@ -42,6 +42,11 @@ FORMS: Final[tuple[tuple[ClientVersion, Form], ...]] = (  # since which version,
 )
 
 
+ANY_VERSION: Final = FORMS[-1][1]
+
+
 def form_for(version: ClientVersion | None) -> Form:
     """Return the form for a version; the one that works on every version if it is not known."""
-    return next(form for since, form in FORMS if (version or (0, 0, 0)) >= since)
+    if version is None:
+        return ANY_VERSION
+    return next(form for since, form in FORMS if version >= since)

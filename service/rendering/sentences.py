@@ -6,18 +6,17 @@ from functools import lru_cache
 from typing import Any, Final
 
 from service.core.problems import Cause
-from service.core.request.headers import ClientVersion
 from service.rendering.capabilities import MEANING
 from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
-from service.rendering.forms import Form, form_for
+from service.rendering.forms import ANY_VERSION, Form
 
 MAX_FACT: Final = 200  # characters of a fact in the log
 MAX_SOME: Final = 3  # of the accepted values that a caller is told
 
 
-def sentence(cause: Cause, client: ClientVersion | None = None) -> str:
-    """Return what a machine, or an operator, reads about a cause. ``client`` is the version of Prefect that asked."""
-    return _filled_in(SENTENCES[cause.problem], cause, client)
+def sentence(cause: Cause, form: Form = ANY_VERSION) -> str:
+    """Return what a machine, or an operator, reads about a cause. ``form`` is that of the version that asked."""
+    return _filled_in(SENTENCES[cause.problem], cause, form)
 
 
 def sentence_for_person(cause: Cause) -> str:
@@ -25,8 +24,7 @@ def sentence_for_person(cause: Cause) -> str:
     return _filled_in(FOR_PEOPLE.get(cause.problem) or SENTENCES[cause.problem], cause)
 
 
-def _filled_in(template: str, cause: Cause, client: ClientVersion | None = None) -> str:
-    form = form_for(client)
+def _filled_in(template: str, cause: Cause, form: Form = ANY_VERSION) -> str:
     return _FORMATTER.vformat(template, (), {**cause.facts, "form": form}) if cause.facts else _constant(template, form)
 
 

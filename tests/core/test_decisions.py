@@ -41,6 +41,7 @@ from service.core.prefect.roles import BUILT_IN, Access
 from service.core.prefect.routes import Capability, Route, Routes, known_routes
 from service.core.problems import Problem
 from service.rendering.answers import IDENTITY_HEADERS, header_text, render
+from service.rendering.forms import form_for
 from service.rendering.pages import Pages
 from service.rendering.sentences import sentence_for_person
 
@@ -162,7 +163,7 @@ def test_a_page_reaches_nginx_as_one_harmless_line() -> None:
 def test_a_websocket_without_a_credential_is_told_the_cure(endpoint: str) -> None:
     decision = decided(REQUEST._replace(path=endpoint), NO_CREDENTIAL, Gate.API)
     for version, cure in ((None, "PREFECT_API_URL"), ((3, 9, 1), "PREFECT_CLIENT_CUSTOM_HEADERS")):
-        answer = render(decision, Face.FORWARD_AUTH, Gate.API, "", client=version)
+        answer = render(decision, Face.FORWARD_AUTH, Gate.API, "", form=form_for(version))
         assert answer.status == 401
         assert "task-run states are lost" in json.loads(answer.body)["detail"]
         assert f"Set {cure} to" in json.loads(answer.body)["detail"]

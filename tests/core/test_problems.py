@@ -17,6 +17,7 @@ from service.core.problems import Cause, Problem
 from service.core.request.headers import parse_client_version
 from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
 from service.rendering.cures import Cure, cure_of
+from service.rendering.forms import form_for
 from service.rendering.sentences import log_reason, sentence, sentence_for_person
 from tests.support.forwarded_requests import call
 
@@ -146,9 +147,10 @@ VERSIONS = [None, (3, 2, 15), (3, 4, 7), (3, 4, 8), (3, 6, 11), (3, 8, 3), (3, 9
 def test_no_sentence_recommends_a_form_that_loses_task_runs(version: tuple[int, int, int] | None) -> None:
     """Which form works on which version was run for real, and stands in the README."""
     knows_headers = version is not None and version >= (3, 4, 8)
+    form = form_for(version)
     advised = 0
     for problem, template in SENTENCES.items():
-        text = sentence(Cause(problem, dict.fromkeys(fields_of(template), ())), version) if "{form" in template else ""
+        text = sentence(Cause(problem, dict.fromkeys(fields_of(template), ())), form) if "{form" in template else ""
         assert not re.search("(set|Set|to) PREFECT_API_(KEY|AUTH_STRING)", text or template), problem
         if text:
             advised += 1

@@ -23,6 +23,7 @@ from tests.support.waiting import free_port, wait_until
 
 HERE = ROOT / "deploy" / "systemd"
 SERVICE = HERE / "prefect-forward-auth.service"
+SOCKET = HERE / "prefect-forward-auth.socket"
 WORKER = ROOT / "deploy" / "workers" / "process" / "prefect-worker@.service"
 ETC = "/etc/prefect-forward-auth"
 # No new rights to execute memory from here on, as MemoryDenyWriteExecute= has it (PR_SET_MDWE of Linux 6.3).
@@ -37,7 +38,7 @@ def _analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """Return a folder with the units, their drop-in, and commands that exist here."""
-    for file in (SERVICE, WORKER):
+    for file in (SERVICE, SOCKET, WORKER):
         text = file.read_text()
         for command in ("/opt/prefect-forward-auth/bin/prefect-forward-auth", "/opt/prefect-worker/bin/prefect"):
             text = text.replace(command, "/bin/true")
@@ -48,7 +49,7 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [SERVICE.name, "prefect-worker@pool.service"])
+@pytest.mark.parametrize("name", [SERVICE.name, SOCKET.name, "prefect-worker@pool.service"])
 def test_systemd_finds_no_fault(name: str, installed: Path) -> None:
     done = _analyze("verify", installed / name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import uuid
 from pathlib import Path
 
 import pytest
@@ -19,13 +17,6 @@ from tests.support.waiting import wait_until
 STREAM = ("-m", "prefect", "events", "stream", "--format", "text")
 
 
-def emit(server: Server, name: str) -> None:
-    """Put an event into the server past the gate."""
-    now = dt.datetime.now(dt.UTC).isoformat()
-    resource = {"prefect.resource.id": f"e2e.{name}"}
-    server.ask("POST", "/events", [{"occurred": now, "event": name, "resource": resource, "id": str(uuid.uuid4())}])
-
-
 @pytest.mark.parametrize("form", [CUSTOM_HEADERS, URL_USERINFO], ids=lambda form: form.name)
 def test_events_stream_where_the_websocket_carries_the_credential(
     form: CredentialForm, folder: Path, site: Site, prefect_server: Server, openid_provider: OpenIDProvider
@@ -37,7 +28,7 @@ def test_events_stream_where_the_websocket_carries_the_credential(
 
         def streamed() -> bool:
             # An observer sees only what happens after it has subscribed, so the event is repeated until it does.
-            emit(prefect_server, name)
+            prefect_server.emit(name)
             assert stream.returncode is None, stream.tail()
             return name in stream.text()
 

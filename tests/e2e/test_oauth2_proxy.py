@@ -70,6 +70,8 @@ def port(tmp_path_factory: pytest.TempPathFactory, stand_in: str) -> Iterator[in
     shutil.copy(SHIPPED / "dynamic" / "gate.yml", dynamic)
     shutil.copy(ROOT / "deploy" / "oauth2-proxy" / "oauth2-proxy.yml", dynamic)
     static = replace_once((SHIPPED / "http.yml").read_text(), '":8000"', f'"127.0.0.1:{port}"')
+    verify = f"127.0.0.1:{free_port()}"
+    static = replace_once(static, "127.0.0.1:8081", verify)
     config.write_text(replace_once(static, "filename: /etc/traefik/dynamic/gate.yml", f"directory: {dynamic}"))
     add_user(folder / "users", USER, PASSWORD)
     with Echo() as echo, ExitStack() as stack:
@@ -82,6 +84,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, stand_in: str) -> Iterator[in
             "GATE_PEOPLE_HOST": PEOPLE,
             "GATE_PREFECT_URL": echo.url,
             "GATE_AUTH_URL": site.service_url,
+            "GATE_VERIFY_URL": f"http://{verify}",
             "GATE_OAUTH2_PROXY_URL": stand_in,
         }
         traefik = Process(

@@ -77,6 +77,7 @@ class Site:
             "FORWARD_AUTH_PORT": str(port),
             "FORWARD_AUTH_LOG__DECISIONS": "all",
             "FORWARD_AUTH_SIGN_IN__ATTEMPTS": "1000",  # all attackers of the tests share one address
+            "FORWARD_AUTH_PREFECT__URL": self.prefect_url,
             **self.settings,
         }
         argv = [sys.executable, "-m", "service", "serve"]
@@ -108,6 +109,8 @@ class Site:
         static = (SHIPPED / variant).read_text()
         for shipped, port in ports.items():
             static = replace_once(static, f'":{shipped}"', f'"127.0.0.1:{port}"')
+        verify = f"127.0.0.1:{free_port()}"
+        static = replace_once(static, "127.0.0.1:8081", verify)
         static = replace_once(static, "/etc/traefik/dynamic", str(self.dynamic))
         config = self.folder / f"traefik-{variant}"
         config.write_text(static)
@@ -116,6 +119,7 @@ class Site:
             "GATE_PEOPLE_HOST": PEOPLE,
             "GATE_PREFECT_URL": self.prefect_url,
             "GATE_AUTH_URL": self.auth_url or self.service_url,
+            "GATE_VERIFY_URL": f"http://{verify}",
             "TMPDIR": str(self.folder / "nowhere"),  # no answer of Prefect may be written to disk
         }
         return Process(
@@ -128,17 +132,31 @@ class Site:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            self.traefik = stack.enter_context(self.start_traefik("http.yml", {8000: self.port}))
-            stack.callback(lambda: self.service.stop() if hasattr(self, "service") else None)
+            self.traefik = self.start_traefik("http.yml", {8000: self.port})
+            stack.callback(self._stop)
             self.start_service()
-            # Routes are loaded a moment after the port is open: until then the machines' host knows no /api.
-            wait_until(
-                lambda: accepts(self.port) and httpx.get(f"{self.machines_url}/api/health").status_code == 401,
-                timeout=20,
-                what=f"routes in Traefik (see {self.traefik.log})",
-            )
+            self._wait_for_routes()
             self._stack = stack.pop_all()
         return self
+
+    def _stop(self) -> None:
+        self.traefik.stop()
+        if hasattr(self, "service"):
+            self.service.stop()
+
+    def restart_traefik(self) -> None:
+        """Let another Traefik take its place."""
+        self.traefik.stop()
+        self.traefik = self.start_traefik("http.yml", {8000: self.port})
+        self._wait_for_routes()
+
+    def _wait_for_routes(self) -> None:
+        """Wait until the machines' host knows /api: routes are loaded a moment after the port is open."""
+        wait_until(
+            lambda: accepts(self.port) and httpx.get(f"{self.machines_url}/api/health").status_code == 401,
+            timeout=20,
+            what=f"routes in Traefik (see {self.traefik.log})",
+        )
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

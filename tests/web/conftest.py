@@ -13,8 +13,10 @@ import pytest
 from starlette.routing import Route
 
 from service.adapters.users_file import hash_password
+from service.gate import held_events
 from service.gate.application import ForwardAuth
 from service.settings import Settings
+from service.state import unproved
 from service.telemetry.events import JSONFormatter
 from service.web.account import AccountRoutes
 from service.web.app import create_app
@@ -305,3 +307,10 @@ def relay_settings(provider: Provider, relay_users: Path, prefect: PrefectSocket
 async def gate(relay_settings: dict[str, Any]) -> AsyncIterator[Gate]:
     async with served(relay_settings) as running:
         yield running
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits of a WebSocket for its credential, and of events whose client has left."""
+    monkeypatch.setattr(unproved, "FIRST_MESSAGE_SECONDS", 0.3)
+    monkeypatch.setattr(held_events, "LAST_SECONDS", 0.3)

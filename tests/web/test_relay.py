@@ -158,6 +158,7 @@ async def _read(socket: ClientConnection, count: int) -> None:
 # refused --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize(
     ("token", "says"),
     [
@@ -335,6 +336,7 @@ async def test_where_all_sockets_are_relayed_none_passes_by(
     assert "/relay/" in answer.json()["detail"]
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_what_becomes_of_sockets_is_counted_and_no_credential_is_logged(
     gate: Gate, provider: Provider, logged: Callable[[], str]
 ) -> None:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -102,6 +103,49 @@ def test_it_serves_and_stops_gracefully(tmp_path: Path, users: Path) -> None:
     assert '"code": "invalid_token"' in log
     assert "Traceback" not in log
     assert "secret" not in log
+
+
+@contextmanager
+def handed(listener: socket.socket, tmp_path: Path, users: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve on a socket that is handed over as systemd does: descriptor 3, LISTEN_FDS and LISTEN_PID."""
+    hand_over = 'exec 3<&"$0"; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+    with (tmp_path / "log").open("ab") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", hand_over, str(listener.fileno()), *COMMAND, "serve"],
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            env=environment(FORWARD_AUTH_PORT="1", **of(users), **variables),
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_connections_to_an_inherited_socket_wait_for_the_next_process(
+    tmp_path: Path, users: Path, workers: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener, httpx.Client(timeout=20) as client:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/forward-auth/api"
+
+        def ask() -> int:
+            return client.get(url, headers=FORWARDED, auth=("alice", "secret")).status_code
+
+        for _ in range(3):
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(ask)  # nobody listens yet, or any more
+                with handed(listener, tmp_path, users, FORWARD_AUTH_WORKERS=workers):
+                    assert waiting.result() == 200, (tmp_path / "log").read_text()
+                    assert ask() == 200
+
+
+def test_sockets_of_another_process_are_left_alone(tmp_path: Path, users: Path) -> None:
+    with serving(tmp_path, LISTEN_FDS="1", LISTEN_PID="1", **of(users)) as (_, port):
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
 
 
 def test_a_request_under_way_is_answered_before_the_stop(tmp_path: Path) -> None:
@@ -363,7 +407,8 @@ def test_a_prompt_can_be_left(users: Path, command: list[str], key: bytes) -> No
 
 
 _AT_A_TERMINAL = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background commands with SIGINT ignored
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from service.cli.main import main
 main(sys.argv[1:])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.adapters.users_file import hash_password
-from service.gate import vouching
+from service.gate import held_events, vouching
 from service.state import reporters
 from tests.support.issuer import Issuer as Provider
 from tests.support.prefect_sockets import PrefectSockets
@@ -51,7 +51,7 @@ async def arrived(prefect: PrefectSockets, sent: str) -> bool:
             await asyncio.sleep(0.02)
 
     try:
-        await asyncio.wait_for(there(), vouching.HOLD_SECONDS + 1)
+        await asyncio.wait_for(there(), 2.5)
     except TimeoutError:
         return False
     return True
@@ -100,6 +100,75 @@ async def test_an_event_waits_for_the_request_that_names_its_run(gate: Gate, pre
         assert await arrived(prefect, sent)
 
 
+async def test_an_event_waits_for_as_long_as_it_takes_and_holds_nothing_else_up(
+    gate: Gate, prefect: PrefectSockets
+) -> None:
+    """After a restart, a flow run may not name itself in a request before it ends."""
+    run, silent = str(uuid.uuid4()), str(uuid.uuid4())
+    await report(gate, basic("etl:secret"), run)
+    held, passing = event(silent), event(run)
+    async with gate.connect(EVENTS, legacy=True) as socket:
+        await socket.send(held)
+        await socket.send(passing)
+        assert await arrived(prefect, passing)
+        await asyncio.sleep(held_events.LAST_SECONDS + 0.5)
+        assert prefect.opened[0].messages == [passing]
+        await report(gate, basic("etl:secret"), silent)
+        assert await arrived(prefect, held)
+    assert not gate.app.state.telemetry.events_dropped
+
+
+async def test_an_event_passes_that_is_held_when_its_client_leaves(gate: Gate, prefect: PrefectSockets) -> None:
+    run, ending = str(uuid.uuid4()), str(uuid.uuid4())
+    await report(gate, basic("etl:secret"), run)
+    async with gate.connect(EVENTS, legacy=True) as socket:
+        sent = event(ending)
+        await socket.send(sent)
+    await report(gate, basic("etl:secret"), ending)
+    assert await arrived(prefect, sent)
+
+
+async def test_a_socket_waits_for_the_request_that_vouches_for_it(gate: Gate, prefect: PrefectSockets) -> None:
+    """After a restart, a client may open its WebSocket again before it sends a request."""
+    run = str(uuid.uuid4())
+    async with gate.connect(EVENTS, legacy=True) as socket:
+        sent = event(run)
+        await socket.send(sent)
+        await asyncio.sleep(0.3)
+        assert not prefect.opened
+        await report(gate, basic("etl:secret"), run)
+        assert await arrived(prefect, sent)
+
+
+@pytest.mark.parametrize("bound", ["MAX_EVENTS", "MAX_BYTES", "MAX_BYTES_OF_ALL"])
+async def test_what_is_held_is_bounded_and_the_oldest_gives_way(
+    bound: str, gate: Gate, prefect: PrefectSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await report(gate, basic("etl:secret"), str(uuid.uuid4()))
+    runs = [str(uuid.uuid4()) for _ in range(3)]
+    events = [event(run) for run in runs]
+    monkeypatch.setattr(held_events, bound, 2 if bound == "MAX_EVENTS" else 2 * len(events[0]) + 10)
+    async with gate.connect(EVENTS, legacy=True) as socket:
+        for one in events:
+            await socket.send(one)
+        await eventually(lambda: sum(gate.app.state.telemetry.events_dropped.values()) == 1)
+        for run in runs:
+            await report(gate, basic("etl:secret"), run)
+        assert await arrived(prefect, events[1])
+        assert await arrived(prefect, events[2])
+    assert events[0] not in prefect.opened[0].messages
+
+
+async def test_an_event_is_not_held_for_ever(
+    gate: Gate, prefect: PrefectSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_events, "HOLD_SECONDS", 0.2)
+    await report(gate, basic("etl:secret"), str(uuid.uuid4()))
+    async with gate.connect(EVENTS, legacy=True) as socket:
+        await socket.send(event(str(uuid.uuid4())))
+        await eventually(lambda: gate.app.state.telemetry.events_dropped["unreported"] == 1)
+
+
 async def test_the_events_of_a_worker_pass_for_who_asks_its_pool_for_runs(gate: Gate, prefect: PrefectSockets) -> None:
     await report(gate, basic("etl:secret"), "default", route="POST /api/work_pools/{}/get_scheduled_flow_runs")
     async with gate.connect(EVENTS, legacy=True) as socket:
@@ -123,6 +192,7 @@ async def test_the_events_of_a_worker_pass_for_who_asks_its_pool_for_runs(gate: 
 # who gets nowhere -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_nobody_vouches_for_a_stranger(gate: Gate, prefect: PrefectSockets, provider: Provider) -> None:
     async with gate.connect(EVENTS, legacy=True) as socket:
         assert (await closed(socket))[0] == 1008
@@ -135,6 +205,7 @@ async def test_nobody_vouches_for_a_stranger(gate: Gate, prefect: PrefectSockets
     assert not prefect.opened
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_who_has_no_address_is_vouched_for_by_nobody(gate: Gate, prefect: PrefectSockets) -> None:
     call = Caller(gate.app, endpoint="/auth-request/api")
     target = f"https://prefect.example.com/api/flow_runs/{uuid.uuid4()}/set_state"
@@ -145,6 +216,7 @@ async def test_who_has_no_address_is_vouched_for_by_nobody(gate: Gate, prefect: 
     assert not prefect.opened
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_who_may_only_read_vouches_for_nobody(gate: Gate, prefect: PrefectSockets) -> None:
     await report(gate, basic("alice:secret"), str(uuid.uuid4()), route="GET /api/flow_runs/{}")
     for path in (EVENTS, OUT):
@@ -170,10 +242,8 @@ async def test_a_refused_request_reports_nothing(gate: Gate, prefect: PrefectSoc
         assert not await arrived(prefect, sent)
 
 
-async def test_forged_events_are_dropped_and_the_next_one_passes(
-    gate: Gate, prefect: PrefectSockets, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vouching, "HOLD_SECONDS", 0.2)
+@pytest.mark.usefixtures("short_waits")
+async def test_forged_events_are_dropped_and_the_next_one_passes(gate: Gate, prefect: PrefectSockets) -> None:
     run, unreported, of_another_address = (str(uuid.uuid4()) for _ in range(3))
     await report(gate, basic("etl:secret"), run)
     await report(gate, basic("etl:secret"), of_another_address, address=ELSEWHERE)
@@ -195,8 +265,8 @@ async def test_forged_events_are_dropped_and_the_next_one_passes(
         last = event(run)
         await socket.send(last)
         assert await arrived(prefect, last)
+    await eventually(lambda: sum(gate.app.state.telemetry.events_dropped.values()) == len(forged))
     assert prefect.opened[0].messages == [last]
-    assert sum(gate.app.state.telemetry.events_dropped.values()) == len(forged)
 
 
 async def test_a_socket_ends_with_the_credential_that_vouches_for_it(
@@ -212,6 +282,7 @@ async def test_a_socket_ends_with_the_credential_that_vouches_for_it(
         assert (await closed(of_user))[0] == 1012
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_an_address_that_is_silent_for_long_vouches_for_no_new_socket(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

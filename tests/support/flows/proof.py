@@ -1,4 +1,6 @@
-"""The flow that the end-to-end tests deploy: two tasks, an artifact, a log line from each."""
+"""The flow that the end-to-end tests deploy: tasks one after the other, each with a log line, then an artifact."""
+
+import time
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -6,14 +8,15 @@ from prefect.logging import get_run_logger
 
 
 @task
-def double(number: int) -> int:
+def double(number: int, pause: float) -> int:
     get_run_logger().info("doubling %s", number)
+    time.sleep(pause)
     return 2 * number
 
 
 @flow(name="proof")
-def proof(marker: str = "none") -> int:
+def proof(marker: str = "none", tasks: int = 20, pause: float = 0) -> int:
     get_run_logger().info("proof of %s", marker)
-    answer = double(double(1))
+    answer = sum(double(number, pause) for number in range(1, tasks + 1))
     create_markdown_artifact(f"{marker}: {answer}", key="proof")
     return answer
