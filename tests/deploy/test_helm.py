@@ -57,8 +57,7 @@ def test_a_change_of_the_configuration_is_a_rolling_update() -> None:
 def test_values_arrive(tmp_path: Path) -> None:
     values = ("hosts.machines=m.test", "hosts.people=p.test", "image.tag=9", "tlsSecret=t", "prefect.service=server")
     more = ("prefect.port=4201", "usersSecret=u", "secrets=s", "traefik.namespace=edge", "replicas.min=3")
-    more = (*more, "prefect.labels.app=flows")
-    objects = render(*values, *more, namespace="flows")
+    objects = render(*values, *more, "prefect.labels.app=flows", namespace="flows")
     assert {each["metadata"]["namespace"] for each in objects.values()} == {"flows"}
     pod = objects["Deployment", "forward-auth"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"].endswith(":9")

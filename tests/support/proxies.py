@@ -37,7 +37,6 @@ class Proxy:
     name: str
     part: Part
     start: Start
-    relays: bool = False  # it hands WebSockets without an Authorization header over to the service's relay
 
 
 def start(proxy: Proxy, site: Site, certificate: Certificate | None = None) -> tuple[int, Process]:
@@ -182,9 +181,9 @@ PROXIES = {
     proxy.name: proxy
     for proxy in (
         Proxy("traefik", TRAEFIK, _traefik),
-        Proxy("nginx", NGINX, _nginx(NGINX), relays=True),
-        Proxy("nginx-of-debian", NGINX_OF_DEBIAN, _nginx(NGINX_OF_DEBIAN), relays=True),
-        Proxy("caddy", CADDY, _caddy, relays=True),
-        Proxy("envoy", ENVOY, _envoy, relays=True),
+        Proxy("nginx", NGINX, _nginx(NGINX)),
+        Proxy("nginx-of-debian", NGINX_OF_DEBIAN, _nginx(NGINX_OF_DEBIAN)),
+        Proxy("caddy", CADDY, _caddy),
+        Proxy("envoy", ENVOY, _envoy),
     )
 }

@@ -48,7 +48,6 @@ class ProxySites:
             "FORWARD_AUTH_GRANTS": json.dumps(GRANTS),
             "FORWARD_AUTH_USERS__FILE": str(users),
             "FORWARD_AUTH_SESSION__KEYS": KEY,
-            "FORWARD_AUTH_PREFECT__URL": self.upstream.url,
             "FORWARD_AUTH_WEBSOCKETS__VOUCHED": "false",  # all callers of the tests share one address
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
             "FORWARD_AUTH_ISSUER__ROLE": "admin",

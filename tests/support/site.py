@@ -120,6 +120,7 @@ class Site:
             "GATE_PREFECT_URL": self.prefect_url,
             "GATE_AUTH_URL": self.auth_url or self.service_url,
             "GATE_VERIFY_URL": f"http://{verify}",
+            "GATE_WEBSOCKETS": self.websockets,
             "TMPDIR": str(self.folder / "nowhere"),  # no answer of Prefect may be written to disk
         }
         return Process(
