@@ -66,7 +66,9 @@ def test_values_arrive(tmp_path: Path) -> None:
     assert machines["routes"][0]["match"].startswith("Host(`m.test`)")
     assert {route["match"].split()[0] for route in people["routes"]} == {"Host(`p.test`)"}
     assert (machines["tls"]["secretName"], machines["routes"][0]["services"][0]["name"]) == ("t", "server")
-    assert ".flows." in objects["Middleware", "gate-api"]["spec"]["forwardAuth"]["address"]
+    assert "/flows/forward-auth/" in objects["Middleware", "gate-api"]["spec"]["forwardAuth"]["address"]
+    assert objects["Middleware", "without-namespace"]["spec"]["stripPrefix"]["prefixes"] == ["/flows"]
+    assert objects["IngressRoute", "verify"]["spec"]["routes"][0]["match"] == "PathPrefix(`/flows/forward-auth/`)"
     told = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
     assert told["FORWARD_AUTH_PREFECT__URL"] == "http://server:4201"
     ports = [{"protocol": "TCP", "port": 4201}]

@@ -244,7 +244,8 @@ class Gated:
     def of(self, what: str, provider: str) -> dict[str, Any]:
         """Return its routers, middlewares or services of one provider, under names that both could have."""
         text = json.dumps({name: value for name, value in self.raw[what].items() if name.endswith(f"@{provider}")})
-        for found, plain in ((r"prefect_([a-z-]+@kubernetescrd)", r"\1"), (f"@{provider}", ""), (".example.net", "")):
+        same = ((r"prefect_([a-z-]+@kubernetescrd)", r"\1"), (f"@{provider}", ""), (".example.net", ""))
+        for found, plain in (*same, ("/prefect/forward-auth/", "/forward-auth/")):
             text = re.sub(found, plain, text)
         return dict(json.loads(text.replace(".example.com", "")))
 
@@ -265,13 +266,14 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
         users = {"FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd"), "FORWARD_AUTH_USERS__ROLE": "viewer"}
         site = Site(folder, echo.url, users)
         site.start_service()
-        objects = json.dumps(built("traefik")).replace("http://forward-auth.prefect.svc:8080", site.service_url)
+        verify = f"127.0.0.1:{free_port()}"
+        objects = json.dumps(built("traefik")).replace("127.0.0.1:8081", verify)
         services = (_service("prefect-server", 4200, echo.port), _service("forward-auth", 8080, site.service_port))
         api, port, clear = free_port(), free_port(), free_port()
         try:
             with Cluster([*json.loads(objects), secret, *(each for pair in services for each in pair)]) as cluster:
                 argv = [
-                    *(each for each in static if not each.startswith("--api.")),
+                    *(each.replace("127.0.0.1:8081", verify) for each in static if not each.startswith("--api.")),
                     f"--entryPoints.websecure.address=127.0.0.1:{port}",
                     f"--entryPoints.web.address=127.0.0.1:{clear}",
                     f"--entryPoints.traefik.address=127.0.0.1:{api}",
@@ -284,6 +286,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
                     "GATE_PEOPLE_HOST": "prefect.example.net",
                     "GATE_PREFECT_URL": echo.url,
                     "GATE_AUTH_URL": site.service_url,
+                    "GATE_VERIFY_URL": f"http://{verify}",
                 }
                 env = clean_environment(folder / "home", file)
                 with Process("Traefik", [require(TRAEFIK), *argv], env=env, log=folder / "traefik.log") as traefik:
@@ -311,11 +314,15 @@ def test_traefik_reads_the_same_routers_as_from_the_file(gated: Gated) -> None:
     from_cluster = {
         name: router
         for name, router in gated.of("routers", "kubernetescrd").items()
-        if router["entryPoints"] == ["websecure"]
+        if router["entryPoints"] != ["web"]
     }
-    assert len(from_cluster) == 6
-    assert all(router["tls"] is not None for router in from_cluster.values())
-    assert _routers(from_cluster) == _routers(gated.of("routers", "file"))
+    assert len(from_cluster) == 8
+    assert [router["entryPoints"] for router in from_cluster.values() if router.get("tls") is None] == [["verify"]]
+    from_file = gated.of("routers", "file")
+    del from_file["gate-away"]
+    verify = next(router for router in from_cluster.values() if router["entryPoints"] == ["verify"])
+    assert verify["middlewares"].pop(0) == "without-namespace"
+    assert _routers(from_cluster) == _routers(from_file)
 
 
 def test_traefik_reads_the_same_gates_and_header_rules(gated: Gated) -> None:
@@ -325,6 +332,10 @@ def test_traefik_reads_the_same_gates_and_header_rules(gated: Gated) -> None:
     )
     to_tls = from_cluster.pop("to-tls")
     assert to_tls["redirectScheme"] == {"scheme": "https", "permanent": True}
+    assert from_cluster.pop("without-namespace")["stripPrefix"] == {"prefixes": ["/prefect"]}
+    del from_file["try-again"]
+    assert from_cluster["gate-away"]["errors"].pop("service") == "noop@internal"
+    assert from_file["gate-away"]["errors"].pop("service") == "gate-away"
     assert from_cluster == from_file
 
 
@@ -343,7 +354,6 @@ def test_each_route_leads_to_its_server_by_its_transport(gated: Gated) -> None:
 
     assert ends("kubernetescrd") == ends("file")
     text = (SHIPPED / "dynamic" / "gate.yml").read_text()
-    text = re.sub(r"\{\{- if \$several \}\}.*?\{\{- end \}\}", "", text, flags=re.DOTALL)  # here the Service's matter
     from_file = yaml.safe_load(text[text.index("  serversTransports:") :])["serversTransports"]
     from_cluster = {
         each["metadata"]["name"]: each["spec"] for each in built("traefik") if each["kind"] == "ServersTransport"
@@ -355,7 +365,8 @@ def test_traefiks_entry_points_are_set_up_as_in_its_own_file() -> None:
     def flat(value: Any, name: str) -> dict[str, str]:
         if isinstance(value, dict):
             return {key: each for below in value for key, each in flat(value[below], f"{name}.{below}").items()}
-        return {} if value in ([], {}) else {name.lower(): str(value).lower()}
+        text = ",".join(value) if isinstance(value, list) else str(value)
+        return {name.lower(): text.lower()} if text != "{}" and value != [] else {}
 
     values = yaml.safe_load((HERE / "traefik" / "traefik-values.yml").read_text())
     told = dict(each.removeprefix("--").lower().split("=") for each in values["additionalArguments"])
@@ -363,10 +374,13 @@ def test_traefiks_entry_points_are_set_up_as_in_its_own_file() -> None:
     secure, clear = static["entryPoints"]["secure"], static["entryPoints"]["clear"]
     for entry in (secure, clear):
         del entry["address"]  # the chart's own business
-    del secure["asDefault"], static["entryPoints"], static["providers"], static["log"]
+    del secure["asDefault"]
     wanted = flat(secure, "entrypoints.websecure") | flat(clear, "entrypoints.web")
+    wanted |= flat(static["entryPoints"]["verify"], "entrypoints.verify")
+    del static["entryPoints"], static["providers"], static["log"]
     wanted |= {key.removeprefix("."): value for key, value in flat(static, "").items()}
-    assert told == wanted | {"providers.kubernetescrd.safenaming": "true"}
+    own = ("safenaming", "allowemptyservices")
+    assert told == wanted | {f"providers.kubernetescrd.{name}": "true" for name in own}
 
 
 def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gated) -> None:
