@@ -6,10 +6,12 @@ import base64
 import json
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from tests.support.echo import Echo, Received
 from tests.support.kubernetes import Cluster
@@ -232,9 +237,10 @@ class Gated:
     context: ssl.SSLContext
     raw: dict[str, Any]
     clear_port: int
+    site: Site
 
     def get(self, host: str, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
-        with httpx.Client(verify=self.context) as client:
+        with httpx.Client(verify=self.context, timeout=30) as client:
             return client.get(
                 f"https://127.0.0.1:{self.port}{path}",
                 headers={"Host": host, **(headers or {})},
@@ -298,7 +304,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
                         log=traefik.tail,
                     )
                     context = ssl.create_default_context(cafile=folder / "tls.crt")
-                    yield Gated(port, context, httpx.get(url).json(), clear)
+                    yield Gated(port, context, httpx.get(url).json(), clear, site)
                     assert " ERR " not in re.sub(r"\x1b\[\d*m", "", traefik.text())
         finally:
             site.service.stop()
@@ -405,6 +411,27 @@ def test_people_are_sent_to_sign_in_at_the_service(gated: Gated) -> None:
     assert (answer.status_code, answer.headers["location"]) == (302, "/_auth/login?return_to=%2Fruns%3Fx%3D1")
     assert gated.get(PEOPLE, answer.headers["location"], navigation).status_code == 200
     assert gated.get(PEOPLE, "/api/hello", dict([basic(USER, PASSWORD)])).status_code == 401
+
+
+def test_a_websocket_without_a_header_is_the_relays(gated: Gated) -> None:
+    connection = socket.create_connection(("127.0.0.1", gated.port), 10)
+    url, protocols = f"wss://{MACHINES}/api/logs/out", [Subprotocol("prefect")]
+    with connect(url, sock=connection, ssl=gated.context, subprotocols=protocols) as opened:
+        opened.send(json.dumps({"type": "auth", "token": None}))
+        with pytest.raises(ConnectionClosed):
+            opened.recv(10)
+    assert opened.close_code == 1008
+    assert gated.get(MACHINES, "/relay/api/api/logs/out").status_code == 404
+
+
+def test_a_service_that_restarts_is_waited_for(gated: Gated) -> None:
+    credential = dict([basic(USER, PASSWORD)])
+    gated.site.service.kill()
+    assert gated.get(MACHINES, "/api/hello", credential).status_code == 503, "after 20 seconds"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(gated.get, MACHINES, "/api/hello", credential)
+        gated.site.start_service()
+        assert asked.result().status_code == 200
 
 
 def test_in_clear_browsers_are_sent_on_and_machines_are_not(gated: Gated) -> None:
