@@ -18,6 +18,7 @@ from tests.support.waiting import wait_until
 
 SIDE_BY_SIDE = 2
 TASKS = 20
+OBSERVER_SECONDS = 45.0  # that an observer gets to see what it waits for
 ENDED = ("COMPLETED", "FAILED", "CRASHED")
 OBSERVES = FLOWS / "observes.py"
 
@@ -74,7 +75,9 @@ class Campaign:
     def _run(self, case: Case) -> Outcome:
         name = str(case)
         self._server.create_pool(name)
-        deployment = self._server.create_deployment(name, entrypoint="proof.py:proof", pool=name)
+        deployment = self._server.create_deployment(
+            name, entrypoint="proof.py:proof", pool=name, parameters={"tasks": 1}
+        )
         asked = {"parameters": {"marker": name, "tasks": TASKS}}
         run = str(self._server.ask("POST", f"/deployments/{deployment}/create_flow_run", asked)["id"])
         settings = case.form.settings(f"{self._site.machines_url}/api", self._provider.token(case.alg))
@@ -93,7 +96,7 @@ class Campaign:
 
     def _observe(self, client: Client, name: str, deployment: str) -> dict[str, bool]:
         """Tell which observers see what they wait for, while a worker runs."""
-        watch = ("-m", "prefect", "deployment", "run", f"{name}/{name}", "-p", "tasks=1", "--watch")
+        watch = ("-m", "prefect", "deployment", "run", f"{name}/{name}", "--watch")
         stream = ("-m", "prefect", "events", "stream", "--format", "text")
         emit = partial(self._server.emit, f"seen.{name}")
         seen = {
@@ -114,14 +117,14 @@ class Campaign:
 def _shows(
     client: Client, name: str, pattern: str, *argv: str | Path, meanwhile: Callable[[], None] = lambda: None
 ) -> bool:
-    """Tell whether a command writes this within a minute; ``meanwhile`` is called again and again."""
+    """Tell whether a command writes this in time; ``meanwhile`` is called again and again."""
 
     def shown() -> bool:
         meanwhile()
         return process.returncode is not None or re.search(pattern, process.text()) is not None
 
     with client.start(name, *argv) as process:
-        _within(60, shown)
+        _within(OBSERVER_SECONDS, shown)
         return re.search(pattern, process.text()) is not None
 
 

@@ -50,9 +50,9 @@ def main() -> None:
         settings = {
             "FORWARD_AUTH_ISSUER__URL": provider.url,
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
-            "FORWARD_AUTH_ISSUER__ROLE": "deployer",
+            "FORWARD_AUTH_ISSUER__ROLE": "admin",
             "FORWARD_AUTH_USERS__FILE": str(users),
-            "FORWARD_AUTH_USERS__ROLE": "deployer",
+            "FORWARD_AUTH_USERS__ROLE": "admin",
         }
         site = stack.enter_context(Site(folder / "site", server.url, settings))
         campaign = stack.enter_context(Campaign(folder / "campaign", server, site, provider, observers=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ from tests.support.credential_forms import (
     JWT_AUTH_STRING,
     URL_USERINFO,
 )
+from tests.support.machine_socket import STRANGER, closing, open_socket, send_token
 from tests.support.metrics import websocket_refusals
 from tests.support.prefect import Client, Server
-from tests.support.raw_http import handshake
 from tests.support.site import MACHINES, Site
 
 CASES = [
@@ -82,8 +81,10 @@ def test_a_client_without_a_credential_is_told_the_form_of_its_version(
 def test_refused_websocket_names_the_cure(path: str, endpoint: str, site: Site) -> None:
     before = websocket_refusals(site)[endpoint]
 
-    refusal = handshake(site.port, MACHINES, path)
+    with open_socket(site.port, MACHINES, path, source=STRANGER) as connection:
+        send_token(connection, None)
+        code, reason = closing(connection)
 
-    assert refusal.status == 401
-    assert "Set PREFECT_API_URL to" in json.loads(refusal.body)["detail"]  # WebSockets name no version
+    assert code == 1008
+    assert "set PREFECT_API_AUTH_STRING to" in reason  # WebSockets name no version, and this works on each
     assert websocket_refusals(site)[endpoint] > before

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.support.issuer import Issuer
+from tests.support.machine_socket import STRANGER, closing, open_socket, send_token
 from tests.support.openid import AUDIENCE, OpenIDProvider
 from tests.support.raw_http import Answer, basic, bearer, handshake, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
@@ -22,7 +23,13 @@ HTTP_PATHS = [
     ("GET", "/api/"),
     ("GET", "/api/%66lows/count"),
 ]
-WEBSOCKET_PATHS = ["/api/events/in", "/api/events/out", "/api/logs/out", "/api/task_runs/subscriptions/scheduled"]
+WEBSOCKET_PATHS = [
+    "/api/events/in",
+    "/api/events/out",
+    "/api/logs/out",
+    "/api/task_runs/subscriptions/scheduled",
+    "/api/work_pools/any/workers/connect",
+]
 OWN_PATHS = [
     "/forward-auth/api",
     "/forward-auth/jwt",
@@ -35,6 +42,8 @@ OWN_PATHS = [
     "/metrics",
     "/openapi.json",
     "/docs",
+    "/relay/api/api/events/in",
+    "/gate-away",
 ]
 DETOURS = ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/.%2e/{}", "/_auth/..;{}", "//_auth/../{}"]
 
@@ -74,10 +83,32 @@ def test_machines_host_refuses_http(
     assert_refused(send(site.port, MACHINES, path, forged(forgery, openid_provider), method=method))
 
 
-@pytest.mark.parametrize("forgery", FORGERIES)
+@pytest.mark.parametrize("forgery", [forgery for forgery in FORGERIES if forgery != "nothing"])
 @pytest.mark.parametrize("path", WEBSOCKET_PATHS)
 def test_machines_host_refuses_websockets(path: str, forgery: str, site: Site, openid_provider: OpenIDProvider) -> None:
     assert_refused(handshake(site.port, MACHINES, path, forged(forgery, openid_provider)))
+
+
+@pytest.mark.parametrize("token", [None, "svc-workers:wrong", "rubbish", "jwt:rubbish"])
+@pytest.mark.parametrize("path", WEBSOCKET_PATHS)
+def test_machines_host_closes_websockets_whose_first_message_is_no_credential(
+    path: str, token: str | None, site: Site
+) -> None:
+    with open_socket(site.port, MACHINES, path, source=STRANGER) as connection:
+        send_token(connection, token)
+        code, reason = closing(connection)
+    assert (code, bool(reason)) == (1008, True)
+
+
+@pytest.mark.parametrize("path", WEBSOCKET_PATHS)
+def test_machines_host_opens_websockets_to_a_credential_in_the_first_message(
+    path: str, site: Site, openid_provider: OpenIDProvider
+) -> None:
+    token = openid_provider.token()
+    for one in (f"{USER}:{PASSWORD}", f"jwt:{token}", token, f"Bearer {token}"):
+        with open_socket(site.port, MACHINES, path, source=STRANGER) as connection:
+            send_token(connection, one)
+            assert json.loads(connection.recv(10)) == {"type": "auth_success"}
 
 
 @pytest.mark.parametrize("path", WEBSOCKET_PATHS)

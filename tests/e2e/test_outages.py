@@ -1,24 +1,19 @@
-"""Pieces that go away and come back: the service under a polling worker, an issuer at a cold start."""
+"""Pieces that go away and come back: the service itself, an issuer at a cold start."""
 
 from __future__ import annotations
 
 import json
-import re
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from tests.support.credential_forms import CUSTOM_HEADERS
 from tests.support.echo import Echo
 from tests.support.issuer import Issuer
-from tests.support.openid import OpenIDProvider
-from tests.support.parts import SERVER_VERSION, TRAEFIK, require
-from tests.support.prefect import Client, Server
-from tests.support.raw_http import bearer, send
-from tests.support.site import MACHINES, Site
+from tests.support.parts import TRAEFIK, require
+from tests.support.raw_http import Answer, basic, bearer, send
+from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
 from tests.support.waiting import wait_until
-
-POOL = "restart"
-POLL = re.compile(rf'"POST /api/work_pools/{POOL}/get_scheduled_flow_runs HTTP/1.1" (\d+)')
 
 
 def trusting(issuer: Issuer) -> dict[str, str]:
@@ -27,45 +22,42 @@ def trusting(issuer: Issuer) -> dict[str, str]:
     return {f"FORWARD_AUTH_ISSUER__{name}": value for name, value in told.items()}
 
 
-def polls(site: Site) -> list[str]:
-    """Return the status of every poll of the worker, as Traefik answered it."""
-    return POLL.findall(site.traefik.text())
-
-
 def issuer_state(site: Site, issuer: Issuer) -> str:
     """Return what the service's readiness says of an issuer."""
     state = json.loads(send(site.service_port, "127.0.0.1", "/readyz").body)
     return str(state["issuers"][issuer.url]["state"])
 
 
-def test_worker_survives_a_restart_of_the_service(
-    folder: Path, prefect_server: Server, service_settings: Mapping[str, str], openid_provider: OpenIDProvider
+def test_calls_wait_for_a_service_that_is_away_and_get_a_503_if_it_stays_away(
+    folder: Path, service_settings: Mapping[str, str]
 ) -> None:
+    """Prefect's client repeats a 503. It does not repeat a 500, and a worker exits on a 4xx."""
     require(TRAEFIK)
-    prefect_server.create_pool(POOL)
-    deployment = prefect_server.create_deployment(POOL, entrypoint="proof.py:proof", pool=POOL)
-    with Site(folder / "restart-site", prefect_server.url, service_settings) as site:
-        settings = CUSTOM_HEADERS.settings(f"{site.machines_url}/api", openid_provider.token())
-        client = Client(SERVER_VERSION, folder / "restart-worker", settings)
-        with client.start_worker(POOL) as worker:
-            wait_until(lambda: "200" in polls(site), timeout=60, what="a poll that is let through")
-            site.service.kill()
-            missed = len(polls(site))
-            wait_until(lambda: polls(site)[missed + 1 :], timeout=30, what="two polls without the service")
-            assert {status[0] for status in polls(site)[missed:]} == {"5"}, "a 4xx would end the worker"
-            site.start_service()
-            run = prefect_server.ask("POST", f"/deployments/{deployment}/create_flow_run", {})["id"]
-            wait_until(
-                lambda: worker.returncode is not None or prefect_server.state_of(run) == "COMPLETED",
-                timeout=90,
-                what="the end of a run by a worker that saw the restart",
-                log=worker.tail,
-            )
-            assert worker.returncode is None, worker.tail()
-            rows = wait_until(
-                lambda: prefect_server.of_flow_run("task_runs", run)[1:], timeout=20, what="both task runs"
-            )
-            assert rows
+    credential = [basic(USER, PASSWORD)]
+    with Echo() as echo, Site(folder / "away-site", echo.url, service_settings) as site, ThreadPoolExecutor(8) as pool:
+
+        def ask(method: str = "GET", path: str = "/api/health") -> Answer:
+            return send(site.port, MACHINES, path, credential, method=method, body=b"{}" if method == "POST" else b"")
+
+        assert ask().status == 200
+        site.service.kill()
+        began = time.monotonic()
+        waiting = [pool.submit(ask) for _ in range(2)]
+        waiting += [pool.submit(ask, "POST", f"/api/{path}/filter") for path in ("flows", "block_documents")]
+        page = pool.submit(send, site.port, PEOPLE, "/_auth/login")
+        assert not wait(waiting, timeout=3).done, "nobody is refused while the service is away"
+        site.start_service()
+        assert [one.result().status for one in waiting] == [200] * len(waiting)
+        assert page.result().status == 200
+
+        site.service.kill()
+        began = time.monotonic()
+        refused = pool.submit(ask)
+        page = pool.submit(send, site.port, PEOPLE, "/_auth/login")
+        for answer in (refused.result(), page.result()):
+            assert answer.status == 503
+            assert int(answer.header("Retry-After") or 0) > 0
+        assert 10 < time.monotonic() - began < 30
 
 
 def test_cold_start_without_the_issuer_is_503_and_mends_itself(folder: Path) -> None:

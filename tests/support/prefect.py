@@ -60,8 +60,9 @@ class Client:
 class Server:
     """A Prefect server on loopback with a database of its own, up inside the `with` block."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self.settings = settings or {}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._http = httpx.Client(base_url=f"{self.url}/api", timeout=30)
@@ -74,6 +75,7 @@ class Server:
                 "PREFECT_SERVER_UI_API_URL": "/api",
                 "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.5",
                 "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # whole seconds: 0.5 is 0, a busy loop
+                **self.settings,
             },
         )
         database = self.folder / ".prefect" / "prefect.db"
@@ -117,7 +119,9 @@ class Server:
         """Make a process work pool."""
         self.ask("POST", "/work_pools/", {"name": name, "type": "process"})
 
-    def create_deployment(self, name: str, *, entrypoint: str, pool: str) -> str:
+    def create_deployment(
+        self, name: str, *, entrypoint: str, pool: str, parameters: Mapping[str, Any] | None = None
+    ) -> str:
         """Deploy a flow of tests/support/flows to a pool, and return the deployment's id."""
         flow = self.ask("POST", "/flows/", {"name": name})
         deployment = {
@@ -125,6 +129,8 @@ class Server:
             "flow_id": flow["id"],
             "work_pool_name": pool,
             "entrypoint": entrypoint,
+            "parameters": dict(parameters or {}),
+            "parameter_openapi_schema": {"type": "object", "properties": {}},
             "path": str(FLOWS),
             "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(FLOWS)}}],
         }

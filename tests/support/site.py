@@ -47,6 +47,7 @@ class Site:
     auth_url: str = ""  # where Traefik finds the service, if that is not the service's own port
     websockets: str = "without-header"  # which WebSockets of machines the proxy hands over to the relay, or "always"
     dynamic: Path = SHIPPED / "dynamic"  # Traefik's dynamic configuration
+    traefik_env: Mapping[str, str] = field(default_factory=dict)  # further variables of it
 
     @property
     def machines_url(self) -> str:
@@ -126,7 +127,7 @@ class Site:
         return Process(
             "Traefik",
             [require(TRAEFIK), f"--configFile={config}"],
-            env=clean_environment(self.folder / "home", {**gate, **(env or {})}),
+            env=clean_environment(self.folder / "home", {**gate, **self.traefik_env, **(env or {})}),
             log=self.folder / f"{config.stem}.log",
         )
 

@@ -18,7 +18,7 @@ def double(number: int) -> int:
 async def waits(deployment: str) -> None:
     """Start a run of a deployment, and print the state that it ends in."""
     async with get_client() as client:
-        run = await client.create_flow_run_from_deployment(UUID(deployment), parameters={"tasks": 1})
+        run = await client.create_flow_run_from_deployment(UUID(deployment))
         ended = wait_for_flow_run(run.id, timeout=60)
         if inspect.isawaitable(ended):
             ended = await ended
