@@ -57,7 +57,7 @@ def test_a_change_of_the_configuration_is_a_rolling_update() -> None:
 def test_values_arrive(tmp_path: Path) -> None:
     values = ("hosts.machines=m.test", "hosts.people=p.test", "image.tag=9", "tlsSecret=t", "prefect.service=server")
     more = ("prefect.port=4201", "usersSecret=u", "secrets=s", "traefik.namespace=edge", "replicas.min=3")
-    objects = render(*values, *more, namespace="flows")
+    objects = render(*values, *more, "prefect.labels.app=flows", namespace="flows")
     assert {each["metadata"]["namespace"] for each in objects.values()} == {"flows"}
     pod = objects["Deployment", "forward-auth"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"].endswith(":9")
@@ -66,9 +66,19 @@ def test_values_arrive(tmp_path: Path) -> None:
     assert machines["routes"][0]["match"].startswith("Host(`m.test`)")
     assert {route["match"].split()[0] for route in people["routes"]} == {"Host(`p.test`)"}
     assert (machines["tls"]["secretName"], machines["routes"][0]["services"][0]["name"]) == ("t", "server")
-    assert ".flows." in objects["Middleware", "gate-api"]["spec"]["forwardAuth"]["address"]
-    (rule,) = objects["NetworkPolicy", "prefect-server"]["spec"]["ingress"]
-    assert rule["ports"] == [{"protocol": "TCP", "port": 4201}]
+    assert "/flows/forward-auth/" in objects["Middleware", "gate-api"]["spec"]["forwardAuth"]["address"]
+    assert objects["Middleware", "without-namespace"]["spec"]["stripPrefix"]["prefixes"] == ["/flows"]
+    assert objects["IngressRoute", "verify"]["spec"]["routes"][0]["match"] == "PathPrefix(`/flows/forward-auth/`)"
+    told = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+    assert told["FORWARD_AUTH_PREFECT__URL"] == "http://server:4201"
+    ports = [{"protocol": "TCP", "port": 4201}]
+    service, rule = objects["NetworkPolicy", "prefect-server"]["spec"]["ingress"]
+    assert service["ports"] == rule["ports"] == ports
+    prefect = objects["NetworkPolicy", "prefect-server"]["spec"]["podSelector"]
+    assert prefect["matchLabels"]["app"] == "flows"
+    assert {"to": [{"podSelector": prefect}], "ports": ports} in objects["NetworkPolicy", "forward-auth"]["spec"][
+        "egress"
+    ]
     assert rule["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "edge"}
     assert objects["HorizontalPodAutoscaler", "forward-auth"]["spec"]["minReplicas"] == 3
     known = [each for each in objects.values() if each["apiVersion"] != "traefik.io/v1alpha1"]

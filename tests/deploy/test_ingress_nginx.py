@@ -5,9 +5,12 @@ The controller itself is not run: what it makes of each annotation is written he
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from tests.support.claimed_headers import CLAIMED
 from tests.support.echo import Echo, Received
@@ -23,6 +29,7 @@ from tests.support.parts import KUBECTL, NGINX, ROOT, require
 from tests.support.processes import Process, clean_environment
 from tests.support.raw_http import UPGRADE, basic, bearer, send
 from tests.support.site import PASSWORD, USER, Site, add_user
+from tests.support.upstream import Upstream
 from tests.support.waiting import accepts, free_port, wait_until
 
 HERE = ROOT / "deploy" / "kubernetes" / "ingress-nginx"
@@ -32,10 +39,14 @@ PREFIX = "nginx.ingress.kubernetes.io/"
 NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
 
 
-def location(number: int, ingress: dict[str, Any], maps: dict[str, Any], upstreams: dict[str, str]) -> str:
-    """Return what the controller writes for an Ingress of one path, as far as its annotations say."""
-    told = {name.removeprefix(PREFIX): text for name, text in ingress["metadata"].get("annotations", {}).items()}
-    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+def annotations_of(ingress: dict[str, Any]) -> dict[str, str]:
+    return {name.removeprefix(PREFIX): text for name, text in ingress["metadata"].get("annotations", {}).items()}
+
+
+def location(
+    number: int, path: dict[str, Any], told: dict[str, str], maps: dict[str, Any], upstreams: dict[str, str]
+) -> str:
+    """Return what the controller writes for a path of an Ingress, as far as its annotations say."""
     lines = ["proxy_http_version 1.1;", f"proxy_pass {upstreams[path['backend']['service']['name']]};"]
     passed_on = ("Upgrade $http_upgrade", "Connection $connection_upgrade", "Host $http_host")
     seen = ["X-Forwarded-For $remote_addr", "X-Forwarded-Host $http_host", "X-Forwarded-Proto $scheme"]
@@ -63,8 +74,12 @@ def location(number: int, ingress: dict[str, Any], maps: dict[str, Any], upstrea
         lines.append(f"error_page 401 = /_sign-in{number};")
         target = told["auth-signin"].replace("$escaped_request_uri", "$request_uri")  # nothing to escape here
         more += f"location = /_sign-in{number} {{ internal; return 302 {target}; }}\n"
+    if "rewrite-target" in told:
+        lines.insert(0, f'rewrite "(?i){path["path"]}" {told["rewrite-target"]} break;')
     pattern = path["path"].rstrip("/") or "/"
     match = f"= {pattern}" if path["pathType"] == "Exact" else f"~ ^{pattern.rstrip('/')}(/|$)"  # in this order
+    if path["pathType"] == "ImplementationSpecific":  # a regular expression, where one Ingress of the host uses them
+        match = f'~* "^{path["path"]}"'
     return f"{more}location {match} {{ {' '.join(lines)} }}\n".replace("$scheme", "https")  # TLS is not what is tested
 
 
@@ -87,23 +102,31 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
     objects = list(yaml.safe_load_all(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout))
     maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
     ingresses = [each for each in objects if each["kind"] == "Ingress"]
-    ingresses.sort(key=lambda each: -len(each["spec"]["rules"][0]["http"]["paths"][0]["path"]))  # the longest wins
+    paths = [
+        (ingress["spec"]["rules"][0]["host"], path, annotations_of(ingress))
+        for ingress in ingresses
+        for path in ingress["spec"]["rules"][0]["http"]["paths"]
+    ]
+    paths.sort(key=lambda each: -len(each[1]["path"]))  # the longest wins
+    regular = {host for host, path, told in paths if "use-regex" in told or "rewrite-target" in told}
+    assert {path["pathType"] for host, path, _ in paths if host in regular} == {"ImplementationSpecific"}
     issuer = Issuer()
-    with Echo() as echo:
+    with Echo() as echo, Upstream() as sockets:
         settings = {
+            "FORWARD_AUTH_PREFECT__URL": sockets.url,
+            "FORWARD_AUTH_WEBSOCKETS__VOUCHED": "false",  # all callers of the tests share one address
             "FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd"),
             "FORWARD_AUTH_ISSUER__URL": issuer.url,
-            "FORWARD_AUTH_USERS__ROLE": "viewer",
+            "FORWARD_AUTH_USERS__ROLE": "admin",
             "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
             "FORWARD_AUTH_ISSUER__ROLE": "viewer",
         }
         site = Site(folder, echo.url, settings)
         upstreams = {"prefect-server": echo.url, "forward-auth": site.service_url}
         servers: dict[str, str] = {}
-        for number, ingress in enumerate(ingresses):
-            host = ingress["spec"]["rules"][0]["host"]
+        for number, (host, path, told) in enumerate(paths):
             servers[host] = servers.get(host, "location / { return 404; }\n") + location(
-                number, ingress, maps, upstreams
+                number, path, told, maps, upstreams
             )
         blocks = (f"server {{ listen 127.0.0.1:{port}; server_name {host}; {text} }}" for host, text in servers.items())
         config = f"""
@@ -145,6 +168,57 @@ def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gate
     assert claimed_by_the_caller(seen) == []
     assert not seen.values("Authorization")
     assert not seen.values("Cookie")
+
+
+SOCKETS = [
+    "/api/events/in",
+    "/api/events/out?x=1",
+    "/api/logs/out",
+    "/api/task_runs/subscriptions/scheduled",
+    "/api/work_pools/a%20b/workers/connect",
+]
+
+
+@contextmanager
+def opened(
+    gated: Gated, path: str, token: str | None, headers: dict[str, str] | None = None
+) -> Iterator[ClientConnection]:
+    """Open a WebSocket at the machines' host, as Prefect's clients do."""
+    connection = socket.create_connection(("127.0.0.1", gated.port), 10)
+    options: dict[str, Any] = {"additional_headers": headers, "subprotocols": [Subprotocol("prefect")]}
+    with connect(f"ws://{MACHINES}{path}", sock=connection, **options) as socket_:
+        socket_.send(json.dumps({"type": "auth", "token": token}))
+        yield socket_
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+@pytest.mark.parametrize("how", ["header", "first message"])
+def test_websockets_of_machines_are_relayed(path: str, how: str, gated: Gated) -> None:
+    headers = {**dict.fromkeys(CLAIMED, EVIL), "Cookie": "a=1"}
+    headers |= dict([basic(USER, PASSWORD)]) if how == "header" else {}
+    token = f"{USER}:{PASSWORD}" if how == "first message" else None
+    with opened(gated, path, token, headers) as socket_:
+        seen = Received.from_json(json.loads(socket_.recv(10)))
+    assert (seen.path, seen.values("X-Auth-Request-User")) == (path, [USER])
+    assert seen.values("X-Forwarded-For") == ["127.0.0.1"]
+    assert EVIL not in json.dumps(seen.headers)
+    assert not seen.values("Authorization")
+    assert not seen.values("Cookie")
+
+
+def test_a_websocket_without_a_token_is_closed(gated: Gated) -> None:
+    with opened(gated, SOCKETS[0], None) as socket_, pytest.raises(ConnectionClosed):
+        socket_.recv(10)
+    assert socket_.close_code == 1008
+
+
+def test_nothing_else_is_relayed(gated: Gated) -> None:
+    for path in ("/api/new/feed", "/api/events", "/api/events/in/x", "/xapi/events/in", "/relay/api/api/events/in"):
+        for host in (MACHINES, PEOPLE):
+            assert send(gated.port, host, path, UPGRADE).status in {302, 401, 404}, path
+    for path in SOCKETS:
+        assert send(gated.port, MACHINES, path).status == 404, "no WebSocket"
+        assert send(gated.port, PEOPLE, path, UPGRADE).status == 401
 
 
 def test_the_machines_host_has_the_api_alone(gated: Gated) -> None:

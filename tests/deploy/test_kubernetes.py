@@ -6,10 +6,12 @@ import base64
 import json
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from tests.support.echo import Echo, Received
 from tests.support.kubernetes import Cluster
@@ -104,16 +109,25 @@ def test_selectors_find_the_pods(overlay: str) -> None:
 def test_the_proxy_alone_is_let_in(overlay: str, name: str, port: int) -> None:
     policy = one(name, "NetworkPolicy", overlay)["spec"]
     assert "Ingress" in policy["policyTypes"]
-    ((proxy,),) = [rule["from"] for rule in policy["ingress"]]
+    rules = [rule["from"] for rule in policy["ingress"]]
+    if name == "prefect-server":  # the service relays WebSockets
+        service = one("forward-auth", "Deployment", overlay)["spec"]["selector"]
+        assert rules.pop(0) == [{"podSelector": service}], "of the same namespace"
+    ((proxy,),) = rules
     assert set(proxy) == {"namespaceSelector", "podSelector"}, "both in one: these pods of that namespace"
     assert proxy["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == overlay
-    assert [rule["ports"] for rule in policy["ingress"]] == [[{"protocol": "TCP", "port": port}]]
+    assert all(rule["ports"] == [{"protocol": "TCP", "port": port}] for rule in policy["ingress"])
 
 
 def test_the_base_lets_nobody_in() -> None:
-    policies = [each["spec"] for each in built("base") if each["kind"] == "NetworkPolicy"]
-    assert [policy.get("ingress") or [] for policy in policies] == [[], []]
-    assert all("Ingress" in policy["policyTypes"] for policy in policies)
+    """The service itself may reach Prefect, to relay WebSockets."""
+    policies = {each["metadata"]["name"]: each["spec"] for each in built("base") if each["kind"] == "NetworkPolicy"}
+    assert all("Ingress" in policy["policyTypes"] for policy in policies.values())
+    service, prefect = policies["forward-auth"], policies["prefect-server"]
+    assert service["ingress"] == []
+    ports = [{"protocol": "TCP", "port": 4200}]
+    assert prefect["ingress"] == [{"from": [{"podSelector": service["podSelector"]}], "ports": ports}]
+    assert {"to": [{"podSelector": prefect["podSelector"]}], "ports": ports} in service["egress"]
 
 
 # the pod, as far as it can be had without a cluster -----------------------------------------------------------
@@ -169,7 +183,9 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
     mode = secrets["secret"]["defaultMode"] & (0o777 if os.geteuid() == 0 else 0o700)  # root gives them to a group
     (mounts["secrets"] / "FORWARD_AUTH_SESSION__KEYS").chmod(mode)
     port = free_port()
-    environment = {each["name"]: f"{tmp_path}{each['value']}" for each in container["env"]}
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert told["FORWARD_AUTH_PREFECT__URL"] == "http://prefect-server:4200"
+    environment = {name: f"{tmp_path}{value}" if value.startswith("/") else value for name, value in told.items()}
     argv = [sys.executable, "-m", "service", *container["args"], "--port", str(port)]
     pod = Pod(tmp_path, port, None)  # type: ignore[arg-type]  # the files come first
     pod.swap_users("alice")
@@ -221,9 +237,10 @@ class Gated:
     context: ssl.SSLContext
     raw: dict[str, Any]
     clear_port: int
+    site: Site
 
     def get(self, host: str, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
-        with httpx.Client(verify=self.context) as client:
+        with httpx.Client(verify=self.context, timeout=30) as client:
             return client.get(
                 f"https://127.0.0.1:{self.port}{path}",
                 headers={"Host": host, **(headers or {})},
@@ -233,7 +250,8 @@ class Gated:
     def of(self, what: str, provider: str) -> dict[str, Any]:
         """Return its routers, middlewares or services of one provider, under names that both could have."""
         text = json.dumps({name: value for name, value in self.raw[what].items() if name.endswith(f"@{provider}")})
-        for found, plain in ((r"prefect_([a-z-]+@kubernetescrd)", r"\1"), (f"@{provider}", ""), (".example.net", "")):
+        same = ((r"prefect_([a-z-]+@kubernetescrd)", r"\1"), (f"@{provider}", ""), (".example.net", ""))
+        for found, plain in (*same, ("/prefect/forward-auth/", "/forward-auth/")):
             text = re.sub(found, plain, text)
         return dict(json.loads(text.replace(".example.com", "")))
 
@@ -254,13 +272,14 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
         users = {"FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd"), "FORWARD_AUTH_USERS__ROLE": "viewer"}
         site = Site(folder, echo.url, users)
         site.start_service()
-        objects = json.dumps(built("traefik")).replace("http://forward-auth.prefect.svc:8080", site.service_url)
+        verify = f"127.0.0.1:{free_port()}"
+        objects = json.dumps(built("traefik")).replace("127.0.0.1:8081", verify)
         services = (_service("prefect-server", 4200, echo.port), _service("forward-auth", 8080, site.service_port))
         api, port, clear = free_port(), free_port(), free_port()
         try:
             with Cluster([*json.loads(objects), secret, *(each for pair in services for each in pair)]) as cluster:
                 argv = [
-                    *(each for each in static if not each.startswith("--api.")),
+                    *(each.replace("127.0.0.1:8081", verify) for each in static if not each.startswith("--api.")),
                     f"--entryPoints.websecure.address=127.0.0.1:{port}",
                     f"--entryPoints.web.address=127.0.0.1:{clear}",
                     f"--entryPoints.traefik.address=127.0.0.1:{api}",
@@ -273,6 +292,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
                     "GATE_PEOPLE_HOST": "prefect.example.net",
                     "GATE_PREFECT_URL": echo.url,
                     "GATE_AUTH_URL": site.service_url,
+                    "GATE_VERIFY_URL": f"http://{verify}",
                 }
                 env = clean_environment(folder / "home", file)
                 with Process("Traefik", [require(TRAEFIK), *argv], env=env, log=folder / "traefik.log") as traefik:
@@ -284,7 +304,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
                         log=traefik.tail,
                     )
                     context = ssl.create_default_context(cafile=folder / "tls.crt")
-                    yield Gated(port, context, httpx.get(url).json(), clear)
+                    yield Gated(port, context, httpx.get(url).json(), clear, site)
                     assert " ERR " not in re.sub(r"\x1b\[\d*m", "", traefik.text())
         finally:
             site.service.stop()
@@ -300,11 +320,15 @@ def test_traefik_reads_the_same_routers_as_from_the_file(gated: Gated) -> None:
     from_cluster = {
         name: router
         for name, router in gated.of("routers", "kubernetescrd").items()
-        if router["entryPoints"] == ["websecure"]
+        if router["entryPoints"] != ["web"]
     }
-    assert len(from_cluster) == 6
-    assert all(router["tls"] is not None for router in from_cluster.values())
-    assert _routers(from_cluster) == _routers(gated.of("routers", "file"))
+    assert len(from_cluster) == 8
+    assert [router["entryPoints"] for router in from_cluster.values() if router.get("tls") is None] == [["verify"]]
+    from_file = gated.of("routers", "file")
+    del from_file["gate-away"]
+    verify = next(router for router in from_cluster.values() if router["entryPoints"] == ["verify"])
+    assert verify["middlewares"].pop(0) == "without-namespace"
+    assert _routers(from_cluster) == _routers(from_file)
 
 
 def test_traefik_reads_the_same_gates_and_header_rules(gated: Gated) -> None:
@@ -314,6 +338,10 @@ def test_traefik_reads_the_same_gates_and_header_rules(gated: Gated) -> None:
     )
     to_tls = from_cluster.pop("to-tls")
     assert to_tls["redirectScheme"] == {"scheme": "https", "permanent": True}
+    assert from_cluster.pop("without-namespace")["stripPrefix"] == {"prefixes": ["/prefect"]}
+    del from_file["try-again"]
+    assert from_cluster["gate-away"]["errors"].pop("service") == "noop@internal"
+    assert from_file["gate-away"]["errors"].pop("service") == "gate-away"
     assert from_cluster == from_file
 
 
@@ -332,7 +360,6 @@ def test_each_route_leads_to_its_server_by_its_transport(gated: Gated) -> None:
 
     assert ends("kubernetescrd") == ends("file")
     text = (SHIPPED / "dynamic" / "gate.yml").read_text()
-    text = re.sub(r"\{\{- if \$several \}\}.*?\{\{- end \}\}", "", text, flags=re.DOTALL)  # here the Service's matter
     from_file = yaml.safe_load(text[text.index("  serversTransports:") :])["serversTransports"]
     from_cluster = {
         each["metadata"]["name"]: each["spec"] for each in built("traefik") if each["kind"] == "ServersTransport"
@@ -344,7 +371,8 @@ def test_traefiks_entry_points_are_set_up_as_in_its_own_file() -> None:
     def flat(value: Any, name: str) -> dict[str, str]:
         if isinstance(value, dict):
             return {key: each for below in value for key, each in flat(value[below], f"{name}.{below}").items()}
-        return {} if value in ([], {}) else {name.lower(): str(value).lower()}
+        text = ",".join(value) if isinstance(value, list) else str(value)
+        return {name.lower(): text.lower()} if text != "{}" and value != [] else {}
 
     values = yaml.safe_load((HERE / "traefik" / "traefik-values.yml").read_text())
     told = dict(each.removeprefix("--").lower().split("=") for each in values["additionalArguments"])
@@ -352,10 +380,13 @@ def test_traefiks_entry_points_are_set_up_as_in_its_own_file() -> None:
     secure, clear = static["entryPoints"]["secure"], static["entryPoints"]["clear"]
     for entry in (secure, clear):
         del entry["address"]  # the chart's own business
-    del secure["asDefault"], static["entryPoints"], static["providers"], static["log"]
+    del secure["asDefault"]
     wanted = flat(secure, "entrypoints.websecure") | flat(clear, "entrypoints.web")
+    wanted |= flat(static["entryPoints"]["verify"], "entrypoints.verify")
+    del static["entryPoints"], static["providers"], static["log"]
     wanted |= {key.removeprefix("."): value for key, value in flat(static, "").items()}
-    assert told == wanted | {"providers.kubernetescrd.safenaming": "true"}
+    own = ("safenaming", "allowemptyservices")
+    assert told == wanted | {f"providers.kubernetescrd.{name}": "true" for name in own}
 
 
 def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gated) -> None:
@@ -380,6 +411,27 @@ def test_people_are_sent_to_sign_in_at_the_service(gated: Gated) -> None:
     assert (answer.status_code, answer.headers["location"]) == (302, "/_auth/login?return_to=%2Fruns%3Fx%3D1")
     assert gated.get(PEOPLE, answer.headers["location"], navigation).status_code == 200
     assert gated.get(PEOPLE, "/api/hello", dict([basic(USER, PASSWORD)])).status_code == 401
+
+
+def test_a_websocket_without_a_header_is_the_relays(gated: Gated) -> None:
+    connection = socket.create_connection(("127.0.0.1", gated.port), 10)
+    url, protocols = f"wss://{MACHINES}/api/logs/out", [Subprotocol("prefect")]
+    with connect(url, sock=connection, ssl=gated.context, subprotocols=protocols) as opened:
+        opened.send(json.dumps({"type": "auth", "token": None}))
+        with pytest.raises(ConnectionClosed):
+            opened.recv(10)
+    assert opened.close_code == 1008
+    assert gated.get(MACHINES, "/relay/api/api/logs/out").status_code == 404
+
+
+def test_a_service_that_restarts_is_waited_for(gated: Gated) -> None:
+    credential = dict([basic(USER, PASSWORD)])
+    gated.site.service.kill()
+    assert gated.get(MACHINES, "/api/hello", credential).status_code == 503, "after 20 seconds"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(gated.get, MACHINES, "/api/hello", credential)
+        gated.site.start_service()
+        assert asked.result().status_code == 200
 
 
 def test_in_clear_browsers_are_sent_on_and_machines_are_not(gated: Gated) -> None:

@@ -12,15 +12,16 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from tests.support.certificates import write_certificate
@@ -34,6 +35,7 @@ from tests.support.proxies import PROXIES, Certificate, Proxy, start
 from tests.support.proxy_sites import AUDIENCE, ONLOOKER, SESSION, ProxySites
 from tests.support.raw_http import Answer, basic, bearer, handshake, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
+from tests.support.steady_load import SteadyLoad
 from tests.support.upstream import PARTS_OF_STREAM
 from tests.support.waiting import wait_until
 
@@ -112,6 +114,7 @@ NEEDED = Outcome(401, "credential_required")
 INVALID = Outcome(401, "invalid_token")
 MALFORMED = Outcome(400, "invalid_request")
 DETOURS = ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"]
+RELAY = "/relay/api/api/events/in"
 OTHER_METHODS = ("HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
 TABLE = [
@@ -148,7 +151,7 @@ TABLE = [
     # where
     *(
         Row(f"{path} of the machines' host", MACHINES, NOT_FOUND, path=path, headers=user)
-        for path in ("/", "/v2/", "/docs", "/apix", "/_auth/login", "/forward-auth/api", "/metrics", "/-/api")
+        for path in ("/", "/v2/", "/docs", "/apix", "/_auth/login", "/forward-auth/api", "/metrics", "/-/api", RELAY)
     ),
     *(
         Row(f"{path} of the people's host", PEOPLE, NEEDED, path=path)
@@ -164,21 +167,6 @@ TABLE = [
         headers=lambda w: [bearer(w.silent.mint(aud=AUDIENCE))],
         site="cold",
         instead=(Instead("envoy", Outcome(503, "internal_error"), "drops what a 5xx of the gate says"),),
-    ),
-    Row(
-        "no service, machines",
-        MACHINES,
-        Outcome(503, "internal_error"),
-        headers=user,
-        site="down",
-        instead=(Instead("traefik", Outcome(500), "answers so by itself, whatever it is told"),),
-    ),
-    Row(
-        "no service, people",
-        PEOPLE,
-        Outcome(503, "internal_error"),
-        site="down",
-        instead=(Instead("traefik", Outcome(500), "answers so by itself, whatever it is told"),),
     ),
     Row(
         "no Prefect",
@@ -227,6 +215,48 @@ def assert_refusal(answer: Answer, code: str) -> None:
     assert body["request_id"]
     assert (answer.header("Content-Type") or "").startswith("application/json")
     assert answer.values("Cache-Control") == ["no-store"]
+
+
+def test_without_the_service_nothing_passes(proxy: Proxy, sites: ProxySites) -> None:
+    """Some proxies wait for it before they answer."""
+    port, received = sites.port(proxy, "down"), len(sites.upstream.received)
+    asks = [
+        partial(send, port, MACHINES, "/api/x", user(sites)),
+        partial(handshake, port, MACHINES, SOCKETS[0]),
+        partial(send, port, PEOPLE, "/runs"),
+        partial(send, port, PEOPLE, "/_auth/login"),
+    ]
+    with ThreadPoolExecutor(len(asks)) as pool:
+        answers = [one.result() for one in [pool.submit(ask) for ask in asks]]
+    for answer in answers:
+        assert answer.status == 503, answer
+        assert int(answer.header("Retry-After") or 0) > 0
+        if proxy.name != "traefik":  # which has no body of its own
+            assert_refusal(answer, "internal_error")
+    assert len(sites.upstream.received) == received
+
+
+def test_a_service_that_restarts(proxy: Proxy, sites: ProxySites, tmp_path: Path) -> None:
+    """Most proxies wait for it. Nginx answers 503, after which Prefect's clients try again."""
+    site = Site(tmp_path, sites.upstream.url, sites.by_state["well"].settings)
+    site.start_service()
+    port, process = start(proxy, site)
+    name, value = basic(USER, PASSWORD)
+    head = f"POST /api/x HTTP/1.1\r\nHost: {MACHINES}\r\nContent-Length: 0\r\n{name}: {value}"
+    load = SteadyLoad(port, head, rate=20)
+    try:
+        with process, load:
+            wait_until(lambda: len(load.answers.seconds) >= 20, timeout=20, what="answers")
+            site.service.kill()
+            sent = load.sent
+            wait_until(lambda: load.sent >= sent + 20, timeout=20, what="requests without the service")
+            site.start_service()
+            answered = len(load.answers.seconds)
+            wait_until(lambda: len(load.answers.seconds) >= answered + 40, timeout=20, what="answers again")
+    finally:
+        site.service.stop()
+    told = {failure.partition(" at ")[0] for failure in load.answers.failures}
+    assert told == ({"status 503"} if "nginx" in proxy.name else set()), load.answers
 
 
 def test_too_many_passwords_at_once(proxy: Proxy, sites: ProxySites) -> None:
@@ -368,9 +398,7 @@ def test_what_browsers_keep(path: str, headers: list[Header], storage: str, prox
     assert (answer.status, answer.values("Cache-Control")) == (200, [storage])
 
 
-@pytest.mark.parametrize(
-    "detour", ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"]
-)
+@pytest.mark.parametrize("detour", DETOURS)
 @pytest.mark.parametrize("path", ["/forward-auth/api", "/metrics", "/healthz"])
 def test_no_detour_through_the_pages(detour: str, path: str, proxy: Proxy, sites: ProxySites) -> None:
     answer = send(sites.port(proxy, "well"), PEOPLE, detour.format(path), [basic(USER, PASSWORD)])
@@ -509,11 +537,97 @@ def test_websockets(host: str, proxy: Proxy, sites: ProxySites) -> None:
     assert via("websocket", person.port, host, [good, SAME_ORIGIN]).path == "/api/events/in"
     received = len(sites.upstream.received)
     for headers in ([], [bad], [bad, SAME_ORIGIN]):
+        if host == MACHINES and not headers:
+            continue  # the relay's, below
         answer = handshake(person.port, host, "/api/events/in", headers)
         assert answer.status == 401
         assert_refusal(answer, json.loads(answer.body)["code"])
         with pytest.raises(InvalidStatus):
             via("websocket", person.port, host, headers)
+    assert len(sites.upstream.received) == received
+
+
+# What Prefect's clients open, and a pool's name with an escaped letter.
+SOCKETS = [
+    "/api/events/in",
+    "/api/events/out?x=1",
+    "/api/logs/out",
+    "/api/task_runs/subscriptions/scheduled",
+    "/api/work_pools/a%20b/workers/connect",
+]
+
+
+@contextmanager
+def opened(port: int, path: str, token: str, headers: Sequence[Header] = ()) -> Iterator[ClientConnection]:
+    """Open a WebSocket as Prefect's clients do, with a token in the first message."""
+    url, protocols = f"ws://{MACHINES}:{port}{path}", [Subprotocol("prefect")]
+    with connect(url, additional_headers=headers, subprotocols=protocols, proxy=None) as socket_:
+        socket_.send(json.dumps({"type": "auth", "token": token}))
+        yield socket_
+
+
+def relayed(request: Received, sites: ProxySites) -> bool:
+    """Tell a request of the service from a request of the proxy, which keeps the caller's Host."""
+    return request.values("Host") == [f"127.0.0.1:{sites.upstream.port}"]
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+def test_a_token_in_the_first_message_opens_a_websocket(path: str, proxy: Proxy, sites: ProxySites) -> None:
+    claims = [*((name, EVIL) for name in IDENTITY), ("X-Forwarded-For", "203.0.113.9"), ("Cookie", "theme=dark")]
+    with opened(sites.port(proxy, "well"), path, f"{USER}:{PASSWORD}", claims) as socket_:
+        request = Received.from_json(json.loads(socket_.recv(10)))
+        assert json.loads(socket_.recv(10)) == {"type": "auth", "token": None}
+        socket_.send("again")
+        assert socket_.recv(10) == "again"
+    assert (request.path, request.values("X-Auth-Request-User")) == (path, [USER])
+    assert relayed(request, sites)
+    assert request.values("X-Forwarded-For") == ["127.0.0.1"] or proxy.name == "envoy"
+    assert EVIL not in json.dumps(request.headers)
+    assert "203.0.113.9" not in json.dumps(request.headers)
+    assert request.values("Authorization") == request.values("Cookie") == []
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        pytest.param("", "No credential on this WebSocket", id="none"),
+        pytest.param(f"{USER}:wrong", "The user name or the password is wrong", id="wrong"),
+    ],
+)
+def test_a_websocket_without_a_good_token_is_closed(token: str, reason: str, proxy: Proxy, sites: ProxySites) -> None:
+    received = len(sites.upstream.received)
+    with opened(sites.port(proxy, "well"), SOCKETS[0], token) as socket_, pytest.raises(ConnectionClosed):
+        socket_.recv(10)
+    assert socket_.close_code == 1008
+    assert (socket_.close_reason or "").startswith(reason)
+    assert len(sites.upstream.received) == received
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+def test_a_websocket_with_a_header_goes_to_prefect(path: str, proxy: Proxy, sites: ProxySites) -> None:
+    """The site may have all WebSockets relayed."""
+    for site in ("well", "relayed"):
+        url = f"ws://{MACHINES}:{sites.port(proxy, site)}{path}"
+        with connect(url, additional_headers=[basic(USER, PASSWORD)], proxy=None) as socket_:
+            request = Received.from_json(json.loads(socket_.recv(10)))
+        assert (request.path, request.values("X-Auth-Request-User")) == (path, [USER])
+        assert request.values("Authorization") == []
+        assert relayed(request, sites) == (site == "relayed")
+
+
+@pytest.mark.parametrize("site", ["well", "relayed"])
+def test_nothing_else_is_relayed(site: str, proxy: Proxy, sites: ProxySites) -> None:
+    """A WebSocket that reached the relay without a header would be accepted."""
+    port, received = sites.port(proxy, site), len(sites.upstream.received)
+    for path in ("/api/new/feed", "/api/events", "/api/events/in/x", "/api/work_pools/a/b/workers/connect", "/api/x"):
+        assert handshake(port, MACHINES, path).status == 401, path
+    for path in SOCKETS:
+        assert handshake(port, PEOPLE, path).status == 401, path
+        assert send(port, MACHINES, path).status == 401, path
+    for path in (RELAY, *(detour.format(RELAY) for detour in DETOURS)):
+        for host in (MACHINES, PEOPLE):
+            for headers in ([], [basic(USER, PASSWORD)]):
+                assert handshake(port, host, path, headers).status in {400, 401, 404}, path
     assert len(sites.upstream.received) == received
 
 

@@ -49,7 +49,14 @@ def start(proxy: Proxy, site: Site, certificate: Certificate | None = None) -> t
         if process.returncode is not None:
             msg = f"{proxy.name} ended with {process.returncode}:\n{process.tail()}"
             raise RuntimeError(msg)
-        return accepts(port) and (bool(certificate) or send(port, MACHINES, "/api/health").status != 404)
+        return accepts(port) and (bool(certificate) or asks())
+
+    def asks() -> bool:
+        """Say whether it has its routes; without the service, some proxies wait before they answer."""
+        try:
+            return send(port, MACHINES, "/api/health", timeout=3).status != 404
+        except TimeoutError:
+            return True
 
     try:
         wait_until(ready, timeout=20, what=f"routes in {proxy.name}", log=process.tail)
@@ -110,7 +117,10 @@ def _nginx(part: Part) -> Start:
         (folder / "conf.d").mkdir()
         template = DEPLOY / "nginx" / "templates" / "default.conf.template"
         variables = {**_apart(site), "GATE_LISTEN": f"127.0.0.1:{port}{' ssl' if certificate else ''}"}
-        (folder / "conf.d" / "default.conf").write_text(_envsubst(template, variables))
+        text = _envsubst(template, variables)
+        if site.websockets == "always":
+            text = replace_once(text, '    "websocket:" 1;', '    "~^websocket:" 1;')
+        (folder / "conf.d" / "default.conf").write_text(text)
         if certificate is not None:
             tls = (DEPLOY / "nginx" / "tls.conf").read_text()
             tls = replace_once(tls, "/etc/nginx/tls/tls.crt", str(certificate.chain))
@@ -133,6 +143,7 @@ def _caddy(site: Site, port: int, certificate: Certificate | None) -> Process:
         "GATE_HTTPS_PORT": str(port if certificate else free_port()),
         "GATE_PREFECT_URL": site.prefect_url,
         "GATE_AUTH_URL": site.service_url,
+        "GATE_WEBSOCKETS": site.websockets,
     }
     if certificate is not None:
         files = {"GATE_TLS_CERT_FILE": str(certificate.chain), "GATE_TLS_KEY_FILE": str(certificate.key)}
@@ -149,6 +160,9 @@ def _caddy(site: Site, port: int, certificate: Certificate | None) -> Process:
 def _envoy(site: Site, port: int, certificate: Certificate | None) -> Process:
     template = DEPLOY / "envoy" / "envoy.yaml.template"
     text = _envsubst(template, {**_apart(site), "GATE_LISTEN_PORT": str(port)})
+    if site.websockets == "always":
+        text, lines = re.subn(r"(?m)^ +- {name: authorization, .*\n", "", text)
+        assert lines == 1
     if certificate is not None:
         text = re.sub(r"(?m)^( +)#(?=\S| {2})(?!# )", r"\1", text)
         text = replace_once(text, "/etc/envoy/tls/tls.crt", str(certificate.chain))

@@ -28,7 +28,10 @@ KEY = "a-session-key-for-the-tests-alone-of-no-worth"
 
 
 class ProxySites:
-    """Three sites by state: `well`, `cold` (the issuer cannot be reached) and `down` (the service does not run)."""
+    """Sites by state: `well`, `cold` (the issuer cannot be reached) and `down` (the service does not run).
+
+    At `relayed`, the service of `well` relays all WebSockets.
+    """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._stack = stack
@@ -45,6 +48,7 @@ class ProxySites:
             "FORWARD_AUTH_GRANTS": json.dumps(GRANTS),
             "FORWARD_AUTH_USERS__FILE": str(users),
             "FORWARD_AUTH_SESSION__KEYS": KEY,
+            "FORWARD_AUTH_WEBSOCKETS__VOUCHED": "false",  # all callers of the tests share one address
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
             "FORWARD_AUTH_ISSUER__ROLE": "admin",
         }
@@ -57,9 +61,12 @@ class ProxySites:
             ),
             "down": Site(folder / "down", self.upstream.url, {}),
         }
+        well = self.by_state["well"].service_port
+        relayed = Site(folder / "relayed", self.upstream.url, {}, service_port=well, websockets="always")
+        self.by_state["relayed"] = relayed
         for name, site in self.by_state.items():
             site.folder.mkdir()
-            if name != "down":
+            if name in {"well", "cold"}:
                 site.start_service()
                 stack.callback(site.service.stop)
 

@@ -52,12 +52,13 @@ def send(
     method: str = "GET",
     body: bytes = b"",
     chunked: bool = False,
+    timeout: float = 30,
 ) -> Answer:
     """Send one request to a loopback port, for this host, and return the answer.
 
     A ``chunked`` body does not say its length beforehand, and may be empty (RFC 9112 §7.1).
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", f"{host}:{port}")

@@ -45,6 +45,7 @@ class Site:
     service_port: int = field(default_factory=free_port)
     port: int = field(default_factory=free_port)
     auth_url: str = ""  # where Traefik finds the service, if that is not the service's own port
+    websockets: str = "without-header"  # which WebSockets of machines the proxy hands over to the relay, or "always"
     dynamic: Path = SHIPPED / "dynamic"  # Traefik's dynamic configuration
     traefik_env: Mapping[str, str] = field(default_factory=dict)  # further variables of it
 
@@ -120,6 +121,7 @@ class Site:
             "GATE_PREFECT_URL": self.prefect_url,
             "GATE_AUTH_URL": self.auth_url or self.service_url,
             "GATE_VERIFY_URL": f"http://{verify}",
+            "GATE_WEBSOCKETS": self.websockets,
             "TMPDIR": str(self.folder / "nowhere"),  # no answer of Prefect may be written to disk
         }
         return Process(

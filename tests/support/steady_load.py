@@ -49,6 +49,7 @@ class SteadyLoad:
         self._over = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._ask()))
         self._next = 0
+        self.sent = 0
         self.answers = Answers()
 
     async def _ask(self) -> None:
@@ -66,7 +67,10 @@ class SteadyLoad:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT):
                     connection = connection or await asyncio.open_connection("127.0.0.1", self._port)
-                    status = await self._exchange(*connection)
+                    status, closes = await self._exchange(*connection)
+                if closes:
+                    connection[1].close()
+                    connection = None
                 problem = "" if status == "200" else f"status {status}"
             except (OSError, EOFError) as error:
                 problem = repr(error)
@@ -80,12 +84,13 @@ class SteadyLoad:
         if connection is not None:
             connection[1].close()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, bool]:
         writer.write(self._request)
+        self.sent += 1
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = head.partition("\r\ncontent-length:")[2].partition("\r\n")[0]
         await reader.readexactly(int(length))
-        return head.split(" ", 2)[1]
+        return head.split(" ", 2)[1], "\r\nconnection: close\r\n" in head
 
     def __enter__(self) -> Self:
         self._thread.start()
