@@ -43,7 +43,7 @@ def bearer(token: str) -> tuple[str, str]:
     return "Authorization", f"Bearer {token}"
 
 
-def send(
+def send(  # noqa: PLR0913 - a request has these parts
     port: int,
     host: str,
     path: str,
@@ -53,12 +53,13 @@ def send(
     body: bytes = b"",
     chunked: bool = False,
     timeout: float = 30,
+    source: str = "127.0.0.1",
 ) -> Answer:
-    """Send one request to a loopback port, for this host, and return the answer.
+    """Send one request to a loopback port, for this host and from this address, and return the answer.
 
     A ``chunked`` body does not say its length beforehand, and may be empty (RFC 9112 §7.1).
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout, source_address=(source, 0))
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", f"{host}:{port}")
