@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext
 from functools import partial
 from typing import Final
 
@@ -19,30 +19,26 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from service.adapters.prefect_socket import open_socket
-from service.core.errors import Broken, MalformedCredential, NotFound, OutOfReach, Refusal, Throttled, UntrustedPeer
+from service.core.errors import Broken, MalformedCredential, NotFound, OutOfReach, Refusal, Throttled
 from service.core.model import (
     NO_CREDENTIAL,
     Allow,
-    Browser,
     Decision,
     Face,
     ForwardedRequest,
-    Gate,
     NoCredential,
     Principal,
     Unavailable,
 )
-from service.core.policy import decide
-from service.core.prefect.roles import Access
 from service.core.prefect.routes import websocket_endpoint
 from service.core.problems import Problem
-from service.core.request.faces import browser_of, parse_call
 from service.core.request.first_message import SUBPROTOCOL, authorization_of, first_message, parse_first_message
 from service.gate import vouching
-from service.gate.asgi import Message, Receive, Scope, Send
-from service.gate.protocol import CONNECTION, PING, RELAY_PREFIX, RelayProtocol
-from service.gate.verify import VerifyEndpoints, behind_prefix
-from service.gate.vouching import Vouching
+from service.gate.asgi import Receive, Scope, Send
+from service.gate.protocol import PING
+from service.gate.relay_client import GONE, Client, ClientGoneError, content_of
+from service.gate.verify import VerifyEndpoints
+from service.gate.vouching import VouchedSocket, Vouching
 from service.rendering.answers import allow_headers, render
 from service.rendering.close import ABNORMAL, INTERNAL_ERROR, NO_STATUS, SERVICE_RESTART, Close, close_of, sendable
 from service.state.throttle import sender_of
@@ -56,105 +52,6 @@ VOUCHED_CHECK_SECONDS: Final = 5.0  # between two looks at who vouches for a soc
 NOTE_SECONDS: Final = 15.0  # between two notes of one caller as seen
 CHECK_SECONDS: Final = 1.0  # between two looks at which credentials have ended
 _CHECKED_AT_ONCE: Final = 50
-_PREFIX: Final = RELAY_PREFIX.encode()
-_GONE: Final = (OSError, RuntimeError)  # what uvicorn raises where the client has gone, or has been sent a close frame
-
-
-class _ClientGoneError(Exception):
-    """The client has closed the socket before it was let in."""
-
-
-class _Client:
-    """The client's side of a WebSocket, and what is known of it."""
-
-    __slots__ = (
-        "_receive",
-        "_scope",
-        "accepted",
-        "browser",
-        "connection",
-        "era",
-        "gate",
-        "peer",
-        "presented",
-        "principal",
-        "request",
-        "send",
-        "subprotocol",
-        "until",
-        "user_agent",
-        "vouched",
-    )
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._scope, self._receive, self.send = scope, receive, send
-        self.connection: RelayProtocol | None = (scope.get("extensions") or {}).get(CONNECTION)
-        self.peer: str = scope["client"][0] if scope.get("client") else ""
-        self.gate = Gate.API
-        self.request: ForwardedRequest | None = None
-        self.browser: Browser | None = None
-        self.presented: bytes | None = None  # the value of an Authorization header
-        self.principal: Principal | None = None
-        self.until = 0.0  # seconds since the epoch: the credential is verified again then
-        self.era = 0  # of the verdicts when it was verified
-        self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
-        self.accepted = False
-        self.vouched = False  # there is no credential, and each message is judged
-        self.user_agent = b""
-
-    def parse(self, endpoints: VerifyEndpoints) -> None:
-        """Read the upgrade request; raises Refusal if it cannot be relayed."""
-        proxies = endpoints.wiring.proxies
-        if not proxies.trusts(self.peer):
-            raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=self.peer)
-        call = behind_prefix(self._scope, _PREFIX)
-        if call is None or call[0] is Gate.UI:
-            raise NotFound(Problem.NOT_FOUND)
-        self.gate, target = call
-        self.request, found = parse_call(Face.RELAY, "GET", target, self._scope["headers"], proxies)
-        self.browser = browser_of(found, self.request)
-        self.presented = found.get(b"authorization")
-        self.user_agent = found.get(b"user-agent", b"")
-
-    @property
-    def address(self) -> str:
-        """Return the client's address, or an empty string where no proxy has said it."""
-        return self.request.client if self.request is not None else ""
-
-    def decide(self, who: Principal | NoCredential | Refusal, access: Access) -> Decision:
-        """Return the decision about this WebSocket."""
-        return decide(self.request, who, self.gate, access, browser=self.browser)
-
-    async def accept(self, *, proved: bool = False) -> None:
-        """Accept the upgrade, with Prefect's sub-protocol if the client has offered it.
-
-        ``proved`` tells that the client may send large messages at once, where no first message is due.
-        """
-        if proved and self.subprotocol is None:
-            self.proved()
-        await self.send({"type": "websocket.accept", "subprotocol": self.subprotocol})
-        self.accepted = True
-
-    def proved(self) -> None:
-        """Let the client send large messages, and keep its pings in order with them."""
-        if self.connection is not None:
-            self.connection.proved()
-
-    async def receive(self) -> Message:
-        """Return the next message, ping or disconnect."""
-        return await self._receive()
-
-    async def first_message(self) -> str | bytes:
-        """Return the first message; raises _ClientGoneError if none comes any more."""
-        message = await self._receive()
-        if message["type"] != "websocket.receive":
-            raise _ClientGoneError
-        return _content_of(message)
-
-    async def close(self, close: Close) -> None:
-        """Close the socket, if that has not happened yet."""
-        with suppress(*_GONE):
-            await self.send({"type": "websocket.close", "code": close.code, "reason": close.reason})
 
 
 class Relay:
@@ -166,7 +63,7 @@ class Relay:
         self._telemetry = endpoints.wiring.telemetry
         self._unproved = Unproved()
         self._vouching = Vouching(endpoints)
-        self._open: dict[_Client, asyncio.Future[Close]] = {}  # and what ends it
+        self._open: dict[Client, asyncio.Future[Close]] = {}  # and what ends it; from before Prefect's side is open
 
     def __len__(self) -> int:
         return len(self._open)
@@ -174,26 +71,26 @@ class Relay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one WebSocket (ASGI 3.0), from its upgrade to its end."""
         await receive()  # websocket.connect
-        client = _Client(scope, receive, send)
+        client = Client(scope, receive, send)
         try:
             decision: Decision | None = await self._admit(client)
             if isinstance(decision, Allow):
                 decision = await self._relay(client, decision)
             if decision is not None:
                 await self._refuse(client, decision)
-        except _ClientGoneError:
+        except ClientGoneError:
             pass
 
     # letting a client in --------------------------------------------------------------------------------------
 
-    async def _admit(self, client: _Client) -> Decision:
+    async def _admit(self, client: Client) -> Decision:
         """Return the decision about a WebSocket, by the credential of its header or of its first message."""
         who: Principal | NoCredential | Refusal
         try:
-            client.parse(self._endpoints)
+            client.parse(self._endpoints.wiring.proxies)
             self._refuse_if_impossible(client)
             who = await self._principal_of(client)
-        except _ClientGoneError:
+        except ClientGoneError:
             raise
         except Refusal as refusal:
             who = refusal
@@ -202,7 +99,7 @@ class Relay:
             who = Broken(Problem.INTERNAL)
         return client.decide(who, self._endpoints.wiring.access)
 
-    def _refuse_if_impossible(self, client: _Client) -> None:
+    def _refuse_if_impossible(self, client: Client) -> None:
         wiring, request = self._endpoints.wiring, client.request
         route = request and wiring.access.routes.find("GET", request.path)
         if route is None or route.method != "WS":
@@ -212,7 +109,7 @@ class Relay:
         if len(self._open) >= wiring.settings.websockets.max_open:
             raise Throttled(Problem.RELAY_FULL)
 
-    async def _principal_of(self, client: _Client) -> Principal | NoCredential:
+    async def _principal_of(self, client: Client) -> Principal | NoCredential:
         """Return who sends a WebSocket. Its header is proved before it is accepted, its first message afterwards."""
         wiring = self._endpoints.wiring
         if client.presented is not None:
@@ -233,7 +130,7 @@ class Relay:
         client.presented = authorization_of(token)
         return await self._prove(client, client.presented)
 
-    async def _accept_if_vouched(self, client: _Client) -> Principal | NoCredential:
+    async def _accept_if_vouched(self, client: Client) -> Principal | NoCredential:
         """Accept a WebSocket that begins with no first message. Whoever is let in may send a large one at once."""
         try:
             who = await self._vouched(client)
@@ -243,7 +140,7 @@ class Relay:
         await client.accept(proved=isinstance(who, Principal))
         return who
 
-    async def _vouched(self, client: _Client) -> Principal | NoCredential:
+    async def _vouched(self, client: Client) -> Principal | NoCredential:
         """Return who vouches for a WebSocket without a credential, if somebody does."""
         if client.request is None or websocket_endpoint(client.request.path) not in vouching.ENDPOINTS:
             return NO_CREDENTIAL
@@ -255,14 +152,14 @@ class Relay:
         client.era, client.until = era, time.time() + VOUCHED_CHECK_SECONDS
         return principal
 
-    async def _prove(self, client: _Client, presented: bytes) -> Principal:
+    async def _prove(self, client: Client, presented: bytes) -> Principal:
         """Return the principal of a credential, and remember on the client until when that holds."""
         client.era = self._verdicts.era
         proof = await self._endpoints.proof_of(client.gate, presented, client.address)
         client.principal, client.until = proof.principal, proof.until
         return proof.principal
 
-    async def _token_of(self, client: _Client) -> str | None:
+    async def _token_of(self, client: Client) -> str | None:
         """Return the token of the first message, or None if there is none; Prefect's sub-protocol begins with one."""
         if client.subprotocol is None:
             return None
@@ -273,12 +170,12 @@ class Relay:
             raise MalformedCredential(Problem.FIRST_MESSAGE_LATE) from None
         return parse_first_message(message)
 
-    async def _still_vouched(self, client: _Client) -> Principal | NoCredential:
+    async def _still_vouched(self, client: Client) -> Principal | NoCredential:
         client.era, client.until = self._verdicts.era, time.time() + VOUCHED_CHECK_SECONDS
         callers = await self._vouching.callers_at(client.request) if client.request is not None else []
         return callers[0].proof.principal if callers else NO_CREDENTIAL
 
-    async def _refuse(self, client: _Client, decision: Decision) -> None:
+    async def _refuse(self, client: Client, decision: Decision) -> None:
         """Count, log and send a refusal: as HTTP before the upgrade is accepted, else as a close frame."""
         request_id = secrets.token_hex(8)
         self._telemetry.decided(
@@ -293,7 +190,7 @@ class Relay:
 
     # passing messages on --------------------------------------------------------------------------------------
 
-    async def _relay(self, client: _Client, allowed: Allow) -> Decision | None:
+    async def _relay(self, client: Client, allowed: Allow) -> Decision | None:
         """Pass messages between the client and Prefect until one of them, or the credential, ends the socket.
 
         Returns a decision if Prefect cannot be reached, else None.
@@ -301,10 +198,29 @@ class Relay:
         request, access = client.request, self._endpoints.wiring.access
         if request is None:
             return client.decide(Broken(Problem.INTERNAL), access)
+        if len(self._open) >= self._endpoints.wiring.settings.websockets.max_open:
+            return client.decide(Throttled(Problem.RELAY_FULL), access)
+        ended = self._open[client] = asyncio.get_running_loop().create_future()
         try:
-            prefect = await self._connect(client, request, allowed.principal)
+            with self._vouching.socket(request) if client.vouched else nullcontext() as judge:
+                prefect = await self._connect(client, request, allowed.principal)
+                await self._relay_to(prefect, client, request, allowed, ended, judge)
         except OutOfReach as problem:
             return client.decide(problem, access)
+        finally:
+            del self._open[client]
+        return None
+
+    async def _relay_to(
+        self,
+        prefect: ClientConnection,
+        client: Client,
+        request: ForwardedRequest,
+        allowed: Allow,
+        ended: "asyncio.Future[Close]",
+        judge: VouchedSocket | None,
+    ) -> None:
+        """Count an open WebSocket, and pass its messages on."""
         endpoint = websocket_endpoint(request.path) or ""
         self._telemetry.allowed[client.gate] += 1
         self._telemetry.websockets[endpoint, "vouched" if client.vouched else "relayed"] += 1
@@ -313,22 +229,18 @@ class Relay:
                 allowed, request, face=Face.RELAY, gate=client.gate, request_id="", peer=client.peer
             )
         client.proved()
-        ended = self._open[client] = asyncio.get_running_loop().create_future()
+        to_prefect = to_client = None
+        if judge is not None and endpoint == "events/in":
+            to_prefect = judge.passes_to_prefect
+        elif judge is not None:
+            to_client = judge.passes_to_client
         self._telemetry.websockets_open += 1
         try:
-            if client.vouched:
-                with self._vouching.socket(request) as judge:
-                    sends = endpoint == "events/in"
-                    to_prefect, to_client = (judge.passes_to_prefect, None) if sends else (None, judge.passes_to_client)
-                    await self._pass_on(client, prefect, ended, to_prefect, to_client)
-            else:
-                await self._pass_on(client, prefect, ended)
+            await self._pass_on(client, prefect, ended, to_prefect, to_client)
         finally:
             self._telemetry.websockets_open -= 1
-            del self._open[client]
-        return None
 
-    async def _connect(self, client: _Client, request: ForwardedRequest, principal: Principal) -> ClientConnection:
+    async def _connect(self, client: Client, request: ForwardedRequest, principal: Principal) -> ClientConnection:
         """Return Prefect's side, with the first message sent; raises OutOfReach."""
         settings = self._endpoints.wiring.settings.prefect
         auth_string = settings.auth_string.get_secret_value() if settings.auth_string is not None else None
@@ -340,19 +252,18 @@ class Relay:
             ("user-agent", client.user_agent.decode("latin-1")),
         ]
         subprotocol = client.subprotocol or (SUBPROTOCOL if auth_string is not None else None)
-        prefect = await open_socket(settings.url or "", request.target, subprotocol, headers)
-        try:
-            if subprotocol is not None:
-                await prefect.send(first_message(auth_string))
-            if subprotocol is not None and client.subprotocol is None:
-                await prefect.recv()  # the answer to what this client, of an earlier version, has not sent
-        except ConnectionClosed as closed:
-            raise OutOfReach(Problem.PREFECT_OUT_OF_REACH, because=str(closed), retry_after=2) from None
-        return prefect
+        return await open_socket(
+            settings.url or "",
+            request.target,
+            subprotocol,
+            headers,
+            first=None if subprotocol is None else first_message(auth_string),
+            take_answer=client.subprotocol is None,  # a client of an earlier version has not asked and does not read it
+        )
 
     @staticmethod
     async def _pass_on(
-        client: _Client,
+        client: Client,
         prefect: ClientConnection,
         ended: "asyncio.Future[Close]",
         to_prefect: Judge | None = None,
@@ -390,7 +301,7 @@ class Relay:
                 await asyncio.gather(*map(self._check, due[start : start + _CHECKED_AT_ONCE]))
                 await asyncio.sleep(0)
 
-    async def _check(self, client: _Client) -> None:
+    async def _check(self, client: Client) -> None:
         """Verify a credential again, and end its socket if it is not valid or not permitted any more.
 
         While nothing can be decided, the socket stays open, but never past the expiry of its credential.
@@ -418,13 +329,13 @@ class Relay:
         self._telemetry.websocket_ended(client.request, before, close.reason)
 
 
-async def _to_prefect(client: _Client, prefect: ClientConnection, judge: Judge | None) -> Close:
+async def _to_prefect(client: Client, prefect: ClientConnection, judge: Judge | None) -> Close:
     """Pass the client's messages on until one side closes the socket; return how."""
     try:
         while True:
             message = await client.receive()
             if message["type"] == "websocket.receive":
-                content = _content_of(message)
+                content = content_of(message)
                 if judge is None or await judge(content):
                     await prefect.send(content)
             elif message["type"] == PING:
@@ -435,7 +346,7 @@ async def _to_prefect(client: _Client, prefect: ClientConnection, judge: Judge |
         return _close_by_prefect(closed)
 
 
-async def _to_client(client: _Client, prefect: ClientConnection, judge: Judge | None) -> Close:
+async def _to_client(client: Client, prefect: ClientConnection, judge: Judge | None) -> Close:
     """Pass Prefect's messages on until one side closes the socket; return how."""
     try:
         while True:
@@ -445,7 +356,7 @@ async def _to_client(client: _Client, prefect: ClientConnection, judge: Judge | 
             await client.send({"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content})
     except ConnectionClosed as closed:
         return _close_by_prefect(closed)
-    except _GONE:
+    except GONE:
         return Close(ABNORMAL)
 
 
@@ -460,11 +371,3 @@ def _close_by_prefect(closed: ConnectionClosed) -> Close:
 
 def _has_result(task: "asyncio.Future[Close]") -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
-
-
-def _content_of(message: Message) -> str | bytes:
-    text: str | None = message.get("text")
-    if text is not None:
-        return text
-    content: bytes = message["bytes"]
-    return content

@@ -19,7 +19,13 @@ from service.settings import Settings
 from service.settings.load import CONFIG, SECRETS, SESSION_KEY
 from service.telemetry.events import configure_logging
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 KEEP_ALIVE: Final = 120  # seconds; longer than proxies keep idle connections, so that they are the ones to close
+MAX_FILES: Final = 65_536  # descriptors: more than the memory of one process has use for
 PROTOCOLS: Final[dict[str, Any]] = {
     "http": BoundedHeadProtocol,
     "ws": RelayProtocol,
@@ -46,6 +52,7 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
         os.environ["FORWARD_AUTH_UDS"] = str(settings.uds)
     os.environ[SESSION_KEY] = secrets.token_urlsafe(32)  # all processes need the same key
     configure_logging(settings.log.level, settings.log.format)
+    _allow_files()
     config = uvicorn.Config(
         "service.web.app:create_app",
         factory=True,
@@ -77,6 +84,17 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
             settings.uds.unlink(missing_ok=True)
     if settings.workers == 1 and not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def _allow_files() -> None:
+    """Allow this process and its workers as many descriptors as the system lets it have: a relayed socket takes two."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has limits that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _unix_socket(path: Path) -> socket.socket:
