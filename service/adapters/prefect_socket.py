@@ -66,4 +66,7 @@ async def open_socket(
             socket.transport.abort()
         because = f"{type(problem).__name__}: {problem!s:.200}"
         raise OutOfReach(Problem.PREFECT_OUT_OF_REACH, because=because, retry_after=2) from None
+    for handshake in (socket.request, socket.response):
+        if handshake is not None:
+            handshake.headers.clear()  # which an idle socket would keep
     return socket

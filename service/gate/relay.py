@@ -229,6 +229,7 @@ class Relay:
                 allowed, request, face=Face.RELAY, gate=client.gate, request_id="", peer=client.peer
             )
         client.proved()
+        client.opened()
         to_prefect = to_client = None
         if judge is not None and endpoint == "events/in":
             to_prefect = judge.passes_to_prefect
