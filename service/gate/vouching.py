@@ -22,6 +22,7 @@ from service.gate.verify import VerifyEndpoints
 from service.state.reporters import RECENT_SECONDS, Reporter
 
 ENDPOINTS: Final = frozenset({"events/in", "events/out"})
+CAPABILITIES: Final = (Capability.REPORT, Capability.EMIT)  # of who can vouch
 MAX_OF_ADDRESS: Final = 512  # sockets
 EVENTS_A_SECOND: Final = 500.0  # of one socket; more are slowed down
 BYTES_A_SECOND: Final = 4_000_000.0
@@ -75,7 +76,7 @@ class Vouching:
             if not await self._holds(reporter, request.client):
                 continue
             principal = reporter.proof.principal
-            may = access.may(principal.roles, Capability.REPORT, Capability.EMIT)
+            may = access.may(principal.roles, *CAPABILITIES)
             if may and isinstance(decide(request, principal, reporter.gate, access), Allow):
                 found.append(reporter)
         return found
