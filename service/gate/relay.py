@@ -28,8 +28,10 @@ from service.core.model import (
     ForwardedRequest,
     NoCredential,
     Principal,
+    Proof,
     Unavailable,
 )
+from service.core.prefect.client_events import run_handed_out
 from service.core.prefect.routes import websocket_endpoint
 from service.core.problems import Problem
 from service.core.request.first_message import SUBPROTOCOL, authorization_of, first_message, parse_first_message
@@ -52,6 +54,7 @@ VOUCHED_CHECK_SECONDS: Final = 5.0  # between two looks at who vouches for a soc
 NOTE_SECONDS: Final = 15.0  # between two notes of one caller as seen
 CHECK_SECONDS: Final = 1.0  # between two looks at which credentials have ended
 _CHECKED_AT_ONCE: Final = 50
+_HANDS_OUT: Final = "task_runs/subscriptions/scheduled"
 
 
 class Relay:
@@ -235,11 +238,26 @@ class Relay:
             to_prefect = judge.passes_to_prefect
         elif judge is not None:
             to_client = judge.passes_to_client
+        elif endpoint == _HANDS_OUT and self._endpoints.wiring.notes_reporters and request.client:
+            to_client = partial(self._handed_out, client)
         self._telemetry.websockets_open += 1
         try:
             await self._pass_on(client, prefect, ended, to_prefect, to_client)
         finally:
             self._telemetry.websockets_open -= 1
+
+    async def _handed_out(self, client: Client, message: str | bytes) -> bool:
+        """Take a task run that Prefect hands to ``task.serve`` as one that this caller reports on from its address.
+
+        No request names that run before its events. Every message passes.
+        """
+        run = run_handed_out(message)
+        if run is not None and client.presented is not None and client.principal is not None:
+            key = self._verdicts.key_of(client.gate, client.presented, client.address)
+            proof = Proof(client.principal, client.until)
+            reporters = self._endpoints.wiring.state.reporters
+            reporters.note(client.address, key, client.gate, client.presented, proof, client.era).reports(run)
+        return True
 
     async def _connect(self, client: Client, request: ForwardedRequest, principal: Principal) -> ClientConnection:
         """Return Prefect's side, with the first message sent; raises OutOfReach."""
