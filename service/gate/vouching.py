@@ -8,7 +8,7 @@ time ago. Then each event is read, and passes only if that caller reports on its
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,7 +18,9 @@ from service.core.policy import decide
 from service.core.prefect.client_events import ClientEvent, EventProblem, parse_event, runs_of_event
 from service.core.prefect.routes import Capability
 from service.core.problems import Problem
+from service.gate.shared_reports import SharedReports
 from service.gate.verify import VerifyEndpoints
+from service.state.bounded import drop_oldest
 from service.state.reporters import RECENT_SECONDS, Reporter
 
 ENDPOINTS: Final = frozenset({"events/in", "events/out"})
@@ -28,6 +30,7 @@ EVENTS_A_SECOND: Final = 500.0  # of one socket; more are slowed down
 BYTES_A_SECOND: Final = 4_000_000.0
 HOLD_SECONDS: Final = 1.5  # that an event waits for the request that names its run: both are on the way at once
 _LOOK_SECONDS: Final = 0.1
+_ELSEWHERE_SECONDS: Final = 0.3
 _MAX_HELD: Final = 1_000  # runs that were waited for, of one socket
 _UNREPORTED: Final = "unreported"
 
@@ -40,6 +43,11 @@ class Vouching:
         state = endpoints.wiring.state
         self._reporters, self._verdicts, self._telemetry = state.reporters, state.verdicts, state.telemetry
         self._open: Counter[str] = Counter()
+
+    @property
+    def shared(self) -> SharedReports | None:
+        """Return what replicas share, if they do."""
+        return self._endpoints.wiring.shared_reports
 
     @contextmanager
     def socket(self, request: ForwardedRequest) -> Iterator["VouchedSocket"]:
@@ -108,6 +116,7 @@ class VouchedSocket:
         self._vouching = vouching
         self._request = request
         self._waited_for: set[str] = set()
+        self._looked: dict[str, float] = {}  # monotonic: when other replicas may be asked for this name again
         self._free_at = 0.0  # monotonic: when the next message may pass
 
     async def passes_to_prefect(self, message: str | bytes) -> bool:
@@ -117,7 +126,11 @@ class VouchedSocket:
         if isinstance(event, EventProblem):
             self._vouching.dropped(self._request.client, event)
             return False
-        if await self._reported(event) or (self._may_wait(event) and await self._reported_soon(event)):
+        if (
+            await self._reported(event)
+            or (self._may_wait(event) and await self._reported_soon(event))
+            or await self._reported_elsewhere(event)
+        ):
             return True
         self._vouching.dropped(self._request.client, _UNREPORTED, event.name)
         return False
@@ -128,6 +141,9 @@ class VouchedSocket:
         if runs is None:
             return True
         callers = await self._vouching.callers_at(self._request)
+        if any(run in caller.runs for caller in callers for run in runs):
+            return True
+        await self._look_elsewhere(callers, runs)
         return any(run in caller.runs for caller in callers for run in runs)
 
     async def _reported(self, event: ClientEvent) -> bool:
@@ -143,20 +159,42 @@ class VouchedSocket:
         return False
 
     def _may_wait(self, event: ClientEvent) -> bool:
-        """Tell whether an event may wait for the request that names its run: the first one of each run may."""
-        runs = event.all_of | event.any_of
-        if runs <= self._waited_for or len(self._waited_for) >= _MAX_HELD:
+        """Tell whether an event may wait for the request that names its run or pool: the first one of each may."""
+        names = event.all_of | event.any_of
+        if event.worker is not None:
+            names |= {event.worker.work_pool}
+        if names <= self._waited_for or len(self._waited_for) >= _MAX_HELD:
             return False
-        self._waited_for |= runs
+        self._waited_for |= names
         return True
 
     async def _reported_soon(self, event: ClientEvent) -> bool:
         until = time.monotonic() + HOLD_SECONDS
         while time.monotonic() < until:
             await asyncio.sleep(_LOOK_SECONDS)
-            if await self._reported(event):
+            if await self._reported(event) or await self._reported_elsewhere(event):
                 return True
         return False
+
+    async def _reported_elsewhere(self, event: ClientEvent) -> bool:
+        """Tell whether an event passes by what its sender has named at other replicas."""
+        pools = () if event.worker is None else (event.worker.work_pool,)
+        callers = await self._vouching.callers_at(self._request)
+        return await self._look_elsewhere(callers, event.all_of | event.any_of, pools) and await self._reported(event)
+
+    async def _look_elsewhere(self, callers: list[Reporter], runs: Iterable[str], pools: Iterable[str] = ()) -> bool:
+        """Learn from the store, and tell whether it was asked: a while passes between two looks for one name."""
+        shared, now = self._vouching.shared, time.monotonic()
+        if shared is None:
+            return False
+        runs, pools = ([one for one in names if self._looked.get(one, 0.0) < now] for names in (runs, pools))
+        if not runs and not pools:
+            return False
+        for name in (*runs, *pools):
+            self._looked[name] = now + _ELSEWHERE_SECONDS
+        drop_oldest(self._looked, _MAX_HELD)
+        await shared.learn(self._request.client, callers, runs, pools)
+        return True
 
     async def _slow_down(self, size: int) -> None:
         now = time.monotonic()
