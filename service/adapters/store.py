@@ -6,7 +6,7 @@ again by itself. The URL, which may hold a password, is in no message and no rep
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -112,6 +112,18 @@ class Store:
         """Store a value under a name for some seconds. A value that was there is replaced."""
         async with self._bounded():
             await self._client.set(self._prefix + name, value, px=_milliseconds(seconds))
+
+    async def keep_all(self, names: Iterable[str], seconds: float) -> None:
+        """Keep names without a value for some seconds."""
+        async with self._bounded(), self._client.pipeline(transaction=False) as batch:
+            for name in names:
+                batch.set(self._prefix + name, 1, px=_milliseconds(seconds))
+            await batch.execute()
+
+    async def kept(self, names: Sequence[str]) -> list[bool]:
+        """Tell for each name whether it is kept."""
+        async with self._bounded():
+            return [value is not None for value in await self._client.mget([self._prefix + name for name in names])]
 
     async def recall(self, name: str) -> str | None:
         """Return the value under a name, or None."""

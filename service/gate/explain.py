@@ -27,15 +27,16 @@ from service.core.identity.claims import (
 )
 from service.core.identity.grant_index import GrantIndex
 from service.core.identity.grants import NO_CLAIMS
-from service.core.model import Bearer, ForwardedRequest, Gate, IssuerTrust, Principal
+from service.core.model import Allow, Bearer, ForwardedRequest, Gate, IssuerTrust, Principal
 from service.core.policy import decide
 from service.core.prefect.roles import Access
-from service.core.prefect.routes import Route
+from service.core.prefect.routes import Route, websocket_endpoint
 from service.core.prefect.versions import Changes, changes
 from service.core.request.headers import parse_credential, parse_method, parse_target
+from service.gate import vouching
 from service.gate.generation import Generation
 from service.gate.wiring import new_state, wire
-from service.rendering.explanations import Explanation, GrantOutcome
+from service.rendering.explanations import Explanation, GrantOutcome, Way, Ways
 from service.rendering.sentences import sentence
 from service.settings import Settings
 
@@ -168,8 +169,41 @@ def explain(
     outcomes = [GrantOutcome(one.name, one.roles, one.unmet(caller.who, caller.claims)) for one in grants]
     verdict = access.judge(request, who.roles, body)
     found = Explanation(decision, is_request=True, route=route, verdict=verdict, principal=who)
+    ways = None
+    if settings is not None and route is not None and route.method == _WEBSOCKET:
+        ways = _ways(settings, access, request, who, passes=isinstance(decision, Allow))
     return found._replace(
-        first_roles=caller.who.roles, source=caller.source, grants=tuple(outcomes), unchecked=caller.unchecked
+        first_roles=caller.who.roles,
+        source=caller.source,
+        grants=tuple(outcomes),
+        unchecked=caller.unchecked,
+        websocket=ways,
+    )
+
+
+def _ways(settings: Settings, access: Access, request: ForwardedRequest, who: Principal, *, passes: bool) -> Ways:
+    """Return what becomes of a WebSocket, by where its credential is."""
+    relay = settings.websockets.relay
+    relayed = Way.RELAYED
+    if relay == "off":
+        relayed = Way.RELAY_OFF
+    elif settings.prefect.url is None:
+        relayed = Way.NO_PREFECT_URL
+    if websocket_endpoint(request.path) not in vouching.ENDPOINTS:
+        vouched = Way.NEVER_VOUCHED
+    elif not settings.websockets.vouched:
+        vouched = Way.VOUCHED_OFF
+    elif passes and access.may(who.roles, *vouching.CAPABILITIES):
+        vouched = Way.VOUCHED
+    else:
+        vouched = Way.NOT_VOUCHED
+    direct = Way.DIRECT
+    if relay == "always":
+        direct = Way.ONLY_RELAYED if relayed is Way.RELAYED else relayed
+    return Ways(
+        direct if passes else Way.REFUSED,
+        relayed if passes or relayed is not Way.RELAYED else Way.REFUSED,
+        vouched if relayed is Way.RELAYED else relayed,
     )
 
 

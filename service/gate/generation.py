@@ -35,6 +35,8 @@ class Generation:
             self._begin(wiring.users.watch(wiring.settings.users.reload), "users file")
         for issuer in wiring.all_issuers:
             self._begin(issuer.keys.keep_fresh(issuer.policy), f"keys of {issuer.trust.issuer}")
+        if wiring.shared_reports is not None and wiring.notes_reporters:
+            self._begin(wiring.shared_reports.write(), "reported runs")
         await wiring.revocation_log.start()
         self.ready = True
 

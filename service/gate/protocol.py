@@ -108,6 +108,11 @@ class RelayProtocol(WebSocketsSansIOProtocol):
         self.conn.max_message_size = MAX_MESSAGE
         self._proved = True
 
+    def forget_handshake(self) -> None:
+        """Let go of the headers of the upgrade, which is accepted: nothing reads them any more."""
+        self.request.headers.clear()
+        self.response.headers.clear()
+
     async def send(self, message: Any) -> None:
         """Send an ASGI message. uvicorn takes a refused upgrade for one that nobody has answered, and logs an error."""
         await super().send(message)

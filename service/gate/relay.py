@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -19,30 +19,30 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from service.adapters.prefect_socket import open_socket
-from service.core.errors import Broken, MalformedCredential, NotFound, OutOfReach, Refusal, Throttled, UntrustedPeer
+from service.core.errors import Broken, MalformedCredential, NotFound, OutOfReach, Refusal, Throttled
 from service.core.model import (
     NO_CREDENTIAL,
     Allow,
-    Browser,
     Decision,
     Face,
     ForwardedRequest,
-    Gate,
     NoCredential,
     Principal,
+    Proof,
     Unavailable,
 )
-from service.core.policy import decide
-from service.core.prefect.roles import Access
+from service.core.prefect.client_events import run_handed_out
 from service.core.prefect.routes import websocket_endpoint
 from service.core.problems import Problem
-from service.core.request.faces import browser_of, parse_call
 from service.core.request.first_message import SUBPROTOCOL, authorization_of, first_message, parse_first_message
 from service.gate import vouching
-from service.gate.asgi import Message, Receive, Scope, Send
+from service.gate.asgi import Receive, Scope, Send
 from service.gate.held_events import LOOK_SECONDS
-from service.gate.protocol import CONNECTION, PING, RELAY_PREFIX, RelayProtocol
-from service.gate.verify import VerifyEndpoints, behind_prefix
+from service.gate.passage import Passage
+from service.gate.passage import Send as SendMessage
+from service.gate.protocol import PING
+from service.gate.relay_client import GONE, Client, ClientGoneError, content_of
+from service.gate.verify import VerifyEndpoints
 from service.gate.vouching import VouchedSocket, Vouching
 from service.rendering.answers import allow_headers, render
 from service.rendering.close import ABNORMAL, INTERNAL_ERROR, NO_STATUS, SERVICE_RESTART, Close, close_of, sendable
@@ -55,105 +55,9 @@ VOUCHED_CHECK_SECONDS: Final = 5.0  # between two looks at who vouches for a soc
 NOTE_SECONDS: Final = 15.0  # between two notes of one caller as seen
 CHECK_SECONDS: Final = 1.0  # between two looks at which credentials have ended
 _CHECKED_AT_ONCE: Final = 50
-_PREFIX: Final = RELAY_PREFIX.encode()
-_GONE: Final = (OSError, RuntimeError)  # what uvicorn raises where the client has gone, or has been sent a close frame
+_HANDS_OUT: Final = "task_runs/subscriptions/scheduled"
 
-
-class _ClientGoneError(Exception):
-    """The client has closed the socket before it was let in."""
-
-
-class _Client:
-    """The client's side of a WebSocket, and what is known of it."""
-
-    __slots__ = (
-        "_receive",
-        "_scope",
-        "accepted",
-        "browser",
-        "connection",
-        "era",
-        "gate",
-        "peer",
-        "presented",
-        "principal",
-        "request",
-        "send",
-        "subprotocol",
-        "until",
-        "user_agent",
-        "vouched",
-    )
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._scope, self._receive, self.send = scope, receive, send
-        self.connection: RelayProtocol | None = (scope.get("extensions") or {}).get(CONNECTION)
-        self.peer: str = scope["client"][0] if scope.get("client") else ""
-        self.gate = Gate.API
-        self.request: ForwardedRequest | None = None
-        self.browser: Browser | None = None
-        self.presented: bytes | None = None  # the value of an Authorization header
-        self.principal: Principal | None = None
-        self.until = 0.0  # seconds since the epoch: the credential is verified again then
-        self.era = 0  # of the verdicts when it was verified
-        self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
-        self.accepted = False
-        self.vouched = False  # there is no credential, and each message is judged
-        self.user_agent = b""
-
-    def parse(self, endpoints: VerifyEndpoints) -> None:
-        """Read the upgrade request; raises Refusal if it cannot be relayed."""
-        proxies = endpoints.wiring.proxies
-        if not proxies.trusts(self.peer):
-            raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=self.peer)
-        call = behind_prefix(self._scope, _PREFIX)
-        if call is None or call[0] is Gate.UI:
-            raise NotFound(Problem.NOT_FOUND)
-        self.gate, target = call
-        self.request, found = parse_call(Face.RELAY, "GET", target, self._scope["headers"], proxies)
-        self.browser = browser_of(found, self.request)
-        self.presented = found.get(b"authorization")
-        self.user_agent = found.get(b"user-agent", b"")
-
-    @property
-    def address(self) -> str:
-        """Return the client's address, or an empty string where no proxy has said it."""
-        return self.request.client if self.request is not None else ""
-
-    def decide(self, who: Principal | NoCredential | Refusal, access: Access) -> Decision:
-        """Return the decision about this WebSocket."""
-        return decide(self.request, who, self.gate, access, browser=self.browser)
-
-    async def accept(self, *, proved: bool = False) -> None:
-        """Accept the upgrade, with Prefect's sub-protocol if the client has offered it.
-
-        ``proved`` tells that the client may send large messages at once, where no first message is due.
-        """
-        if proved and self.subprotocol is None:
-            self.proved()
-        await self.send({"type": "websocket.accept", "subprotocol": self.subprotocol})
-        self.accepted = True
-
-    def proved(self) -> None:
-        """Let the client send large messages, and keep its pings in order with them."""
-        if self.connection is not None:
-            self.connection.proved()
-
-    async def receive(self) -> Message:
-        """Return the next message, ping or disconnect."""
-        return await self._receive()
-
-    async def first_message(self) -> str | bytes:
-        """Return the first message; raises _ClientGoneError if none comes any more."""
-        message = await self._receive()
-        if message["type"] != "websocket.receive":
-            raise _ClientGoneError
-        return _content_of(message)
-
-    async def close(self, close: Close) -> None:
-        """Close the socket, if that has not happened yet."""
-        with suppress(*_GONE):
-            await self.send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+_AS_THEY_ARE: Final = Passage()
 
 
 class Relay:
@@ -165,7 +69,7 @@ class Relay:
         self._telemetry = endpoints.wiring.telemetry
         self._unproved = Unproved()
         self._vouching = Vouching(endpoints)
-        self._open: dict[_Client, asyncio.Future[Close]] = {}  # and what ends it
+        self._open: dict[Client, asyncio.Future[Close]] = {}  # and what ends it; from before Prefect's side is open
 
     def __len__(self) -> int:
         return len(self._open)
@@ -173,26 +77,26 @@ class Relay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one WebSocket (ASGI 3.0), from its upgrade to its end."""
         await receive()  # websocket.connect
-        client = _Client(scope, receive, send)
+        client = Client(scope, receive, send)
         try:
             decision: Decision | None = await self._admit(client)
             if isinstance(decision, Allow):
                 decision = await self._relay(client, decision)
             if decision is not None:
                 await self._refuse(client, decision)
-        except _ClientGoneError:
+        except ClientGoneError:
             pass
 
     # letting a client in --------------------------------------------------------------------------------------
 
-    async def _admit(self, client: _Client) -> Decision:
+    async def _admit(self, client: Client) -> Decision:
         """Return the decision about a WebSocket, by the credential of its header or of its first message."""
         who: Principal | NoCredential | Refusal
         try:
-            client.parse(self._endpoints)
+            client.parse(self._endpoints.wiring.proxies)
             self._refuse_if_impossible(client)
             who = await self._principal_of(client)
-        except _ClientGoneError:
+        except ClientGoneError:
             raise
         except Refusal as refusal:
             who = refusal
@@ -201,7 +105,7 @@ class Relay:
             who = Broken(Problem.INTERNAL)
         return client.decide(who, self._endpoints.wiring.access)
 
-    def _refuse_if_impossible(self, client: _Client) -> None:
+    def _refuse_if_impossible(self, client: Client) -> None:
         wiring, request = self._endpoints.wiring, client.request
         route = request and wiring.access.routes.find("GET", request.path)
         if route is None or route.method != "WS":
@@ -211,7 +115,7 @@ class Relay:
         if len(self._open) >= wiring.settings.websockets.max_open:
             raise Throttled(Problem.RELAY_FULL)
 
-    async def _principal_of(self, client: _Client) -> Principal | NoCredential:
+    async def _principal_of(self, client: Client) -> Principal | NoCredential:
         """Return who sends a WebSocket. Its header is proved before it is accepted, its first message afterwards."""
         wiring = self._endpoints.wiring
         if client.presented is not None:
@@ -230,7 +134,7 @@ class Relay:
         client.presented = authorization_of(token)
         return await self._prove(client, client.presented)
 
-    async def _vouched(self, client: _Client) -> Principal | NoCredential:
+    async def _vouched(self, client: Client) -> Principal | NoCredential:
         """Return who vouches for a WebSocket without a credential, if somebody does within a few seconds.
 
         After a restart of this service, clients may open their WebSockets again before they send a request.
@@ -253,14 +157,14 @@ class Relay:
                     await asyncio.sleep(LOOK_SECONDS)
         return NO_CREDENTIAL
 
-    async def _prove(self, client: _Client, presented: bytes) -> Principal:
+    async def _prove(self, client: Client, presented: bytes) -> Principal:
         """Return the principal of a credential, and remember on the client until when that holds."""
         client.era = self._verdicts.era
         proof = await self._endpoints.proof_of(client.gate, presented, client.address)
         client.principal, client.until = proof.principal, proof.until
         return proof.principal
 
-    async def _token_of(self, client: _Client) -> str | None:
+    async def _token_of(self, client: Client) -> str | None:
         """Return the token of the first message, or None if there is none; Prefect's sub-protocol begins with one."""
         if client.subprotocol is None:
             return None
@@ -271,12 +175,12 @@ class Relay:
             raise MalformedCredential(Problem.FIRST_MESSAGE_LATE) from None
         return parse_first_message(message)
 
-    async def _still_vouched(self, client: _Client) -> Principal | NoCredential:
+    async def _still_vouched(self, client: Client) -> Principal | NoCredential:
         client.era, client.until = self._verdicts.era, time.time() + VOUCHED_CHECK_SECONDS
         callers = await self._vouching.callers_at(client.request) if client.request is not None else []
         return callers[0].proof.principal if callers else NO_CREDENTIAL
 
-    async def _refuse(self, client: _Client, decision: Decision) -> None:
+    async def _refuse(self, client: Client, decision: Decision) -> None:
         """Count, log and send a refusal: as HTTP before the upgrade is accepted, else as a close frame."""
         request_id = secrets.token_hex(8)
         self._telemetry.decided(
@@ -291,7 +195,7 @@ class Relay:
 
     # passing messages on --------------------------------------------------------------------------------------
 
-    async def _relay(self, client: _Client, allowed: Allow) -> Decision | None:
+    async def _relay(self, client: Client, allowed: Allow) -> Decision | None:
         """Pass messages between the client and Prefect until one of them, or the credential, ends the socket.
 
         Returns a decision if Prefect cannot be reached, else None.
@@ -299,10 +203,29 @@ class Relay:
         request, access = client.request, self._endpoints.wiring.access
         if request is None:
             return client.decide(Broken(Problem.INTERNAL), access)
+        if len(self._open) >= self._endpoints.wiring.settings.websockets.max_open:
+            return client.decide(Throttled(Problem.RELAY_FULL), access)
+        ended = self._open[client] = asyncio.get_running_loop().create_future()
         try:
-            prefect = await self._connect(client, request, allowed.principal)
+            with self._passage(client, request) as passage:
+                prefect = await self._connect(client, request, allowed.principal)
+                await self._relay_to(prefect, client, request, allowed, ended, passage)
         except OutOfReach as problem:
             return client.decide(problem, access)
+        finally:
+            del self._open[client]
+        return None
+
+    async def _relay_to(
+        self,
+        prefect: ClientConnection,
+        client: Client,
+        request: ForwardedRequest,
+        allowed: Allow,
+        ended: "asyncio.Future[Close]",
+        passage: Passage,
+    ) -> None:
+        """Count an open WebSocket, and pass its messages on."""
         endpoint = websocket_endpoint(request.path) or ""
         self._telemetry.allowed[client.gate] += 1
         self._telemetry.websockets[endpoint, "vouched" if client.vouched else "relayed"] += 1
@@ -311,20 +234,22 @@ class Relay:
                 allowed, request, face=Face.RELAY, gate=client.gate, request_id="", peer=client.peer
             )
         client.proved()
-        ended = self._open[client] = asyncio.get_running_loop().create_future()
+        client.opened()
         self._telemetry.websockets_open += 1
         try:
-            if client.vouched:
-                with self._vouching.socket(request) as vouched:
-                    await self._pass_on(client, prefect, ended, vouched)
-            else:
-                await self._pass_on(client, prefect, ended)
+            await self._pass_on(client, prefect, ended, passage)
         finally:
             self._telemetry.websockets_open -= 1
-            del self._open[client]
-        return None
 
-    async def _connect(self, client: _Client, request: ForwardedRequest, principal: Principal) -> ClientConnection:
+    def _passage(self, client: Client, request: ForwardedRequest) -> AbstractContextManager[Passage]:
+        """Return how the messages of a WebSocket pass."""
+        if client.vouched:
+            return self._vouching.socket(request)
+        if websocket_endpoint(request.path) == _HANDS_OUT and self._endpoints.wiring.notes_reporters and request.client:
+            return nullcontext(_HandsOutRuns(client, self._endpoints))
+        return nullcontext(_AS_THEY_ARE)
+
+    async def _connect(self, client: Client, request: ForwardedRequest, principal: Principal) -> ClientConnection:
         """Return Prefect's side, with the first message sent; raises OutOfReach."""
         settings = self._endpoints.wiring.settings.prefect
         auth_string = settings.auth_string.get_secret_value() if settings.auth_string is not None else None
@@ -336,29 +261,25 @@ class Relay:
             ("user-agent", client.user_agent.decode("latin-1")),
         ]
         subprotocol = client.subprotocol or (SUBPROTOCOL if auth_string is not None else None)
-        prefect = await open_socket(settings.url or "", request.target, subprotocol, headers)
-        try:
-            if subprotocol is not None:
-                await prefect.send(first_message(auth_string))
-            if subprotocol is not None and client.subprotocol is None:
-                await prefect.recv()  # the answer to what this client, of an earlier version, has not sent
-        except ConnectionClosed as closed:
-            raise OutOfReach(Problem.PREFECT_OUT_OF_REACH, because=str(closed), retry_after=2) from None
-        return prefect
+        return await open_socket(
+            settings.url or "",
+            request.target,
+            subprotocol,
+            headers,
+            first=None if subprotocol is None else first_message(auth_string),
+            take_answer=client.subprotocol is None,  # a client of an earlier version has not asked and does not read it
+        )
 
     @staticmethod
     async def _pass_on(
-        client: _Client, prefect: ClientConnection, ended: "asyncio.Future[Close]", vouched: VouchedSocket | None = None
+        client: Client, prefect: ClientConnection, ended: "asyncio.Future[Close]", passage: Passage
     ) -> None:
-        """Pass messages on until one side closes, or ``ended`` is set; then close the other side, or both, alike.
-
-        Without a credential of its own, a socket's messages go by way of ``vouched``.
-        """
-        upwards = asyncio.create_task(_to_prefect(client, prefect, vouched))
-        downwards = asyncio.create_task(_to_client(client, prefect, vouched))
+        """Pass messages on until one side closes, or ``ended`` is set; then close the other side, or both, alike."""
+        upwards = asyncio.create_task(_to_prefect(client, prefect, passage))
+        downwards = asyncio.create_task(_to_client(client, prefect, passage))
         tasks: set[asyncio.Task[Any]] = {upwards, downwards}
-        if vouched is not None:
-            tasks.add(asyncio.create_task(_release_held(vouched, prefect)))
+        if isinstance(passage, VouchedSocket):
+            tasks.add(asyncio.create_task(_release_held(passage, prefect)))
         try:
             await asyncio.wait({upwards, downwards, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -385,7 +306,7 @@ class Relay:
                 await asyncio.gather(*map(self._check, due[start : start + _CHECKED_AT_ONCE]))
                 await asyncio.sleep(0)
 
-    async def _check(self, client: _Client) -> None:
+    async def _check(self, client: Client) -> None:
         """Verify a credential again, and end its socket if it is not valid or not permitted any more.
 
         While nothing can be decided, the socket stays open, but never past the expiry of its credential.
@@ -413,25 +334,44 @@ class Relay:
         self._telemetry.websocket_ended(client.request, before, close.reason)
 
 
-async def _to_prefect(client: _Client, prefect: ClientConnection, vouched: VouchedSocket | None) -> Close:
+class _HandsOutRuns(Passage):
+    """Takes each task run that Prefect hands to ``task.serve`` as one that this caller reports on from its address.
+
+    No request names such a run before its events.
+    """
+
+    def __init__(self, client: Client, endpoints: VerifyEndpoints) -> None:
+        self._client = client
+        self._verdicts, self._reporters = endpoints.wiring.state.verdicts, endpoints.wiring.state.reporters
+
+    async def to_client(self, message: str | bytes, send: SendMessage) -> None:
+        """Pass a message of Prefect on, and note the run in it."""
+        client, run = self._client, run_handed_out(message)
+        if run is not None and client.presented is not None and client.principal is not None:
+            key = self._verdicts.key_of(client.gate, client.presented, client.address)
+            proof = Proof(client.principal, client.until)
+            reporter = self._reporters.note(client.address, key, client.gate, client.presented, proof, client.era)
+            reporter.reports(run)
+        await send(message)
+
+
+async def _to_prefect(client: Client, prefect: ClientConnection, passage: Passage) -> Close:
     """Pass the client's messages on until one side closes the socket; return how."""
     try:
         while True:
             message = await client.receive()
             if message["type"] == "websocket.receive":
-                content = _content_of(message)
-                await (prefect.send(content) if vouched is None else vouched.to_prefect(content, prefect.send))
+                await passage.to_prefect(content_of(message), prefect.send)
             elif message["type"] == PING:
                 asyncio.ensure_future(await prefect.ping()).add_done_callback(partial(_answer, message["answer"]))
             else:
-                if vouched is not None:
-                    await vouched.finish(prefect.send)
+                await passage.finish(prefect.send)
                 return Close(message.get("code", NO_STATUS), message.get("reason") or "")
     except ConnectionClosed as closed:
         return _close_by_prefect(closed)
 
 
-async def _to_client(client: _Client, prefect: ClientConnection, vouched: VouchedSocket | None) -> Close:
+async def _to_client(client: Client, prefect: ClientConnection, passage: Passage) -> Close:
     """Pass Prefect's messages on until one side closes the socket; return how."""
 
     async def send(content: str | bytes) -> None:
@@ -439,11 +379,10 @@ async def _to_client(client: _Client, prefect: ClientConnection, vouched: Vouche
 
     try:
         while True:
-            content = await prefect.recv()
-            await (send(content) if vouched is None else vouched.to_client(content, send))
+            await passage.to_client(await prefect.recv(), send)
     except ConnectionClosed as closed:
         return _close_by_prefect(closed)
-    except _GONE:
+    except GONE:
         return Close(ABNORMAL)
 
 
@@ -464,11 +403,3 @@ def _close_by_prefect(closed: ConnectionClosed) -> Close:
 
 def _has_result(task: "asyncio.Future[Close]") -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
-
-
-def _content_of(message: Message) -> str | bytes:
-    text: str | None = message.get("text")
-    if text is not None:
-        return text
-    content: bytes = message["bytes"]
-    return content

@@ -19,8 +19,14 @@ from service.settings import Settings
 from service.settings.load import CONFIG, SECRETS, SESSION_KEY
 from service.telemetry.events import configure_logging
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 KEEP_ALIVE: Final = 120  # seconds; longer than proxies keep idle connections, so that they are the ones to close
 _FIRST_INHERITED: Final = 3  # SD_LISTEN_FDS_START
+MAX_FILES: Final = 65_536  # descriptors: more than the memory of one process has use for
 PROTOCOLS: Final[dict[str, Any]] = {
     "http": BoundedHeadProtocol,
     "ws": RelayProtocol,
@@ -49,6 +55,7 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
     configure_logging(settings.log.level, settings.log.format)
     inherited = inherited_sockets()
     uds = None if inherited else settings.uds
+    _allow_files()
     config = uvicorn.Config(
         "service.web.app:create_app",
         factory=True,
@@ -93,6 +100,17 @@ def inherited_sockets() -> list[socket.socket]:
     if not (mine and count.isdecimal()):
         return []
     return [socket.socket(fileno=_FIRST_INHERITED + number) for number in range(int(count))]
+
+
+def _allow_files() -> None:
+    """Allow this process and its workers as many descriptors as the system lets it have: a relayed socket takes two."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has limits that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _unix_socket(path: Path) -> socket.socket:

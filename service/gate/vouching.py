@@ -8,7 +8,7 @@ time ago. Then each event is read, and passes only if that caller reports on its
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -19,15 +19,23 @@ from service.core.policy import decide
 from service.core.prefect.client_events import ClientEvent, EventProblem, parse_event, runs_of_event
 from service.core.prefect.routes import Capability, websocket_endpoint
 from service.core.problems import Problem
-from service.gate.held_events import HeldBytes, HeldEvents, Send
+from service.gate.held_events import HeldByAll, HeldEvents, Passes
+from service.gate.passage import Passage, Send
+from service.gate.shared_reports import SharedReports
 from service.gate.verify import VerifyEndpoints
+from service.state.bounded import drop_oldest
 from service.state.reporters import RECENT_SECONDS, Reporter
 
 EVENTS_IN: Final = "events/in"
 ENDPOINTS: Final = frozenset({EVENTS_IN, "events/out"})
+CAPABILITIES: Final = (Capability.REPORT, Capability.EMIT)  # of who can vouch
 MAX_OF_ADDRESS: Final = 512  # sockets
 EVENTS_A_SECOND: Final = 500.0  # of one socket; more are slowed down
 BYTES_A_SECOND: Final = 4_000_000.0
+_MAX_LOOKED_UP: Final = 1_000  # names of one socket that other replicas were asked for
+_LOOKED_UP_AT_ONCE: Final = 100
+_LOOK_UP_SECONDS: Final = 0.3  # until the second look for a name; doubled with each further one
+_LOOK_UP_SECONDS_AT_MOST: Final = 30.0
 _UNREPORTED: Final = "unreported"
 
 
@@ -39,7 +47,12 @@ class Vouching:
         state = endpoints.wiring.state
         self._reporters, self._verdicts, self._telemetry = state.reporters, state.verdicts, state.telemetry
         self._open: Counter[str] = Counter()
-        self.held_bytes = HeldBytes()
+        self.held_by_all = HeldByAll()
+
+    @property
+    def shared(self) -> SharedReports | None:
+        """Return what replicas share, if they do."""
+        return self._endpoints.wiring.shared_reports
 
     @contextmanager
     def socket(self, request: ForwardedRequest) -> Iterator["VouchedSocket"]:
@@ -78,7 +91,7 @@ class Vouching:
             if not await self._holds(reporter, request.client):
                 continue
             principal = reporter.proof.principal
-            may = access.may(principal.roles, Capability.REPORT, Capability.EMIT)
+            may = access.may(principal.roles, *CAPABILITIES)
             if may and isinstance(decide(request, principal, reporter.gate, access), Allow):
                 found.append(reporter)
         return found
@@ -103,14 +116,16 @@ class Vouching:
         self._telemetry.event_dropped(address, reason, name)
 
 
-class VouchedSocket:
+class VouchedSocket(Passage):
     """Passes the messages of one socket on, as far as they concern runs that its address reports on."""
 
     def __init__(self, vouching: Vouching, request: ForwardedRequest) -> None:
         self._vouching = vouching
         self._request = request
         self._sends_events = websocket_endpoint(request.path) == EVENTS_IN
-        self._held = HeldEvents(vouching.held_bytes, partial(vouching.dropped, request.client, _UNREPORTED))
+        dropped = partial(vouching.dropped, request.client, _UNREPORTED)
+        self._held = HeldEvents(self._judge, vouching.held_by_all, dropped)
+        self._looked_up: dict[tuple[str, str], tuple[float, float]] = {}  # by kind and name: when next, and the pause
         self._free_at = 0.0  # monotonic: when the next message may pass
 
     async def to_prefect(self, message: str | bytes, send: Send) -> None:
@@ -122,7 +137,7 @@ class VouchedSocket:
         event = parse_event(message)
         if isinstance(event, EventProblem):
             self._vouching.dropped(self._request.client, event)
-        elif await self._reported(event):
+        elif (await self._judge([event]))(event):
             await send(message)
         else:
             self._held.add(event, message)
@@ -132,36 +147,76 @@ class VouchedSocket:
         runs = None if self._sends_events else runs_of_event(message)
         if runs is not None:
             callers = await self._vouching.callers_at(self._request)
-            if not any(run in caller.runs for caller in callers for run in runs):
-                return
+            if not _any_reported(callers, runs):
+                await self._look_up(callers, {("run", run) for run in runs})
+                if not _any_reported(callers, runs):
+                    return
         await send(message)
 
     async def release_held(self, send: Send) -> None:
         """Pass held events on as soon as their run is reported on, until cancelled."""
-        await self._held.release(self._reported, send)
+        await self._held.release(send)
 
     async def finish(self, send: Send) -> None:
         """Give the events that are held when their client leaves a last moment."""
-        await self._held.finish(self._reported, send)
+        await self._held.finish(send)
 
     def close(self) -> None:
         """Drop the events that are still held."""
         self._held.drop_all()
 
-    async def _reported(self, event: ClientEvent) -> bool:
-        now = time.time()
-        for caller in await self._vouching.callers_at(self._request):
-            if event.worker is not None:
-                if event.worker.work_pool in caller.pools:
-                    return True
-            elif event.is_reported(caller.runs, now=now):
-                if event.task_run is not None:
-                    caller.reports(event.task_run)  # it may start further ones
-                return True
-        return False
+    async def _judge(self, events: Iterable[ClientEvent]) -> Passes:
+        """Return what tells whether an event passes now, after a look at other replicas for those that do not."""
+        callers = await self._vouching.callers_at(self._request)
+        passes = partial(_passes, callers, time.time())
+        await self._look_up(callers, {name for event in events if not passes(event) for name in _names_of(event)})
+        return passes
+
+    async def _look_up(self, callers: list[Reporter], names: set[tuple[str, str]]) -> None:
+        """Let callers report what they have named at other replicas; the longer ago, the more rarely it is asked."""
+        shared, now = self._vouching.shared, time.monotonic()
+        if shared is None:
+            return
+        due = [name for name in names if self._looked_up.get(name, _NEVER)[0] <= now][:_LOOKED_UP_AT_ONCE]
+        if not due:
+            return
+        for name in due:
+            _, pause = self._looked_up.pop(name, _NEVER)
+            self._looked_up[name] = now + pause, min(2 * pause, _LOOK_UP_SECONDS_AT_MOST)
+        drop_oldest(self._looked_up, _MAX_LOOKED_UP)
+        runs, pools = ([name for kind, name in due if kind == wanted] for wanted in ("run", "pool"))
+        await shared.learn(self._request.client, callers, runs, pools)
 
     async def _slow_down(self, size: int) -> None:
         now = time.monotonic()
         if self._free_at > now:
             await asyncio.sleep(self._free_at - now)
         self._free_at = max(now - 1.0, self._free_at) + max(1 / EVENTS_A_SECOND, size / BYTES_A_SECOND)
+
+
+_NEVER: Final = 0.0, _LOOK_UP_SECONDS
+
+
+def _passes(callers: list[Reporter], now: float, event: ClientEvent) -> bool:
+    """Tell whether one of these callers reports on an event's runs, or asks its work pool for runs."""
+    for caller in callers:
+        if event.worker is not None:
+            if event.worker.work_pool in caller.pools:
+                return True
+        elif event.is_reported(caller.runs, now=now):
+            if event.task_run is not None:
+                caller.reports(event.task_run)  # it may start further ones
+            return True
+    return False
+
+
+def _any_reported(callers: list[Reporter], runs: Iterable[str]) -> bool:
+    return any(run in caller.runs for caller in callers for run in runs)
+
+
+def _names_of(event: ClientEvent) -> Iterator[tuple[str, str]]:
+    """Yield what has to be named for an event to pass: runs, and a work pool."""
+    if event.worker is not None:
+        yield "pool", event.worker.work_pool
+    for run in event.all_of | event.any_of:
+        yield "run", run

@@ -27,6 +27,7 @@ from service.core.model import ForwardedRequest
 from service.core.prefect.roles import Access
 from service.core.request.cookies import keeps_secure
 from service.core.request.proxies import TrustedProxies
+from service.gate.shared_reports import SharedReports
 from service.settings import IssuerSettings, Settings
 from service.settings.people import OIDCSettings
 from service.state.client_tokens import GrantPolicy
@@ -55,6 +56,7 @@ class Wiring:
     seal: Seal
     store: Store | None
     revocation_log: RevocationLog
+    shared_reports: SharedReports | None
     issuers: Mapping[str, Issuer]
     tokens: Tokens
     clients: Mapping[str, Clients]
@@ -147,6 +149,9 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
         seal=seal,
         store=store,
         revocation_log=revocation_log,
+        shared_reports=(
+            SharedReports(store, seal, state.reporters) if store is not None and settings.session.keys else None
+        ),
         issuers=MappingProxyType(issuers),
         tokens=Tokens(issuers, grants),
         clients=MappingProxyType(clients),

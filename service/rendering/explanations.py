@@ -1,6 +1,7 @@
 """What ``explain`` and ``routes`` print: values → lines."""
 
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from typing import NamedTuple
 
 from service.core.model import Allow, Decision, Principal
@@ -18,12 +19,38 @@ class GrantOutcome(NamedTuple):
     unmet: str
 
 
+class Way(StrEnum):
+    """What becomes of a WebSocket of a caller."""
+
+    DIRECT = "passes; the proxy opens it"
+    RELAYED = "passes through the relay"
+    ONLY_RELAYED = "passes only where the proxy sends it to /relay/ (websockets.relay is 'always')"
+    VOUCHED = (
+        "passes through the relay for ten minutes after a permitted HTTP request of this caller from the same address"
+    )
+    REFUSED = "refused, as above"
+    RELAY_OFF = "refused: websockets.relay is 'off'"
+    NO_PREFECT_URL = "refused: the relay needs prefect.url"
+    NEVER_VOUCHED = "refused: only events/in and events/out may do without one"
+    VOUCHED_OFF = "refused: websockets.vouched is off"
+    NOT_VOUCHED = "refused: only a caller who may 'report' and 'emit' can vouch for it"
+
+
+class Ways(NamedTuple):
+    """What becomes of a WebSocket, by where its credential is."""
+
+    header: Way
+    first_message: Way
+    nowhere: Way
+
+
 class Explanation(NamedTuple):
     """A decision, and what led to it.
 
     ``is_request`` is False if the request could not be parsed; ``route`` is then None, as for an unknown route.
     ``principal`` has all of its roles; ``first_roles`` are those of it that come from ``source``, a key of the
     configuration, and not from ``grants``. ``unchecked`` are claims that the gate checks, and that were not known here.
+    ``websocket`` is there for the route of a WebSocket under a configuration.
     """
 
     decision: Decision
@@ -35,6 +62,7 @@ class Explanation(NamedTuple):
     source: str = ""
     grants: tuple[GrantOutcome, ...] = ()
     unchecked: tuple[str, ...] = ()
+    websocket: Ways | None = None
 
 
 def explanation_lines(explanation: Explanation) -> Iterator[str]:
@@ -50,6 +78,10 @@ def explanation_lines(explanation: Explanation) -> Iterator[str]:
         yield _line("route", f"{route.rule}, opened by {' or '.join(sorted(route.capabilities))}")
     if route is not None and isinstance(explanation.verdict, Granted):
         yield _line("opened", f"by {explanation.verdict.by} of the role {explanation.verdict.role}")
+    if explanation.websocket is not None:
+        yield _line("websocket", f"with an Authorization header: {explanation.websocket.header}")
+        yield _line("", f"with the credential in the first message: {explanation.websocket.first_message}")
+        yield _line("", f"without a credential: {explanation.websocket.nowhere}")
     if who is not None:
         yield _line("who", f"{who.name!r} of {who.issuer}")
         yield _line("roles", ", ".join(who.roles) or "none")

@@ -4,8 +4,9 @@ Some clients of Prefect send no credential at all on a WebSocket. What the same 
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from service.core.model import Gate, Proof
 from service.state.bounded import drop_oldest
@@ -15,14 +16,36 @@ MAX_OF_ADDRESS: Final = 32
 MAX_RUNS: Final = 5_000  # of one reporter; those that were named longest ago are forgotten
 RECENT_SECONDS: Final = 600.0  # after which an address that is silent vouches for no new WebSocket
 KEEP_SECONDS: Final = 86_400.0
+MAX_NEWS: Final = 5_000
+
+
+class Report(NamedTuple):
+    """That a caller has named a run or a work pool from an address."""
+
+    address: str
+    issuer: str
+    subject: str
+    kind: str  # "run" or "pool"
+    name: str
 
 
 class Reporter:
     """A caller at one address: its credential, which stays in memory while it vouches, and the runs that it names."""
 
-    __slots__ = ("era", "gate", "noted_at", "pools", "presented", "proof", "runs")
+    __slots__ = ("_address", "_news", "era", "gate", "noted_at", "pools", "presented", "proof", "runs", "who")
 
-    def __init__(self, gate: Gate, presented: bytes, proof: Proof, era: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        who: tuple[str, str],
+        gate: Gate,
+        presented: bytes,
+        proof: Proof,
+        era: int,
+        news: deque[Report],
+    ) -> None:
+        self._address, self._news = address, news
+        self.who = who  # issuer and subject
         self.gate = gate
         self.presented = presented
         self.proof = proof
@@ -36,17 +59,26 @@ class Reporter:
 
     def reports(self, run: str) -> None:
         """Remember that the caller names a run."""
+        if run not in self.runs:
+            self._news.append(Report(self._address, *self.who, "run", run))
         _add(self.runs, run)
 
     def asks_for(self, work_pool: str) -> None:
         """Remember that the caller asks a work pool for flow runs."""
+        if work_pool not in self.pools:
+            self._news.append(Report(self._address, *self.who, "pool", work_pool))
         _add(self.pools, work_pool)
+
+    def learn(self, report: Report) -> None:
+        """Remember what the caller has named at another replica."""
+        _add(self.runs if report.kind == "run" else self.pools, report.name)
 
 
 class Reporters:
     """Remembers callers by address. The address that was silent for longest is forgotten first."""
 
     def __init__(self) -> None:
+        self.news: deque[Report] = deque(maxlen=MAX_NEWS)  # what replicas do not share yet, if they share
         self._of_address: dict[str, dict[tuple[str, str], Reporter]] = {}  # by issuer and subject; latest last
         self.fresh: dict[tuple[str, bytes], Reporter] = {}  # by address and verdict key: what need not be noted again
 
@@ -61,7 +93,7 @@ class Reporters:
         who = proof.principal.issuer, proof.principal.subject or proof.principal.name
         reporter = callers.pop(who, None)
         if reporter is None:
-            reporter = Reporter(gate, presented, proof, era)
+            reporter = Reporter(address, who, gate, presented, proof, era, self.news)
         else:
             reporter.gate, reporter.presented, reporter.proof = gate, presented, proof
             reporter.era, reporter.noted_at = era, now

@@ -23,6 +23,7 @@ from service.core.prefect.client_events import (
     EventProblem,
     Worker,
     parse_event,
+    run_handed_out,
     run_in_path,
     runs_of_event,
 )
@@ -528,3 +529,9 @@ def test_a_run_in_a_path_is_as_events_name_it(run: uuid.UUID) -> None:
 @pytest.mark.parametrize("message", ['{"type": "auth_success"}', '{"type": "auth_failure", "event": {}}'])
 def test_a_message_may_be_no_event(message: str) -> None:
     assert runs_of_event(message) is None
+
+
+def test_a_server_hands_out_task_runs() -> None:
+    assert run_handed_out(json.dumps({"id": TASK, "name": "served", "flow_run_id": None})) == TASK
+    for message in ('{"type": "auth_success"}', '{"id": "x"}', '{"id": null}', "[]", b"\xff", "[" * 100_000):
+        assert run_handed_out(message) is None

@@ -37,10 +37,12 @@ class PrefectSockets:
     auth_string: str | None = None
     opened: list[Opened] = field(default_factory=list)
     reading: asyncio.Event = field(default_factory=asyncio.Event)
+    answering: asyncio.Event = field(default_factory=asyncio.Event)  # the first message
     url: str = ""
 
     def __post_init__(self) -> None:
         self.reading.set()
+        self.answering.set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[PrefectSockets]:
@@ -67,6 +69,7 @@ class PrefectSockets:
                 if first["type"] != "auth" or (self.auth_string and first["token"] != self.auth_string):
                     await connection.close(1008, "Auth required")
                     return
+                await self.answering.wait()
                 await connection.send(json.dumps({"type": "auth_success"}))
             elif self.auth_string:
                 await connection.close(1008, "Auth required")

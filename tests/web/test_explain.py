@@ -264,3 +264,43 @@ def test_an_unverified_address_is_explained_as_the_gate_takes_it(
         claims.write_text(json.dumps({"sub": "m", "email": "ceo@corp.example", "email_verified": verified}))
         _, text = told("explain", "--claims-file", str(claims), "--issuer", provider.url, "POST", RESUME)
         assert f"admin: grants.2, {given}" in text
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "more", "says"),
+    [
+        ("worker", "/api/events/in", "", ["passes; the proxy", "passes through the relay", "for ten minutes after"]),
+        ("viewer", "/api/events/in", "", ["refused, as above", "refused, as above", "may 'report' and 'emit'"]),
+        ("worker", "/api/logs/out", "", ["passes; the proxy", "passes through the relay", "only events/in and"]),
+        (
+            "worker",
+            "/api/events/out",
+            'websockets = { relay = "always", vouched = false }',
+            ["only where the proxy sends it to /relay/", "passes through the relay", "websockets.vouched is off"],
+        ),
+        (
+            "worker",
+            "/api/events/in",
+            'websockets = { relay = "off" }',
+            ["passes; the proxy", "websockets.relay is 'off'", "websockets.relay is 'off'"],
+        ),
+    ],
+)
+def test_a_websocket_is_explained_by_where_its_credential_is(
+    role: str, path: str, more: str, says: list[str], configured: Path, told: Told
+) -> None:
+    toml = configured / "forward-auth.toml"
+    toml.write_text(f'prefect = {{ url = "http://prefect:4200" }}\n{more}\n{toml.read_text()}')
+    _, text = told("explain", "--role", role, "WS", path)
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("websocket with an Authorization"))
+    for line, what in zip(lines[first:], says, strict=False):
+        assert what in line, text
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_websocket_that_cannot_be_relayed_is_explained(told: Told) -> None:
+    code, text = told("explain", "--role", "worker", "WS", "/api/events/in")
+    assert code == 0
+    assert text.count("refused: the relay needs prefect.url") == 2
+    assert "websocket" not in told("explain", "--role", "worker", "POST", "/api/flows/filter")[1]

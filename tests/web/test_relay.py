@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
+from service.adapters import prefect_socket
 from service.adapters.users_file import hash_password
 from service.settings import Settings
 from service.state import unproved
@@ -366,6 +367,27 @@ async def test_a_server_that_is_away_is_tried_again_later(
     async with served({**relay_settings, "prefect": {"url": f"http://127.0.0.1:{unused_port}"}}) as gate:
         code, reason = await gate.refused(provider.mint())
     assert (code, reason) == (1013, "Prefect cannot be reached just now: connect again.")
+
+
+async def test_a_server_that_does_not_answer_is_waited_for_a_while_and_counts_as_open(
+    relay_settings: dict[str, Any], provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefect_socket, "OPEN_SECONDS", 1.0)
+    async with PrefectSockets(auth_string="admin:own").running() as prefect:
+        prefect.answering.clear()
+        own = {"url": prefect.url, "auth_string": "admin:own"}
+        async with served({**relay_settings, "prefect": own, "websockets": {"max_open": 1}}) as gate:
+            header = {"authorization": f"Bearer {provider.mint()}"}
+            async with gate.connect(legacy=True, **header) as first:
+                await eventually(lambda: prefect.opened)
+                with pytest.raises(InvalidStatus) as refused:
+                    await gate.connect(**header)
+                assert refused.value.response.status_code == 429
+                assert await closed(first, 5) == (1013, "Prefect cannot be reached just now: connect again.")
+            prefect.answering.set()
+            async with gate.connect(legacy=True, **header) as again:
+                await again.send("hello")
+                assert await again.recv() == "hello"
 
 
 @pytest.fixture

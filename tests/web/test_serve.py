@@ -2,6 +2,7 @@
 
 import os
 import pty
+import resource
 import signal
 import socket
 import stat
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -146,6 +147,20 @@ def test_connections_to_an_inherited_socket_wait_for_the_next_process(
 def test_sockets_of_another_process_are_left_alone(tmp_path: Path, users: Path) -> None:
     with serving(tmp_path, LISTEN_FDS="1", LISTEN_PID="1", **of(users)) as (_, port):
         assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+
+
+def test_it_holds_more_connections_than_a_shell_allows_by_default(tmp_path: Path, users: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))  # which the service inherits
+        try:
+            _, port = stack.enter_context(serving(tmp_path, **of(users)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(200):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_a_request_under_way_is_answered_before_the_stop(tmp_path: Path) -> None:

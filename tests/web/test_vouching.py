@@ -20,6 +20,17 @@ from tests.web.conftest import Caller, basic
 pytestmark = pytest.mark.anyio
 HOME, ELSEWHERE = "203.0.113.7", "203.0.113.8"
 OUT = "/api/events/out"
+RECORDED = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "data/client-events.txt").read_text().splitlines()
+    if line.startswith("{")
+]
+
+
+def _is_of_served_task(recorded: dict[str, Any]) -> bool:
+    event = recorded["event"]
+    of_flow = any(one["prefect.resource.role"] == "flow-run" for one in event["related"])
+    return event["event"].startswith("prefect.task-run.") and not of_flow and bool(recorded["reported"])
 
 
 async def report(
@@ -140,14 +151,14 @@ async def test_a_socket_waits_for_the_request_that_vouches_for_it(gate: Gate, pr
         assert await arrived(prefect, sent)
 
 
-@pytest.mark.parametrize("bound", ["MAX_EVENTS", "MAX_BYTES", "MAX_BYTES_OF_ALL"])
+@pytest.mark.parametrize("bound", ["MAX_EVENTS", "MAX_BYTES", "MAX_EVENTS_OF_ALL", "MAX_BYTES_OF_ALL"])
 async def test_what_is_held_is_bounded_and_the_oldest_gives_way(
     bound: str, gate: Gate, prefect: PrefectSockets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await report(gate, basic("etl:secret"), str(uuid.uuid4()))
     runs = [str(uuid.uuid4()) for _ in range(3)]
     events = [event(run) for run in runs]
-    monkeypatch.setattr(held_events, bound, 2 if bound == "MAX_EVENTS" else 2 * len(events[0]) + 10)
+    monkeypatch.setattr(held_events, bound, 2 if "EVENTS" in bound else 2 * len(events[0]) + 10)
     async with gate.connect(EVENTS, legacy=True) as socket:
         for one in events:
             await socket.send(one)
@@ -187,6 +198,45 @@ async def test_the_events_of_a_worker_pass_for_who_asks_its_pool_for_runs(gate: 
             )
             await socket.send(sent)
             assert await arrived(prefect, sent) is passes
+
+
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("version", ["3.2.15", "3.6.11", "3.9.1"])
+async def test_events_of_task_runs_that_a_server_hands_out_pass(
+    version: str, gate: Gate, prefect: PrefectSockets, provider: Provider
+) -> None:
+    recorded = [one["event"] for one in RECORDED if one["client"] == version and _is_of_served_task(one)]
+    assert recorded
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    async with gate.opened(provider.mint(), "/api/task_runs/subscriptions/scheduled") as served_tasks:
+        parents = [one["payload"]["task_run"]["task_inputs"].get("__parents__") for one in recorded]
+        runs = {
+            above[0]["id"] if above else one["resource"]["prefect.resource.id"].removeprefix("prefect.task-run.")
+            for one, above in zip(recorded, parents, strict=True)
+        }
+        for run in runs:
+            await served_tasks.send(json.dumps({"id": run, "name": "served", "flow_run_id": None}))  # comes back
+            assert json.loads(await served_tasks.recv())["id"] == run
+        async with gate.connect(EVENTS, legacy=True) as socket:
+            for one in recorded:
+                sent = json.dumps({**one, "occurred": now})
+                await socket.send(sent)
+                assert await arrived(prefect, sent)
+        async with gate.connect(EVENTS, legacy=True, client=ELSEWHERE) as socket:
+            assert (await closed(socket))[0] == 1008
+
+
+async def test_what_a_server_hands_out_counts_for_nobody_where_vouching_is_off(
+    relay_settings: dict[str, Any], provider: Provider
+) -> None:
+    async with (
+        served({**relay_settings, "websockets": {"vouched": False}}) as gate,
+        gate.opened(provider.mint(), "/api/task_runs/subscriptions/scheduled") as served_tasks,
+    ):
+        for sent in (json.dumps({"id": str(uuid.uuid4())}), "no JSON"):
+            await served_tasks.send(sent)
+            assert await served_tasks.recv() == sent
+        assert not len(gate.app.state.reporters)
 
 
 # who gets nowhere -----------------------------------------------------------------------------------------

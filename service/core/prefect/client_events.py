@@ -187,6 +187,16 @@ def runs_of_event(message: str | bytes) -> frozenset[str] | None:
     return frozenset(run for run in _runs(_FLOW_RUN, resources) | _runs(_TASK_RUN, resources) if _UUID.fullmatch(run))
 
 
+def run_handed_out(message: str | bytes) -> str | None:
+    """Return the task run that a message of ``/task_runs/subscriptions/scheduled`` hands to the client, if it does."""
+    try:
+        content = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    run = content.get("id") if isinstance(content, dict) else None
+    return run if _is_uuid(run) else None
+
+
 # As the server's router matches {id:uuid}. A flow may be named like a collection of runs, and its deployment by a UUID.
 _search_run: Final = re.compile(
     r"(?<!/name)/(?:flow|task)_runs/"
