@@ -744,7 +744,7 @@ def test_a_flow_run_with_its_tasks(proxy: Proxy, sites: ProxySites, prefect_serv
     port, process = start(proxy, site)
     settings = CUSTOM_HEADERS.settings(f"http://{MACHINES}:{port}/api", sites.issuer.mint(aud=AUDIENCE))
     client = Client(SERVER_VERSION, site.folder / "client", settings)
-    run = f"import proof; proof.proof.with_options(flow_run_name='{proxy.name}')('{proxy.name}')"
+    run = f"import proof; proof.proof.with_options(flow_run_name='{proxy.name}')('{proxy.name}', tasks=2)"
     with process, client.start("flow", "-c", f"import sys; sys.path.insert(0, '{FLOWS}'); {run}") as flow:
         assert flow.wait(timeout=90) == 0, flow.tail()
         (found,) = prefect_server.ask("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [proxy.name]}}})
@@ -758,7 +758,7 @@ def test_a_flow_run_with_its_tasks(proxy: Proxy, sites: ProxySites, prefect_serv
             what="both task runs",
             log=flow.tail,
         )
-        assert [row["data"] for row in prefect_server.of_flow_run("artifacts", found["id"])] == [f"{proxy.name}: 4"]
+        assert [row["data"] for row in prefect_server.of_flow_run("artifacts", found["id"])] == [f"{proxy.name}: 6"]
 
 
 # TLS ----------------------------------------------------------------------------------------------------------
