@@ -109,7 +109,7 @@ def test_traefiks_port_is_the_only_one(stack: Stack) -> None:
     assert published == {"traefik": {("127.0.0.1", str(stack.port))}}
 
 
-def test_prefect_is_reached_through_traefik_alone_and_reaches_nobody(stack: Stack) -> None:
+def test_prefect_is_reached_by_traefik_and_the_service_alone_and_reaches_nobody(stack: Stack) -> None:
     networks = set(stack.inspect("prefect")["NetworkSettings"]["Networks"])
     assert networks == {f"{stack.project}_prefect", f"{stack.project}_database"}
     within = {}
@@ -117,8 +117,8 @@ def test_prefect_is_reached_through_traefik_alone_and_reaches_nobody(stack: Stac
         network = json.loads(stack.run(stack.docker, "network", "inspect", name))[0]
         assert network["Internal"] is True
         within[name.rpartition("_")[2]] = set(network["Containers"])
-    prefect, traefik = (stack.inspect(one)["Id"] for one in ("prefect", "traefik"))
-    assert within == {"prefect": {prefect, traefik}, "database": {prefect}}
+    prefect, traefik, service = (stack.inspect(one)["Id"] for one in ("prefect", "traefik", "forward-auth"))
+    assert within == {"prefect": {prefect, traefik, service}, "database": {prefect}}
     assert set(stack.inspect("worker")["NetworkSettings"]["Networks"]) == {f"{stack.project}_front"}
 
 

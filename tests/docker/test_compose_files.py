@@ -131,7 +131,9 @@ def _flat(value: Any, name: str = "TRAEFIK") -> dict[str, str]:
         return {name: "true"}
     if isinstance(value, dict):
         return {key: one for below in value for key, one in _flat(value[below], f"{name}_{below.upper()}").items()}
-    return {} if value == [] else {name: str(value).lower() if isinstance(value, bool) else str(value)}
+    if isinstance(value, list):
+        return {name: ",".join(value)} if value else {}
+    return {name: str(value).lower() if isinstance(value, bool) else str(value)}
 
 
 @pytest.mark.parametrize(("static", "added"), [("http.yml", []), ("https.yml", ["deploy/compose/tls.yml"])])
