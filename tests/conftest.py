@@ -18,6 +18,8 @@ TOGETHER = {
     "tests/e2e/test_proxies.py": "proxies",
     "tests/e2e/test_oauth2_proxy.py": "proxies",
     "tests/e2e/test_demo.py": "demo",
+    "tests/e2e/test_restarts.py": "restarts",
+    "tests/e2e/test_websocket_attacks.py": "restarts",
     "tests/e2e/": "e2e",
     "tests/deploy/": "deploy",
 }

@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,25 @@ def _viewer(connection: ClientConnection) -> None:
 FIRST_MESSAGES = [_nothing, _late, _ten_megabytes, _half_a_frame, _wrong_password, _viewer]
 
 
+@pytest.fixture(scope="module")
+def closings(site: Site) -> Iterator[dict[Callable[[ClientConnection], None], Future[int]]]:
+    """Return the close code that each attack gets. All begin at once: most of them wait for the time to be up."""
+
+    def attempt(attack: Callable[[ClientConnection], None]) -> int:
+        with open_socket(site.port, MACHINES, EVENTS, source=STRANGER) as connection:
+            attack(connection)
+            return closing(connection)[0]
+
+    with ThreadPoolExecutor(len(FIRST_MESSAGES)) as pool:
+        yield {attack: pool.submit(attempt, attack) for attack in FIRST_MESSAGES}
+
+
 @pytest.mark.parametrize("attack", FIRST_MESSAGES, ids=lambda attack: attack.__name__.strip("_"))
-def test_a_first_message_that_proves_nothing(attack: Callable[[ClientConnection], None], site: Site) -> None:
-    with open_socket(site.port, MACHINES, EVENTS, source=STRANGER) as connection:
-        attack(connection)
-        code, _ = closing(connection)
-    assert code == (1009 if attack is _ten_megabytes else 1008)
+def test_a_first_message_that_proves_nothing(
+    attack: Callable[[ClientConnection], None], closings: dict[Callable[[ClientConnection], None], Future[int]]
+) -> None:
+    cut = {1006, 1009}  # while the client still sends, it may not see the close frame
+    assert closings[attack].result() in (cut if attack is _ten_megabytes else {1008})
 
 
 def test_a_legacy_client_that_nobody_vouches_for(site: Site) -> None:
