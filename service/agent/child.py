@@ -40,23 +40,30 @@ def _without_authorization(text: str) -> str:
 
 async def run(command: Sequence[str], env: Mapping[str, str]) -> int:
     """Run a command, hand it the signals that come, and return the exit status that a shell would report."""
+    loop = asyncio.get_running_loop()
+    came: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in _PASSED_ON:  # before there is a child: none is lost
+        loop.add_signal_handler(number, came.put_nowait, number)
     try:
         child = await asyncio.create_subprocess_exec(*command, env=env)
     except OSError as problem:
         print(f"prefect-forward-auth: {command[0]}: {problem.strerror}", file=sys.stderr)
         return NOT_FOUND if isinstance(problem, FileNotFoundError) else NOT_EXECUTABLE
-    loop = asyncio.get_running_loop()
+    passing = asyncio.ensure_future(_pass_on(came, child))
+    try:
+        status = await child.wait()
+    finally:
+        passing.cancel()
+    return 128 - status if status < 0 else status
 
-    def pass_on(number: signal.Signals) -> None:
+
+async def _pass_on(came: asyncio.Queue[signal.Signals], child: asyncio.subprocess.Process) -> None:
+    while True:
+        number = await came.get()
         if number is signal.SIGINT and _at_terminal():
-            return  # Ctrl-C: the terminal sends it to the child as well, which must not get it twice
+            continue  # Ctrl-C: the terminal sends it to the child as well, which must not get it twice
         with suppress(ProcessLookupError):
             child.send_signal(number)
-
-    for number in _PASSED_ON:
-        loop.add_signal_handler(number, pass_on, number)
-    status = await child.wait()
-    return 128 - status if status < 0 else status
 
 
 def _at_terminal() -> bool:

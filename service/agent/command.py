@@ -134,7 +134,10 @@ def source_of(options: argparse.Namespace, tls: ssl.SSLContext) -> Source:
     if kinds == ["token-file"]:
         return TokenFile(Path(values["token-file"]))
     if kinds == ["token-command"]:
-        argv = shlex.split(values["token-command"])
+        try:
+            argv = shlex.split(values["token-command"])
+        except ValueError as problem:
+            raise MistakeError(f"--token-command: {problem}") from None
         if not argv:
             raise MistakeError("--token-command is empty")
         return TokenCommand(tuple(argv))

@@ -49,8 +49,8 @@ class Proxy:
 
     async def listen(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Begin to listen, and return the URL of Prefect's API here."""
-        server = await asyncio.start_server(self._serve, host, port, backlog=1024)
-        port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, host, port, backlog=1024)
+        port = self._server.sockets[0].getsockname()[1]
         return f"http://{host}:{port}{self._prefix.decode()}/api"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,17 +6,19 @@ import json
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import quote_plus
 
-import httpx
-
 from service.agent.tokens import SourceError, Token, expiry_in, token_of
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT: Final = 20.0  # seconds, of one call or one run of a command
 POLL: Final = 1.0  # seconds between two looks at a file
 MAX_ANSWER: Final = 64 * 1024
 _MAX_ERROR: Final = 60
+_OK: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class ClientCredentials:
 
     async def fetch(self) -> Token:
         """Return a new token, or raise SourceError."""
+        import httpx  # noqa: PLC0415 - a tenth of a second that other sources do not need
+
         try:
             async with asyncio.timeout(TIMEOUT), httpx.AsyncClient(verify=self.tls, timeout=TIMEOUT) as client:
                 url = self.token_url or await self._discover(client)
@@ -57,15 +61,15 @@ class ClientCredentials:
             raise SourceError(f"no answer within {TIMEOUT:g} s") from None
         except httpx.HTTPError as problem:
             raise SourceError(f"{type(problem).__name__}: {problem}".rstrip(": ")) from None
-        if status != httpx.codes.OK:
+        if status != _OK:
             raise SourceError(f"it answered {status}{_error_in(answer)}")
         return token_of(answer.get("access_token"), expiry_in(answer))
 
-    async def _discover(self, client: httpx.AsyncClient) -> str:
+    async def _discover(self, client: "httpx.AsyncClient") -> str:
         url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
         status, document = await _json(client, "GET", url)
         endpoint = document.get("token_endpoint")
-        if status != httpx.codes.OK or not isinstance(endpoint, str):
+        if status != _OK or not isinstance(endpoint, str):
             raise SourceError(f"{url} answered {status}, and names no token endpoint")
         if document.get("issuer") != self.issuer:
             raise SourceError(f"{url} is the document of another issuer")
@@ -75,7 +79,7 @@ class ClientCredentials:
 
 
 async def _json(
-    client: httpx.AsyncClient,
+    client: "httpx.AsyncClient",
     method: str,
     url: str,
     headers: dict[str, str] | None = None,

@@ -141,9 +141,7 @@ class Keeper:
         failures, told = 0, ""
         while True:
             try:
-                token = await self._source.fetch()
-                if token.seconds_left <= 0:
-                    raise SourceError("its token has ended")  # noqa: TRY301 - as any other token that cannot be used
+                token = await self._fetch()
             except SourceError as problem:
                 failures += 1
                 if str(problem) != told:
@@ -160,6 +158,18 @@ class Keeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._source.poll or max(1.0, life)):
                     await self._refused.wait()
+
+    async def _fetch(self) -> Token:
+        try:
+            token = await self._source.fetch()
+        except SourceError:
+            raise
+        except Exception as problem:  # an agent that went on without its keeper would hold every request
+            log.exception("No token could be had from %s", self._source)
+            raise SourceError(type(problem).__name__) from None
+        if token.seconds_left <= 0:
+            raise SourceError("its token has ended")
+        return token
 
     def _keep(self, token: Token) -> None:
         self._token = token
