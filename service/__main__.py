@@ -4,8 +4,8 @@ import sys
 
 
 def main() -> None:
-    """Run one command and exit; a worker's machine does not load the service for ``run``."""
-    if sys.argv[1:2] == ["run"]:
+    """Run one command and exit; a worker's machine does not load the service for ``run`` or ``agent``."""
+    if sys.argv[1:2] in (["run"], ["agent"]):
         from service.agent.command import main as run_agent  # noqa: PLC0415 - it starts in a fraction of the time
 
         sys.exit(run_agent(sys.argv[1:]))

@@ -57,6 +57,14 @@ async def run(command: Sequence[str], env: Mapping[str, str]) -> int:
     return 128 - status if status < 0 else status
 
 
+async def asked_to_stop() -> None:
+    """Wait for a signal to stop."""
+    came: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, came.put_nowait, number)
+    await came.get()
+
+
 async def _pass_on(came: asyncio.Queue[signal.Signals], child: asyncio.subprocess.Process) -> None:
     while True:
         number = await came.get()

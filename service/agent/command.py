@@ -1,9 +1,10 @@
-"""``prefect-forward-auth run``: starts a command behind an agent of its own."""
+"""``prefect-forward-auth run`` starts a command behind an agent of its own; ``agent`` is the agent alone."""
 
 import argparse
 import asyncio
 import logging
 import os
+import re
 import shlex
 import ssl
 import sys
@@ -17,6 +18,7 @@ from service.agent.connections import Pool, Upstream
 from service.agent.proxy import HOLD_SECONDS, Proxy
 from service.agent.sources import ClientCredentials, TokenCommand, TokenFile
 from service.agent.tokens import Keeper, Source
+from service.core.request.proxies import is_loopback
 
 _MISTAKE: Final = 2
 
@@ -38,38 +40,47 @@ class MistakeError(Exception):
     """The options do not fit; the message says what to do."""
 
 
-def add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command ``run`` and its options."""
-    text = "run a command, such as a Prefect worker, with a credential that is always fresh"
-    parser = commands.add_parser("run", help=text, description=f"{text}.", allow_abbrev=False)
-    for name, explanation in _OPTIONS.items():
-        parser.add_argument(f"--{name}", help=f"{explanation} [{_variable(name)}]", default="")
-    parser.add_argument("--client-auth", choices=("basic", "post"), help="how the secret is sent (default: basic)")
-    parser.add_argument("--allow-http", action="store_true", help="permit http:// to other machines")
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --, the command and its arguments")
-    parser.set_defaults(run=run)
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands ``run`` and ``agent`` and their options."""
+    for name, text in (
+        ("run", "run a command, such as a Prefect worker, with a credential that is always fresh"),
+        ("agent", "the same for commands that something else starts: print PREFECT_API_URL for them, and serve"),
+    ):
+        parser = commands.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
+        for option, explanation in _OPTIONS.items():
+            parser.add_argument(f"--{option}", help=f"{explanation} [{_variable(option)}]", default="")
+        parser.add_argument("--client-auth", choices=("basic", "post"), help="how the secret is sent (default: basic)")
+        parser.add_argument("--allow-http", action="store_true", help="permit http:// to other machines")
+        if name == "run":
+            parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --, the command and its arguments")
+        else:
+            parser.add_argument("--listen", default="127.0.0.1:4201", help="the address of loopback (%(default)s)")
+            parser.add_argument("--path", default="", help="the secret in the path (default: a random one)")
+        parser.set_defaults(run=run)
 
 
 def main(arguments: list[str]) -> int:
     """Run one command of this package, without loading what the service needs."""
     parser = argparse.ArgumentParser(prog="prefect-forward-auth", allow_abbrev=False)
-    add_run(parser.add_subparsers(required=True, metavar="command"))
+    add_commands(parser.add_subparsers(required=True, metavar="command"))
     options = parser.parse_args(arguments)
     return int(options.run(options))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command behind an agent; return its status, or 2 for a mistake, 1 where no token can be had."""
+    """Serve a command, or whoever knows the address; return its status, 2 for a mistake, 1 where there is no token."""
     logging.basicConfig(level=logging.INFO, format="prefect-forward-auth: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    command: list[str] = getattr(options, "command", [])
     try:
         tls = _tls(_value(options, "ca-file"))
         upstream = _upstream(options, tls)
         source = source_of(options, tls)
+        host, port, path = ("127.0.0.1", 0, "") if command else _address(options)
     except MistakeError as problem:
         print(f"prefect-forward-auth: {problem}", file=sys.stderr)
         return _MISTAKE
-    work = _run(upstream, source, options.command)
+    work = _serve(upstream, source, command, host, port, path)
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
@@ -77,19 +88,35 @@ def run(options: argparse.Namespace) -> int:
     return int(uvloop.run(work))
 
 
-async def _run(upstream: Upstream, source: Source, command: list[str]) -> int:
+def _address(options: argparse.Namespace) -> tuple[str, int, str]:
+    host, _, port = options.listen.rpartition(":")
+    if not is_loopback(host) or not port.isdecimal():
+        raise MistakeError("--listen: an address of loopback and a port, such as 127.0.0.1:4201")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,100}", options.path):
+        raise MistakeError("--path: up to 100 letters, digits, '-' and '_'")
+    return host, int(port), options.path
+
+
+async def _serve(upstream: Upstream, source: Source, command: list[str], host: str, port: int, path: str) -> int:
     keeper, pool = Keeper(source), Pool(upstream)
     fetching = asyncio.ensure_future(keeper.run())
     try:
         await keeper.token(asyncio.get_running_loop().time() + HOLD_SECONDS)
+        api_url = await Proxy(pool, keeper, path).listen(host, port)
     except TimeoutError:
         print(f"prefect-forward-auth: no token from {source} within {HOLD_SECONDS:g} s", file=sys.stderr)
         return 1
+    except OSError as problem:
+        print(f"prefect-forward-auth: --listen {host}:{port}: {problem.strerror}", file=sys.stderr)
+        return _MISTAKE
     else:
-        api_url = await Proxy(pool, keeper).listen()
         logging.getLogger(__name__).info("Calls go to %s, with tokens from %s.", upstream.url, source)
-        env = child.environment_of(os.environ, api_url, upstream.url.removesuffix("/api"))
-        return await child.run(command, env)
+        if command:
+            env = child.environment_of(os.environ, api_url, upstream.url.removesuffix("/api"))
+            return await child.run(command, env)
+        print(f"PREFECT_API_URL={api_url}", flush=True)
+        await child.asked_to_stop()
+        return 0
     finally:
         fetching.cancel()
         pool.close()

@@ -42,15 +42,16 @@ class UpstreamBrokeError(Exception):
 class Proxy:
     """Serves one worker. Its address has a secret in its path, without which nothing is passed on."""
 
-    def __init__(self, pool: Pool, keeper: Keeper, *, hold: float = HOLD_SECONDS) -> None:
+    def __init__(self, pool: Pool, keeper: Keeper, secret: str = "", *, hold: float = HOLD_SECONDS) -> None:
         self._pool, self._keeper, self._hold = pool, keeper, hold
-        self._prefix = f"/{secrets.token_urlsafe(16)}".encode()
+        self._prefix = f"/{secret or secrets.token_urlsafe(16)}".encode()
         self._noted = float("-inf")
 
     async def listen(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Begin to listen, and return the URL of Prefect's API here."""
         self._server = await asyncio.start_server(self._serve, host, port, backlog=1024)
         port = self._server.sockets[0].getsockname()[1]
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{port}{self._prefix.decode()}/api"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

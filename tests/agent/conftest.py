@@ -39,7 +39,7 @@ class StartAgent(Protocol):
 
 
 class Run(Protocol):
-    """Runs a command behind an agent, and returns the process."""
+    """Runs a command behind an agent, or an agent without any, and returns the process."""
 
     def __call__(self, command: Sequence[str], *options: str, env: Mapping[str, str] | None = None) -> Process: ...
 
@@ -61,7 +61,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
     with ExitStack() as stack:
 
         def run(command: Sequence[str], *options: str, env: Mapping[str, str] | None = None) -> Process:
-            argv = [sys.executable, "-m", "service", "run", *options, "--", *command]
+            name, rest = ("run", ["--", *command]) if command else ("agent", [])
+            argv = [sys.executable, "-m", "service", name, *options, *rest]
             home = clean_environment(tmp_path / "home", env or {})
             return stack.enter_context(Process("agent", argv, env=home, log=tmp_path / "agent.log", cwd=ROOT))
 

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.agent.conftest import Run, StartAgent
+from tests.support.agent_gate import AgentGate
 from tests.support.parts import ROOT
 
 URL = "https://prefect-m2m.test/api"
@@ -88,6 +90,28 @@ def test_a_mistake_is_explained(run: Run, options: tuple[str, ...], told: str) -
     assert "pw" not in process.text()
 
 
+def test_an_agent_without_a_command_prints_its_address(run: Run, gate: AgentGate) -> None:
+    process = run((), "--url", f"{gate.url}/api", *BARE, "--listen", "127.0.0.1:0", "--path", "of-this-pod")
+    url = process.wait_for_line(r"PREFECT_API_URL=(http://127\.0\.0\.1:\d+/of-this-pod/api)", timeout=30)[1]
+    assert httpx.get(f"{url}/flows").status_code == 200
+    process.stop()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--listen", "0.0.0.0:4201"), "--listen: an address of loopback"),
+        (("--listen", "localhost"), "--listen: an address of loopback"),
+        (("--path", "a/b"), "--path: up to 100"),
+    ],
+)
+def test_an_agent_listens_at_loopback_alone(run: Run, options: tuple[str, ...], told: str) -> None:
+    process = run((), "--url", URL, *BARE, *options)
+    assert process.wait(timeout=30) == 2
+    assert told in process.text()
+
+
 def test_it_loads_nothing_of_the_service() -> None:
     code = "import sys, service.agent.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -95,7 +119,7 @@ def test_it_loads_nothing_of_the_service() -> None:
 
 
 def test_every_option_is_documented(run: Run) -> None:
-    process = run([], "--help")
+    process = run((), "--help")
     assert process.wait(timeout=30) == 0
     text = (ROOT / "docs" / "agent.md").read_text()
     options = set(re.findall(r"--[a-z][a-z-]+", process.text())) - {"--help"}
