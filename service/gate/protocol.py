@@ -24,6 +24,11 @@ CONNECTION: Final = "forward_auth.connection"  # the ASGI extension through whic
 PING: Final = "forward_auth.ping"  # the ASGI message of a ping, in its place among the messages
 
 
+_log = logging.getLogger(__name__)
+# The relay itself logs what becomes of a WebSocket. Text that is no UTF-8 is a fault of the client.
+_log.addFilter(lambda record: record.levelno >= logging.WARNING and "Invalid UTF-8" not in str(record.msg))
+
+
 class _HeadTooLargeError(Exception):
     """Ends the parsing of a request."""
 
@@ -92,7 +97,7 @@ class RelayProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.logger = logging.getLogger(__name__)
+        self.logger = self.conn.logger = _log
         self.conn.max_message_size = MAX_FIRST_MESSAGE
         self.close_timeout = CLOSE_SECONDS
         self._proved = False

@@ -35,6 +35,11 @@ def warnings_about(loaded: Loaded) -> Iterator[str]:
         yield "Sessions end with the process: set session.keys to keep them."
     if settings.people_sign_in and settings.workers > 1 and settings.store is None:
         yield "Each worker knows only its own sign-outs: set store.url so that all know them."
+    if settings.prefect.url is None and settings.websockets.relay != "off":
+        yield (
+            "WebSockets are not relayed, and clients with PREFECT_API_KEY or PREFECT_API_AUTH_STRING alone lose task "
+            "runs: set prefect.url."
+        )
     yield from _roles_for_any_repository(settings)
 
 

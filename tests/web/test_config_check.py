@@ -14,7 +14,8 @@ from tests.web.test_serve import run
 
 GITHUB = "https://token.actions.githubusercontent.com"
 GITLAB = "https://gitlab.com"
-QUIET = 'trusted_proxies = ["10.0.0.1"]\n'  # what else there would be a warning about
+# what else there would be a warning about
+QUIET = 'trusted_proxies = ["10.0.0.1"]\nprefect = {url = "http://prefect:4200"}\n'
 
 
 def check(folder: Path, toml: str, *options: str) -> subprocess.CompletedProcess[str]:

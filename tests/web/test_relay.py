@@ -361,6 +361,14 @@ async def test_what_becomes_of_sockets_is_counted_and_no_credential_is_logged(
         assert secret not in logged()
 
 
+async def test_uvicorn_logs_nothing_of_a_websocket(gate: Gate, provider: Provider, logged: Callable[[], str]) -> None:
+    async with gate.opened(provider.mint()) as socket:
+        await socket.send(b"\xff", text=True)  # no UTF-8
+        assert (await closed(socket))[0] == 1007
+    for line in ("[accepted]", "connection open", "Traceback", "UTF-8"):
+        assert line not in logged()
+
+
 async def test_a_server_that_is_away_is_tried_again_later(
     relay_settings: dict[str, Any], provider: Provider, unused_port: int
 ) -> None:
