@@ -113,9 +113,14 @@ async def response_on(upstream: Connection) -> h11.Response | h11.InformationalR
 
 
 class _Reader(asyncio.StreamReader):
-    """Knows whether anything has come in, bytes or an end, since its connection was put aside."""
+    """Knows whether anything has come in, bytes or an end, that nobody has read: such a connection is not kept."""
 
     touched = False
+
+    async def read(self, n: int = -1) -> bytes:
+        data = await super().read(n)
+        self.touched = len(data) == n or self.at_eof()
+        return data
 
     def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         self.touched = True
@@ -176,11 +181,12 @@ class Pool:
 
     def put_back(self, connection: Connection) -> None:
         """Keep a connection for the next request if its answer is complete, and close it otherwise."""
-        if connection.http.trailing_data[0] or len(self._idle) >= MAX_IDLE or not connection.is_done():
+        reader: _Reader = connection.reader  # type: ignore[assignment]
+        unread = reader.touched or connection.http.trailing_data[0]
+        if unread or len(self._idle) >= MAX_IDLE or not connection.is_done():
             connection.close()
             return
         connection.since = asyncio.get_running_loop().time()
-        connection.reader.touched = False  # type: ignore[attr-defined]
         self._idle.append(connection)
 
     def close(self) -> None:

@@ -21,24 +21,28 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 def play(start: StartAgent) -> Iterator[Begin]:
     """Return what starts an agent in front of a server that answers each connection's head with these bytes."""
     listener = socket.create_server(("127.0.0.1", 0))
+    opened: list[socket.socket] = []
 
-    def serve(answers: list[bytes]) -> None:
+    def serve(answers: tuple[bytes, ...], *, keep: bool) -> None:
         with contextlib.suppress(OSError):
             for answer in answers:
                 connection, _ = listener.accept()
-                with connection:
-                    head = b""
-                    while b"\r\n\r\n" not in head and (data := connection.recv(65536)):
-                        head += data
-                    connection.sendall(answer)
+                opened.append(connection)
+                head = b""
+                while b"\r\n\r\n" not in head and (data := connection.recv(65536)):
+                    head += data
+                connection.sendall(answer)
+                if not keep:
+                    connection.close()
 
-    def begin(*answers: bytes) -> Agent:
-        threading.Thread(target=serve, args=([*answers],), daemon=True).start()
+    def begin(*answers: bytes, keep: bool = False) -> Agent:
+        threading.Thread(target=serve, args=(answers,), kwargs={"keep": keep}, daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         return start("--url", url, "--token-command", "echo good")
 
     yield begin
-    listener.close()
+    for one in (listener, *opened):
+        one.close()
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200", b"nonsense\r\n\r\n"], ids=["none", "half", "nonsense"])
@@ -55,7 +59,7 @@ def test_an_answer_that_ends_early_is_no_answer(play: Begin) -> None:
 
 def test_two_answers_to_one_request_do_not_reach_the_next_one(play: Begin) -> None:
     forged = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
-    agent = play(OK + forged, OK)
+    agent = play(OK + forged, OK, keep=True)
     with httpx.Client() as client:
         assert [client.get(f"{agent.url}/flows").text for _ in range(2)] == ["ok", "ok"]
 

@@ -48,7 +48,7 @@ def test_a_run_outlives_its_tokens(
     """A token from the start of the run is refused long before its end, and the worker is never answered 401."""
     prefect_server.create_pool("agent")
     deployment = prefect_server.create_deployment("agent", entrypoint="proof.py:proof", pool="agent")
-    asked = {"parameters": {"marker": "agent", "tasks": TASKS, "pause": 1.5}}
+    asked = {"parameters": {"marker": "agent", "tasks": TASKS, "pause": 1.1}}
     run = str(prefect_server.ask("POST", f"/deployments/{deployment}/create_flow_run", asked)["id"])
     first = {"authorization": f"Bearer {provider.token()}"}
     api = f"{site.machines_url}/api"
