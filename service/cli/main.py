@@ -18,6 +18,7 @@ from service.adapters.users_file import (
     verify_password,
     write_user,
 )
+from service.agent.command import add_commands
 from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
 from service.gate.explain import CannotExplainError
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--uds", help="a Unix socket to listen at instead")
     serve.add_argument("--workers", help="processes")
     serve.set_defaults(run=_serve)
+    add_commands(commands)
 
     config = commands.add_parser("config", help="write, look at and change the configuration").add_subparsers(
         required=True
