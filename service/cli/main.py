@@ -21,7 +21,9 @@ from service.adapters.users_file import (
 from service.agent.command import add_commands
 from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
+from service.core.identity.presets import PRESETS
 from service.gate.explain import CannotExplainError
+from service.rendering.presets import list_lines, preset_lines
 from service.settings import ConfigError, Loaded, Settings, load
 from service.settings.advice import warnings_about
 from service.settings.edit import EditError, Wish, edit_secrets
@@ -99,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "check":
             command.add_argument("--strict", action="store_true", help="exit 1 if there is any warning")
         command.set_defaults(run=run)
+
+    presets = config.add_parser("presets", help="list the presets of issuers, or show one")
+    presets.add_argument("name", nargs="?", choices=list(PRESETS), metavar="NAME", help="the preset to show")
+    presets.set_defaults(run=_config_presets)
 
     add_role_commands(commands, _configurable)
 
@@ -228,6 +234,15 @@ def _has_callers(settings: Settings) -> bool:
     return settings.gives_roles and bool(
         others or (users and read_users(users.file, users.max_cost, users.max_size).hashes)
     )
+
+
+def _config_presets(options: argparse.Namespace) -> int:
+    if options.name is None:
+        print("\n".join(list_lines()))
+        print("\n'config presets NAME' shows one: an example, its rules and its claims.")
+    else:
+        print("\n".join(preset_lines(options.name)))
+    return 0
 
 
 def _config_show(options: argparse.Namespace) -> int:
