@@ -146,6 +146,11 @@ roles = ["worker"]
                 "the cluster's own authority: this is what `jwks_token_file` and `jwks_ca_file` are for. Both files "
                 "are read at each fetch. An issuer that is public (EKS, GKE, AKS) needs neither, and no `jwks_url`."
             ),
+            (
+                "The manifests in deploy/kubernetes mount no token into the service: add a projected volume with a "
+                "`serviceAccountToken` and the ConfigMap `kube-root-ca.crt`. Their NetworkPolicy lets it out to port "
+                "443: add the API server's own port, often 6443."
+            ),
             "A token is accepted until it expires, even if its pod is gone: keep `expirationSeconds` short.",
         ),
     ),

@@ -388,7 +388,7 @@ async def test_a_type_or_an_algorithm_that_the_provider_never_uses_is_refused_un
             id="overage",
         ),
         pytest.param({"_claim_names": {"photo": "src1"}}, (), id="something-else-is-elsewhere"),
-        pytest.param({"_claim_names": "groups"}, Problem.GROUPS_ELSEWHERE, id="unreadable"),
+        pytest.param({"_claim_names": 17}, Problem.GROUPS_ELSEWHERE, id="unreadable"),
     ],
 )
 async def test_too_many_groups_of_entra_are_never_none(claims: dict[str, Any], expected: Outcome) -> None:
