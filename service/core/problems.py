@@ -107,6 +107,9 @@ class Problem(StrEnum):
     CLAIM_UNUSABLE = auto()  # claim
     GROUPS_TOO_MANY = auto()  # count, limit
     GROUPS_ELSEWHERE = auto()  # claim
+    TOKEN_NOT_LISTED = auto()  # token, name
+    TOKEN_REVOKED = auto()  # token, name
+    TOKENS_OUT_OF_REACH = auto()  # because
 
     # names and passwords
     PAIR_WRONG = auto()  # user, where it is known

@@ -124,6 +124,9 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.GROUPS_TOO_MANY: "This token names too many groups.",
     _P.GROUPS_ELSEWHERE: "This token does not contain its groups, because there are too many ({claim!r}): ask for app "
     "roles, or for a claim with fewer groups.",
+    _P.TOKEN_NOT_LISTED: "This token is not in the list of tokens that were issued here: obtain a new one.",
+    _P.TOKEN_REVOKED: "This token was revoked: obtain a new one.",
+    _P.TOKENS_OUT_OF_REACH: "The list of issued tokens cannot be read just now: try again shortly.",
     # names and passwords
     **dict.fromkeys((_P.PAIR_WRONG, _P.PASSWORD_CHANGED), _PAIR_WRONG),
     _P.PAIR_WRONG_AT_ISSUER: "The client id or the client secret is wrong: check PREFECT_API_AUTH_STRING "

@@ -44,10 +44,12 @@ from service.settings.fields import (
     split_types,
 )
 from service.settings.people import OIDCSettings, SessionSettings, SignInSettings, StoreSettings
+from service.settings.tokens import TokensSettings
 
 PREFIX: Final = "FORWARD_AUTH_"
 _NOBODY: Final = (
-    "nobody could be verified: configure an issuer (issuer.url), a users file (users.file) or a provider (oidc.issuer)"
+    "nobody could be verified: configure an issuer (issuer.url), a users file (users.file), a provider (oidc.issuer) "
+    "or tokens of this service (tokens.folder)"
 )
 
 
@@ -287,6 +289,7 @@ class Settings(BaseSettings):
         (), description="Several issuers: `[[issuers]]` tables, or JSON in a variable."
     )
     users: UsersSettings | None = Field(None, description="The users file.")
+    tokens: TokensSettings | None = Field(None, description="Tokens that this service issues itself.")
     oidc: OIDCSettings | None = Field(None, description="The OpenID provider through which people sign in.")
     sign_in: SignInSettings = Field(SignInSettings(), description="The sign-in page.")
     session: SessionSettings = Field(SessionSettings(), description="The browser session.")
@@ -323,11 +326,13 @@ class Settings(BaseSettings):
         ``unread`` are tables that may hold more than these settings do: nothing is said to be missing in them.
         """
         urls = [one.url for one in self.all_issuers if one.url]
-        sources = {"issuer", "issuers", "users", "oidc"}
+        sources = {"issuer", "issuers", "users", "oidc", "tokens"}
         if not self._vouching and sources.isdisjoint(unread):
             yield "", _NOBODY
         for url in sorted({url for url in urls if urls.count(url) > 1}):
             yield "", f"configured more than once: issuer {url}"
+        if self.tokens is not None and self.tokens.issuer in {*urls, self.oidc.issuer if self.oidc else ""}:
+            yield "tokens.issuer", "is another issuer's: choose a name of its own"
         for text in shared_names([(one.url, one.client_credentials) for one in self.all_issuers]):
             yield "client_credentials.clients", text
         if self.sign_in.local and self.users is None and "users" not in unread:
@@ -373,9 +378,10 @@ class Settings(BaseSettings):
 
     def _unknown_issuers(self) -> Iterator[tuple[str, str]]:
         """Yield the grants that could never hold."""
-        known = self._vouching
+        vouching = self._vouching
+        known = list(dict.fromkeys([*vouching, *([self.tokens.issuer] if self.tokens else [])]))
         for number, grant in enumerate(self.grants):
-            if grant.issuer not in known and (grant.issuer or len(known) != 1):
+            if grant.issuer not in known and (grant.issuer or len(vouching) != 1):
                 yield f"grants.{number}.issuer", f"needed is one of {', '.join(known)}"
 
     def _unknown_roles(self) -> Iterator[tuple[str, str]]:
@@ -395,10 +401,14 @@ class Settings(BaseSettings):
 
     @property
     def _vouching(self) -> list[str]:
-        """Return who vouches for principals, each once."""
+        """Return who vouches for principals that need grants, each once; this service's tokens only if nobody else.
+
+        A token of this service has its role, so a grant without an issuer means somebody else, if there is one.
+        """
         issuers = [one.url for one in self.all_issuers]
         issuers += ["local"] if self.users is not None else []
-        return issuers + ([self.oidc.issuer] if self.oidc is not None and self.oidc.issuer not in issuers else [])
+        issuers += [self.oidc.issuer] if self.oidc is not None and self.oidc.issuer not in issuers else []
+        return issuers or ([self.tokens.issuer] if self.tokens is not None else [])
 
     @property
     def all_grants(self) -> tuple[Grant, ...]:
@@ -409,7 +419,8 @@ class Settings(BaseSettings):
     @property
     def gives_roles(self) -> bool:
         """Tell whether anybody can have a role."""
-        return bool(self.grants) or any(one.role for one in (*self.all_issuers, self.users, self.oidc) if one)
+        others = (*self.all_issuers, self.users, self.oidc)
+        return bool(self.grants or self.tokens) or any(one.role for one in others if one)
 
     @property
     def local_sign_in(self) -> bool:
