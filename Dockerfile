@@ -33,7 +33,7 @@ RUN PYTHONHASHSEED=0 python -m compileall -q -j 0 --invalidation-mode unchecked-
       -x '/(ensurepip|idlelib|lib2to3|pydoc_data|site-packages|test|tkinter|turtledemo)/' \
       "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
  && install -d -m 0700 -o 65532 -g 65532 \
-      /var/lib/forward-auth /var/lib/prefect-cli /var/lib/prefect-worker /var/lib/traefik
+      /var/lib/forward-auth /var/lib/forward-auth-tokens /var/lib/prefect-cli /var/lib/prefect-worker /var/lib/traefik
 COPY --from=build /opt/forward-auth /opt/forward-auth
 
 ENV PATH=/opt/forward-auth/bin:$PATH \

@@ -3,15 +3,41 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from jose.backends.base import Key
 
 from service.adapters.oauth_endpoints import Provider
 from service.core.errors import OutOfReach, Rejected
-from service.core.model import IssuerTrust
+from service.core.model import IssuerTrust, Principal
 from service.core.problems import Problem
 from service.state.issuer_keys import IssuerKeys, KeyPolicy
+
+
+class TokenIssuer(Protocol):
+    """An issuer whose access tokens can be verified."""
+
+    @property
+    def trust(self) -> IssuerTrust:
+        """Return what its tokens must carry."""
+
+    @property
+    def believed_until(self) -> float:
+        """Return until when a verdict is valid, in seconds since the epoch."""
+
+    def key_at_hand(self, kid: str | None, algorithm: str) -> Key | None:
+        """Return a key without waiting, or None."""
+
+    def may_be_replaced(self, kid: str | None) -> bool:
+        """Tell whether another key may have taken the place of the one for ``kid``."""
+
+    async def find_key(
+        self, kid: str | None, algorithm: str, unverified_issued_at: Any, *, instead_of: Key | None = None
+    ) -> Key:
+        """Return a key that is not at hand. Raises a Refusal."""
+
+    async def admit(self, principal: Principal, claims: Mapping[str, Any]) -> Principal:
+        """Return the principal of a verified token, with what the issuer itself knows of it. Raises a Refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +93,12 @@ class Issuer:
         if self.keys.keys.lacks_ids(algorithm):
             raise Rejected(Problem.KEY_IDS_MISSING, issuer=self.trust.issuer, algorithm=algorithm)
         raise Rejected(Problem.SIGNING_KEY_UNKNOWN, kid=kid, algorithm=algorithm, keys=self.key_count)
+
+    @staticmethod
+    async def admit(principal: Principal, claims: Mapping[str, Any]) -> Principal:
+        """Return the principal as it is: such an issuer says everything in its tokens."""
+        del claims
+        return principal
 
     async def discover(self) -> Mapping[str, Any]:
         """Return the discovery document that was fetched with the keys, or raise OutOfReach if there is none yet.

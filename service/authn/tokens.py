@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from service.authn.issuers import Issuer
+from service.authn.issuers import TokenIssuer
 from service.core.errors import Refusal, Rejected
 from service.core.identity.claims import principal_from, with_verified_email
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
@@ -24,7 +24,7 @@ _SEGMENTS: Final = 3
 class Tokens:
     """Verifies access tokens of the given issuers, and assigns roles to their subjects."""
 
-    def __init__(self, issuers: Mapping[str, Issuer], grants: GrantIndex = NO_GRANTS) -> None:
+    def __init__(self, issuers: Mapping[str, TokenIssuer], grants: GrantIndex = NO_GRANTS) -> None:
         self._issuers = issuers
         self._grants = grants
 
@@ -32,12 +32,14 @@ class Tokens:
         """Return the principal of a token. The proof is valid until the token or the issuer's keys expire.
 
         Raises Rejected if the token is not valid, and OutOfReach if the issuer's keys cannot be had. Suspends only if
-        the key is not in the cache; otherwise the keys cannot change between the look-up and the return.
+        the key, or a token of our own, is not known yet; otherwise neither can change between the look-up and the
+        return.
         """
         try:
             verified = await self.verify(credential.token)
             issuer = self._issuers[verified.issuer]
             principal = principal_from(verified, issuer.trust, time.time())
+            principal = await issuer.admit(principal, verified.claims)
             principal = self._grants.with_roles(principal, with_verified_email(verified.claims, issuer.trust))
         except Refusal:
             raise

@@ -21,7 +21,11 @@ from service.adapters.users_file import (
 from service.agent.command import add_commands
 from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
+from service.cli.tokens import add_token_commands
+from service.core.identity.presets import PRESETS
 from service.gate.explain import CannotExplainError
+from service.issuing.ledger import LedgerError, check_folder
+from service.rendering.presets import list_lines, preset_lines
 from service.settings import ConfigError, Loaded, Settings, load
 from service.settings.advice import warnings_about
 from service.settings.edit import EditError, Wish, edit_secrets
@@ -100,7 +104,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--strict", action="store_true", help="exit 1 if there is any warning")
         command.set_defaults(run=run)
 
+    presets = config.add_parser("presets", help="list the presets of issuers, or show one")
+    presets.add_argument("name", nargs="?", choices=list(PRESETS), metavar="NAME", help="the preset to show")
+    presets.set_defaults(run=_config_presets)
+
     add_role_commands(commands, _configurable)
+    add_token_commands(commands, _configurable)
 
     users = commands.add_parser("users", help="change the users file").add_subparsers(required=True)
     for name, run, explanation in (
@@ -145,13 +154,20 @@ def _load(options: argparse.Namespace) -> Loaded:
 
 def _problems_of_files(settings: Settings | None) -> list[str]:
     """Return what is wrong with the files that settings, or a draft of them, name."""
+    found = []
     users = settings.users if settings is not None and settings.users and str(settings.users.file) else None
     if users is not None:
         try:
             read_users(users.file, users.max_cost, users.max_size)
         except UsersFileError as problem:
-            return [f"users.file: {users.file}: {problem}"]
-    return []
+            found.append(f"users.file: {users.file}: {problem}")
+    tokens = settings.tokens if settings is not None and settings.tokens and str(settings.tokens.folder) else None
+    if tokens is not None:
+        try:
+            check_folder(tokens.folder)
+        except LedgerError as problem:
+            found.append(f"tokens.folder: {problem}")
+    return found
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -211,6 +227,8 @@ def _config_check(options: argparse.Namespace) -> int:
     print(f"The configuration {good}. Issuers: {issuers}. Users file: {users_file}.")
     at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
     form = "with the form, as users of the file" if settings.local_sign_in else ""
+    if settings.tokens is not None:
+        print(f"This service issues tokens. Their list: {settings.tokens.folder}.")
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
     warnings = list(warnings_about(loaded))
     for warning in warnings:
@@ -224,10 +242,19 @@ def _config_check(options: argparse.Namespace) -> int:
 def _has_callers(settings: Settings) -> bool:
     """Tell whether anybody can have a role: it is given, and if only to users of the file, there are some."""
     users = settings.users
-    others = bool(settings.all_issuers or settings.oidc)
+    others = bool(settings.all_issuers or settings.oidc or settings.tokens)
     return settings.gives_roles and bool(
         others or (users and read_users(users.file, users.max_cost, users.max_size).hashes)
     )
+
+
+def _config_presets(options: argparse.Namespace) -> int:
+    if options.name is None:
+        print("\n".join(list_lines()))
+        print("\n'config presets NAME' shows one: an example, its rules and its claims.")
+    else:
+        print("\n".join(preset_lines(options.name)))
+    return 0
 
 
 def _config_show(options: argparse.Namespace) -> int:

@@ -25,9 +25,9 @@ class Generation:
         self._idle.set()
 
     async def start(self) -> None:
-        """Read the users file, start the background tasks, and connect to the store. Does not wait for issuers' keys.
+        """Read the users file and the issued tokens, start the background tasks, and connect to the store.
 
-        Raises UsersFileError if the users file cannot be used.
+        Does not wait for issuers' keys. Raises UsersFileError or LedgerError if one of the files cannot be used.
         """
         wiring = self.wiring
         if wiring.users is not None and wiring.settings.users is not None:
@@ -35,6 +35,9 @@ class Generation:
             self._begin(wiring.users.watch(wiring.settings.users.reload), "users file")
         for issuer in wiring.all_issuers:
             self._begin(issuer.keys.keep_fresh(issuer.policy), f"keys of {issuer.trust.issuer}")
+        if wiring.own_issuer is not None:
+            await wiring.own_issuer.issued.start()
+            self._begin(wiring.own_issuer.issued.follow(), "issued tokens")
         if wiring.shared_reports is not None and wiring.notes_reporters:
             self._begin(wiring.shared_reports.write(), "reported runs")
         await wiring.revocation_log.start()
@@ -73,6 +76,8 @@ class Generation:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self.wiring.revocation_log.stop()
+        if self.wiring.own_issuer is not None:
+            await self.wiring.own_issuer.issued.stop()
         if self.wiring.store is not None:
             await self.wiring.store.close()
         if self.wiring.passwords is not None:

@@ -13,10 +13,12 @@ def readiness(generation: Generation) -> dict[str, Any]:
     provider = _of_issuer(wiring.provider_issuer) if wiring.provider_issuer is not None else None
     users = {"count": len(wiring.users.users.hashes), "problem": wiring.users.problem} if wiring.users else None
     store = wiring.revocation_log.state()
+    tokens = wiring.own_issuer.issued.state() if wiring.own_issuer is not None else None
     config_problem = wiring.telemetry.config_problem
     whole = (
         all(one["state"] == "warm" for one in (*issuers.values(), provider) if one is not None)
         and not (users and users["problem"])
+        and not (tokens and tokens["problem"])
         and not store["problem"]
         and not config_problem
     )
@@ -25,6 +27,7 @@ def readiness(generation: Generation) -> dict[str, Any]:
         "issuers": issuers,
         "provider": provider,
         "users": users,
+        "tokens": tokens,
         "store": store,
         "configuration": {"problem": config_problem},
     }

@@ -225,7 +225,7 @@ class VerifyEndpoints(ABC):
     @staticmethod
     async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic, client: str) -> Proof:
         if isinstance(credential, Bearer):
-            if gate is Gate.BASIC or not wiring.issuers:
+            if gate is Gate.BASIC or not wiring.takes_tokens:
                 raise Rejected(Problem.JWT_NOT_ACCEPTED)
             return await wiring.tokens.authenticate(credential)
         if gate is Gate.JWT:

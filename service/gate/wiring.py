@@ -14,8 +14,9 @@ from service.adapters.store import Store
 from service.adapters.users_file import UsersFile
 from service.authn.clients import Clients, Shared
 from service.authn.guard import Guard
-from service.authn.issuers import Issuer
+from service.authn.issuers import Issuer, TokenIssuer
 from service.authn.oidc import RelyingParty
+from service.authn.own_issuer import OwnIssuer
 from service.authn.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
 from service.authn.seal import Seal
 from service.authn.sessions import SessionAuthority, Sessions
@@ -28,6 +29,8 @@ from service.core.prefect.roles import Access
 from service.core.request.cookies import keeps_secure
 from service.core.request.proxies import TrustedProxies
 from service.gate.shared_reports import SharedReports
+from service.issuing.configured import ledger_of
+from service.issuing.issued import IssuedTokens
 from service.settings import IssuerSettings, Settings
 from service.settings.people import OIDCSettings
 from service.state.client_tokens import GrantPolicy
@@ -58,6 +61,7 @@ class Wiring:
     revocation_log: RevocationLog
     shared_reports: SharedReports | None
     issuers: Mapping[str, Issuer]
+    own_issuer: OwnIssuer | None
     tokens: Tokens
     clients: Mapping[str, Clients]
     users: UsersFile | None
@@ -77,6 +81,11 @@ class Wiring:
     def all_issuers(self) -> tuple[Issuer, ...]:
         """Return the issuers of access tokens, and the provider for sign-in if there is one."""
         return (*self.issuers.values(), *((self.provider_issuer,) if self.provider_issuer else ()))
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Tell whether there is anybody whose access tokens are accepted."""
+        return bool(self.issuers) or self.own_issuer is not None
 
     @property
     def notes_reporters(self) -> bool:
@@ -101,6 +110,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
     store = _store(settings)
     revocation_log = RevocationLog(state.revocations, store)
     issuers = {one.url: _issuer(one, state) for one in settings.all_issuers}
+    own_issuer = _own_issuer(settings, state)
     shared = Shared(store, seal) if store is not None and settings.session.keys else None
     clients = {
         one.url: Clients(
@@ -153,7 +163,8 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
             SharedReports(store, seal, state.reporters) if store is not None and settings.session.keys else None
         ),
         issuers=MappingProxyType(issuers),
-        tokens=Tokens(issuers, grants),
+        own_issuer=own_issuer,
+        tokens=Tokens(_token_issuers(issuers, own_issuer), grants),
         clients=MappingProxyType(clients),
         users=users,
         passwords=passwords,
@@ -172,7 +183,13 @@ def _store(settings: Settings) -> Store | None:
 
 
 def _issuer(settings: IssuerSettings, state: ProcessState) -> Issuer:
-    source = KeySource.configured(settings.url, jwks_url=settings.jwks_url or "", allow_http=settings.allow_http)
+    source = KeySource.configured(
+        settings.url,
+        jwks_url=settings.jwks_url or "",
+        allow_http=settings.allow_http,
+        token_file=str(settings.jwks_token_file or ""),
+        ca_file=str(settings.jwks_ca_file or ""),
+    )
     return Issuer(settings.trust(), state.keys.of_tokens(source), KeyPolicy(**settings.keys.model_dump()))
 
 
@@ -194,6 +211,19 @@ def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: GrantIndex, state
         kept_claims=claims_asked_for(grants.grants),
     )
     return RelyingParty(issuer, policy, state.client)
+
+
+def _own_issuer(settings: Settings, state: ProcessState) -> OwnIssuer | None:
+    ledger = ledger_of(settings)
+    if ledger is None or settings.tokens is None:
+        return None
+    name = settings.tokens.issuer
+    return OwnIssuer(name, settings.tokens.audience, IssuedTokens(ledger, name, state.verdicts.forget))
+
+
+def _token_issuers(issuers: Mapping[str, Issuer], own: OwnIssuer | None) -> dict[str, TokenIssuer]:
+    """Return everybody whose access tokens are accepted, by name."""
+    return {**issuers, **({own.trust.issuer: own} if own is not None else {})}
 
 
 def _authorities(

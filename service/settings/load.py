@@ -203,6 +203,12 @@ def _made(environ: Mapping[str, str]) -> _Layer:
     return ({"session": {"keys": key}} if key else {}), "made at the start"
 
 
+def lasting_keys(settings: Settings) -> tuple[str, ...]:
+    """Return the session keys that were configured, and not the one that ends with the process."""
+    made = os.environ.get(SESSION_KEY)
+    return tuple(key for one in settings.session.keys if (key := one.get_secret_value()) != made)
+
+
 def _clouds(layers: list[_Layer], problems: list[str]) -> Iterator[_Layer]:
     """Yield what the secrets managers hold that the strongest of these layers names."""
     named = split(next((values["secrets_from"] for values, _ in reversed(layers) if "secrets_from" in values), ()))

@@ -120,6 +120,7 @@ WAITING_HELPS = {
     Problem.ISSUER_OUT_OF_REACH,
     Problem.KEYS_OUT_OF_REACH,
     Problem.KEY_NOT_KNOWN_YET,
+    Problem.TOKENS_OUT_OF_REACH,
     Problem.NO_USABLE_KEY,
     Problem.SESSION_NOT_RENEWABLE,
     Problem.PROVIDER_BUSY,

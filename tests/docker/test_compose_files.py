@@ -100,14 +100,15 @@ def test_lets_encrypt_wants_an_address() -> None:
 
 
 def _secret_volumes(one: dict[str, Any]) -> set[str]:
-    return {volume["source"] for volume in one.get("volumes", [])} & {"users", "worker", "cli", "postgres-password"}
+    secret = {"users", "tokens", "worker", "cli", "postgres-password"}
+    return {volume["source"] for volume in one.get("volumes", [])} & secret
 
 
 def test_each_secret_is_mounted_where_it_is_used_and_nowhere_else() -> None:
     services = _config("--profile", "*")["services"]
     assert {name: volumes for name, one in services.items() if (volumes := _secret_volumes(one))} == {
         "users": {"users", "worker", "cli"},
-        "forward-auth": {"users"},
+        "forward-auth": {"users", "tokens"},
         "worker": {"worker"},
         "cli": {"cli"},
         "database": {"postgres-password"},

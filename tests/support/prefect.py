@@ -140,11 +140,10 @@ class Server:
         }
         return str(self.ask("POST", "/deployments/", deployment)["id"])
 
-    def emit(self, name: str) -> None:
-        """Put an event into the server, past the gate."""
-        now = dt.datetime.now(dt.UTC).isoformat()
-        resource = {"prefect.resource.id": f"e2e.{name}"}
-        self.ask("POST", "/events", [{"occurred": now, "event": name, "resource": resource, "id": str(uuid.uuid4())}])
+    def emit(self, name: str, *, resource: str = "e2e") -> None:
+        """Put an event about a resource into the server, past the gate."""
+        now, about = dt.datetime.now(dt.UTC).isoformat(), {"prefect.resource.id": resource}
+        self.ask("POST", "/events", [{"occurred": now, "event": name, "resource": about, "id": str(uuid.uuid4())}])
 
     def state_of(self, flow_run: str) -> str:
         """Return the type of a flow run's state, such as COMPLETED."""

@@ -1,0 +1,172 @@
+"""What one process knows of the issued tokens: a copy of the ledger in memory, read again when it changes.
+
+No request waits for the ledger, but for one with a token that was signed with a key of ours and is not known yet: it
+may have been issued a moment ago by another process.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from service.adapters.jwks import NO_KEYS, KeySet, parse_jwks
+from service.issuing.ledger import Changes, Ledger, LedgerError, Stamp, Token
+from service.issuing.signing import ALGORITHM
+
+log = logging.getLogger(__name__)
+
+LOOK: Final = 1.0  # seconds between two looks at the ledger: a revocation is in force within this time
+LOOK_FOR_REQUEST: Final = 0.1  # seconds between two looks that requests cause
+MAX_STALE: Final = 300.0  # seconds for which the copy is used while the ledger cannot be read
+NOTE_USES: Final = 60.0  # seconds between two notes of when tokens were last used
+ROTATE: Final = 3_600.0  # seconds between two looks at the age of the signing key
+
+
+class IssuedTokens:
+    """The issued tokens and the public keys. ``on_revoked`` is called when something known is no longer valid."""
+
+    def __init__(self, ledger: Ledger, issuer: str, on_revoked: Callable[[], None]) -> None:
+        self.keys: KeySet = NO_KEYS
+        self.problem = ""
+        self._ledger = ledger
+        self._issuer = issuer
+        self._on_revoked = on_revoked
+        self._tokens: dict[str, Token] = {}
+        self._uses: dict[str, int] = {}
+        self._revision = -1
+        self._stamp: Stamp | None = None
+        self._jwks = ""
+        self._read_at = float("-inf")  # monotonic: when the last good look began
+        self._one_at_a_time = asyncio.Lock()  # for whatever uses the ledger
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def find(self, token_id: str) -> Token | None:
+        """Return what is known of a token."""
+        return self._tokens.get(token_id)
+
+    def note_use(self, token_id: str) -> None:
+        """Remember that a token is used now."""
+        self._uses[token_id] = int(time.time())
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether the copy may be used."""
+        return time.monotonic() < self._read_at + MAX_STALE
+
+    @property
+    def believed_until(self) -> float:
+        """Return until when the copy may be used, in seconds since the epoch."""
+        return time.time() + self._read_at + MAX_STALE - time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """Return how many tokens are known, and the problem if there is one, for the readiness document."""
+        return {"count": len(self._tokens), "problem": self.problem}
+
+    # what keeps the copy right ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the ledger and read all of it. Raises LedgerError."""
+        async with self._one_at_a_time:
+            await asyncio.to_thread(self._ledger.open)
+            self._take(*await asyncio.to_thread(self._news, None, -1))
+
+    async def follow(self) -> None:
+        """Read what changes, note uses, and rotate keys, until cancelled."""
+        note_at, rotate_at = time.monotonic() + NOTE_USES, time.monotonic() + ROTATE
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                await self.look()
+            except Exception:
+                log.exception("tokens: looking at the ledger failed; it is tried again")
+            if time.monotonic() >= note_at:
+                await self._write(self._note_uses)
+                note_at = time.monotonic() + NOTE_USES
+            if time.monotonic() >= rotate_at:
+                await self._write(self._ledger.rotate_keys)
+                rotate_at = time.monotonic() + ROTATE
+
+    async def look(self) -> None:
+        """Read what has changed in the ledger until now. A problem is logged, and the copy stays as it is."""
+        asked = time.monotonic()
+        async with self._one_at_a_time:
+            if self._read_at > asked:  # somebody else has looked since
+                return
+            began = time.monotonic()
+            try:
+                news = await asyncio.to_thread(self._news, self._stamp, self._revision)
+            except LedgerError as problem:
+                self._fail(problem)
+                return
+            if self.problem:
+                log.info("tokens: the ledger can be read again")
+            self.problem = ""
+            self._take(*news)
+            self._read_at = began
+
+    async def look_for_request(self) -> None:
+        """Look as ``look()`` does, but not more often than once in ``LOOK_FOR_REQUEST`` seconds."""
+        await asyncio.sleep(max(0.0, self._read_at + LOOK_FOR_REQUEST - time.monotonic()))
+        await self.look()
+
+    async def stop(self) -> None:
+        """Note the last uses, and close the ledger."""
+        if self._stamp is not None:
+            await self._write(self._note_uses)
+        async with self._one_at_a_time:
+            await asyncio.to_thread(self._ledger.close)
+
+    def _news(self, stamp: Stamp | None, revision: int) -> tuple[Stamp, Changes | None, bool]:
+        """Return the stamp of now, what is new since, if anything, and whether that is the whole ledger."""
+        if self._ledger.is_replaced():
+            self._ledger.open()
+            stamp = None
+        now = self._ledger.stamp()
+        if now == stamp:
+            return now, None, False
+        if stamp is not None:
+            changes = self._ledger.changes_since(revision)
+            if changes.revision >= revision:
+                return now, changes, False
+        return now, self._ledger.changes_since(-1), True
+
+    def _take(self, stamp: Stamp, changes: Changes | None, is_all: bool) -> None:  # noqa: FBT001 - as _news() returns it
+        self._stamp = stamp
+        if changes is None:
+            return
+        before = {} if is_all else self._tokens
+        lost = is_all and bool(self._tokens)
+        for one in changes.tokens:
+            known = self._tokens.get(one.id)
+            lost = lost or (known is not None and one.revoked is not None and known.revoked is None)
+            before[one.id] = one
+        self._tokens = before
+        self._revision = changes.revision
+        if changes.jwks != self._jwks:
+            lost = lost or bool(self._jwks)
+            self._jwks = changes.jwks
+            self.keys = parse_jwks(changes.jwks.encode(), frozenset({ALGORITHM}), self._issuer)
+        if self._read_at == float("-inf"):
+            self._read_at = time.monotonic()
+        if lost:
+            self._on_revoked()
+
+    def _note_uses(self) -> None:
+        uses, self._uses = self._uses, {}
+        if uses:
+            self._ledger.note_uses(uses)
+
+    async def _write(self, work: Callable[[], None]) -> None:
+        async with self._one_at_a_time:
+            try:
+                await asyncio.to_thread(work)
+            except LedgerError as problem:
+                self._fail(problem)
+
+    def _fail(self, problem: LedgerError) -> None:
+        if str(problem) != self.problem:
+            log.warning("tokens: %s", problem)
+        self.problem = str(problem)

@@ -1,0 +1,358 @@
+"""The ledger: the signing keys and the list of issued tokens, in one SQLite file in a folder of the service.
+
+A token itself is never kept. Every change is one transaction that is on the disk before its caller is told, so a
+process that is killed in the middle leaves the whole change, or nothing of it. Each change of a token has the number
+of a revision, which tells processes what they have not read yet.
+"""
+
+import json
+import os
+import secrets
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from service.adapters.files import FileError, exposure, locked, writers
+from service.issuing.signing import SigningKey, key_from_pem, new_key
+
+FILE: Final = "tokens.sqlite3"
+KEEP_EXPIRED: Final = 30 * 86_400  # seconds for which an expired token stays in the list
+KEEP_KEY: Final = 600  # seconds for which a key is published after its last token, for clocks that differ
+_WAIT: Final = 30.0  # seconds for another process's change
+_VERSION: Final = 1
+_WRITABLE: Final = "tokens.folder must be a folder that the service may write to, in one that exists"
+_SCHEMA: Final = """
+CREATE TABLE keys (
+  kid TEXT PRIMARY KEY, jwk TEXT NOT NULL, private TEXT NOT NULL, created INTEGER NOT NULL
+);
+CREATE TABLE tokens (
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, kid TEXT NOT NULL,
+  created INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER, used INTEGER, changed INTEGER NOT NULL
+);
+CREATE INDEX tokens_changed ON tokens (changed);
+CREATE TABLE revision (number INTEGER NOT NULL);
+INSERT INTO revision VALUES (0);
+"""
+_SELECT: Final = "SELECT id, name, role, created, expires, revoked, used FROM tokens"
+_INSERT: Final = """
+INSERT INTO tokens (id, name, role, created, expires, revoked, used, kid, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+class LedgerError(FileError):
+    """A ledger that cannot be used. The message names the file, the cause and the cure."""
+
+
+class Token(NamedTuple):
+    """What is known of one issued token. Times are in seconds since the epoch."""
+
+    id: str
+    name: str
+    role: str
+    created: int
+    expires: int
+    revoked: int | None
+    used: int | None
+
+    def ended(self, now: float) -> bool:
+        """Tell whether the token is revoked or has expired."""
+        return self.revoked is not None or self.expires <= now
+
+
+class Changes(NamedTuple):
+    """The tokens that have changed since a revision, all public keys, and the revision that was read."""
+
+    revision: int
+    tokens: tuple[Token, ...]
+    jwks: str
+
+
+class Stamp(NamedTuple):
+    """What differs if another connection has changed the ledger, or it was opened again."""
+
+    device: int
+    inode: int
+    version: int
+
+
+class Ledger:
+    """The ledger in a folder. ``passphrases`` encrypt the private keys: the first one encrypts, any of them decrypts.
+
+    A key signs for ``rotate`` seconds, and is published until its last token has expired. Threads wait for each other.
+    """
+
+    def __init__(self, folder: Path, passphrases: Sequence[str] = (), *, rotate: float) -> None:
+        self.path = folder / FILE
+        self._passphrases = passphrases
+        self._rotate = rotate
+        self._connection: sqlite3.Connection | None = None
+        self._place = (0, 0)
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Open the ledger, or make it with its first signing key. Raises LedgerError."""
+        self.close()
+        with self._told():
+            _make(self.path)
+            status = self.path.stat()
+            self._connection = sqlite3.connect(
+                self.path, timeout=_WAIT, isolation_level=None, check_same_thread=False, cached_statements=32
+            )
+            self._place = status.st_dev, status.st_ino
+            self._sql("PRAGMA synchronous = FULL")
+            if self._number("PRAGMA user_version") != _VERSION:
+                with locked(self.path):
+                    self._set_up()
+        self.rotate_keys()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    # what operators do ------------------------------------------------------------------------------------
+
+    def issue(
+        self, name: str, role: str, lifetime: float, issuer: str, audience: str, now: float | None = None
+    ) -> tuple[str, Token]:
+        """Return a new token and its entry, once that is on the disk. Raises LedgerError."""
+        created = int(time.time() if now is None else now)
+        entry = Token(secrets.token_hex(8), name, role, created, int(created + lifetime), None, None)
+        with self._change() as revision:
+            self._prune(created)
+            key = self._signing_key(created)
+            self._sql(_INSERT, (*entry, key.kid, revision))
+        claims: Mapping[str, Any] = {
+            "iss": issuer,
+            "aud": audience,
+            "sub": name,
+            "client_id": name,
+            "jti": entry.id,
+            "iat": entry.created,
+            "exp": entry.expires,
+            "roles": [role],
+        }
+        return key.sign(claims), entry
+
+    def tokens(self) -> list[Token]:
+        """Return the tokens of the list, by name, the oldest of a name first. Raises LedgerError."""
+        with self._told():
+            return [Token(*row) for row in self._sql(_SELECT + " ORDER BY name, created, id")]
+
+    def revoke(self, *, token_id: str = "", name: str = "") -> list[Token]:
+        """Revoke one token, or all tokens of a name; return those that were valid before, once it is on the disk.
+
+        Raises LedgerError.
+        """
+        now = int(time.time())
+        with self._change() as revision:
+            rows = self._sql(_SELECT + " WHERE id = ? OR name = ?", (token_id, name)).fetchall()
+            valid = [one for one in (Token(*row) for row in rows) if not one.ended(now)]
+            self._sql(
+                "UPDATE tokens SET revoked = ?, changed = ? WHERE (id = ? OR name = ?) AND revoked IS NULL",
+                (now, revision, token_id, name),
+            )
+        return valid
+
+    def back_up(self, target: Path) -> None:
+        """Write a copy of the ledger to a new file, for its owner alone, while others go on. Raises LedgerError."""
+        try:
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError as problem:
+            raise LedgerError(f"{target} cannot be written: {problem.strerror}: name a new file") from None
+        with self._told():
+            copy = sqlite3.connect(target)
+            try:
+                self._opened.backup(copy)
+            finally:
+                copy.close()
+
+    # what the service does --------------------------------------------------------------------------------
+
+    def stamp(self) -> Stamp:
+        """Return the stamp of now. Raises LedgerError."""
+        with self._told():
+            return Stamp(*self._place, self._number("PRAGMA data_version"))
+
+    def is_replaced(self) -> bool:
+        """Tell whether the file is not the one that is open. Raises LedgerError if it is gone."""
+        with self._told():
+            status = self.path.stat()
+            return self._connection is None or self._place != (status.st_dev, status.st_ino)
+
+    def changes_since(self, revision: int) -> Changes:
+        """Return what has changed after a revision; everything after -1. Raises LedgerError."""
+        with self._told():
+            self._sql("BEGIN")
+            try:
+                number = self._number("SELECT number FROM revision")
+                rows = self._sql(_SELECT + " WHERE changed > ?", (revision,)).fetchall()
+                keys = [json.loads(jwk) for (jwk,) in self._sql("SELECT jwk FROM keys ORDER BY created DESC, kid")]
+            finally:
+                self._sql("COMMIT")
+        return Changes(number, tuple(Token(*row) for row in rows), json.dumps({"keys": keys}))
+
+    def note_uses(self, uses: Mapping[str, int]) -> None:
+        """Remember when tokens were last used, by their ids. Raises LedgerError."""
+        with self._told(), self._transaction():
+            for token_id, used in uses.items():
+                self._sql(
+                    "UPDATE tokens SET used = ? WHERE id = ? AND (used IS NULL OR used < ?)", (used, token_id, used)
+                )
+
+    def rotate_keys(self) -> None:
+        """Make a signing key if there is none or the last is too old, and drop what has expired. Raises LedgerError."""
+        now = int(time.time())
+        with self._told():
+            newest = self._sql("SELECT private, created FROM keys ORDER BY created DESC, kid LIMIT 1").fetchone()
+            if newest is not None and newest[1] > now - self._rotate:
+                found = key_from_pem(newest[0], self._passphrases)
+                if found is None or found[1]:  # None: it is encrypted for somebody else, who goes on signing with it
+                    return
+        with self._change():
+            self._prune(now)
+            self._signing_key(now)
+
+    # how --------------------------------------------------------------------------------------------------
+
+    def _signing_key(self, now: int) -> SigningKey:
+        """Return the key that signs now, made and remembered if need be. Within a change."""
+        newest = self._sql("SELECT kid, private, created FROM keys ORDER BY created DESC, kid LIMIT 1").fetchone()
+        if newest is not None and newest[2] > now - self._rotate:
+            found = key_from_pem(newest[1], self._passphrases)
+            if found is not None:
+                key, is_kept_well = found
+                if not is_kept_well:
+                    self._sql("UPDATE keys SET private = ? WHERE kid = ?", (key.to_pem(self._passphrases), key.kid))
+                return key
+        key = new_key()
+        values = key.kid, json.dumps(key.public_jwk()), key.to_pem(self._passphrases), now
+        self._sql("INSERT INTO keys (kid, jwk, private, created) VALUES (?, ?, ?, ?)", values)
+        return key
+
+    def _prune(self, now: int) -> None:
+        """Drop tokens that expired long ago, and keys that sign no more and have no token left. Within a change."""
+        self._sql("DELETE FROM tokens WHERE expires < ?", (now - KEEP_EXPIRED,))
+        self._sql(
+            "DELETE FROM keys WHERE created <= ? AND kid NOT IN (SELECT kid FROM tokens WHERE expires > ?)",
+            (now - self._rotate, now - KEEP_KEY),
+        )
+
+    def _set_up(self) -> None:
+        """Make the tables of a new file."""
+        self._sql("PRAGMA journal_mode = WAL")
+        with self._transaction():
+            version = self._number("PRAGMA user_version")
+            if version == _VERSION:
+                return  # another process was faster
+            if version:
+                told = f"{self.path} is of a later version ({version}): update this service, or name another folder"
+                raise LedgerError(told)
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                self._sql(statement)
+            self._sql(f"PRAGMA user_version = {_VERSION}")
+
+    @contextmanager
+    def _change(self) -> Iterator[int]:
+        """Hold one transaction that changes tokens or keys, and yield the number of its revision."""
+        with self._told(), self._transaction():
+            self._sql("UPDATE revision SET number = number + 1")
+            yield self._number("SELECT number FROM revision")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._sql("BEGIN IMMEDIATE")  # one writer at a time; others wait
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._sql("ROLLBACK")
+            raise
+        self._sql("COMMIT")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell every problem as a LedgerError."""
+        try:
+            with self._lock:
+                yield
+        except sqlite3.OperationalError as problem:
+            raise LedgerError(f"{self.path} cannot be used: {problem}: {_cure(problem)}") from None
+        except sqlite3.DatabaseError as problem:
+            raise LedgerError(f"{self.path} cannot be used: {problem}: put a backup in its place") from None
+        except OSError as problem:
+            where = problem.filename or self.path
+            raise LedgerError(f"{where} cannot be used: {problem.strerror}: {_WRITABLE}") from None
+        except LedgerError:
+            raise
+        except FileError as problem:
+            raise LedgerError(str(problem)) from None
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise LedgerError(f"{self.path} is not open")
+        return self._connection
+
+    def _sql(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._opened.execute(statement, values)
+
+    def _number(self, statement: str) -> int:
+        (number,) = self._sql(statement).fetchone()
+        return int(number)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise LedgerError unless the folder can be used, or made. Nothing is changed."""
+    try:
+        there = folder if folder.exists() else folder.parent
+        status = there.stat()
+        if there == folder and (open_to := writers(status)):
+            raise LedgerError(f"{folder}: {open_to}: chmod go-w {folder}, or name a folder inside it")
+        if not stat.S_ISDIR(status.st_mode) or not os.access(there, os.W_OK | os.X_OK):
+            raise LedgerError(f"{there} is not a folder that can be written to: {_WRITABLE}")
+        path = folder / FILE
+        if path.exists() and (open_to := exposure(path.stat())):
+            raise LedgerError(f"{path}: {open_to}: chmod 600 {path}")
+    except OSError as problem:
+        raise LedgerError(f"{problem.filename} cannot be used: {problem.strerror}: {_WRITABLE}") from None
+
+
+def _make(path: Path) -> None:
+    """Make the folder and an empty file for their owner alone, or check that nobody else can change those there are."""
+    check_folder(path.parent)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    status = path.parent.stat()
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    try:
+        if status.st_uid != os.geteuid():  # root must not shut the service out of its own folder
+            with suppress(PermissionError):
+                os.fchown(descriptor, status.st_uid, status.st_gid)
+    finally:
+        os.close(descriptor)
+
+
+def _cure(problem: sqlite3.OperationalError) -> str:
+    text = str(problem)
+    if "locked" in text:
+        return f"another process has been changing it for {_WAIT:g} s: try again"
+    if "full" in text:
+        return "free some space on its disk"
+    return _WRITABLE

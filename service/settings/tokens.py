@@ -1,0 +1,51 @@
+"""What the service takes to issue machines' tokens itself."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from service.core.names import is_visible_name
+from service.settings.fields import Section
+
+
+class TokensSettings(Section):
+    """The service as an issuer of machines' tokens."""
+
+    folder: Path = Field(
+        description="The folder for the signing keys and the list of tokens. The service must be able to write to it, "
+        "and nobody else. It is made if only its last part is missing. All processes that use it run on one machine.",
+        examples=["/var/lib/prefect-forward-auth/tokens"],
+    )
+    issuer: str = Field(
+        "prefect-forward-auth",
+        max_length=200,
+        description="The issuer in the tokens (`iss`): a name or a URL. Another one ends all tokens that were issued.",
+    )
+    audience: str = Field(
+        "prefect",
+        max_length=200,
+        description="The audience in the tokens (`aud`). Another one ends all tokens that were issued.",
+    )
+    max_lifetime: Annotated[int, Field(ge=60, le=10 * 365 * 86_400)] = Field(
+        365 * 86_400, description="The longest lifetime of a token, in seconds. The default is 365 days."
+    )
+    rotate: Annotated[int, Field(ge=3_600, le=10 * 365 * 86_400)] = Field(
+        90 * 86_400,
+        description="Seconds after which a new key signs. The default is 90 days. The old key verifies until its last "
+        "token has expired.",
+    )
+
+    @field_validator("issuer", "audience")
+    @classmethod
+    def _can_be_read(cls, value: str) -> str:
+        if not is_visible_name(value):
+            raise ValueError("expected text without control characters, such as prefect")
+        return value
+
+    @field_validator("issuer")
+    @classmethod
+    def _is_not_the_users_file(cls, value: str) -> str:
+        if value == "local":
+            raise ValueError("'local' stands for the users file: choose another name, such as prefect-forward-auth")
+        return value

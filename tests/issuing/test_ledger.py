@@ -1,0 +1,248 @@
+"""The ledger of issued tokens: what is in its file, who may read it, and what a killed process leaves there."""
+
+import json
+import os
+import secrets
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.adapters.jwks import parse_jwks
+from service.core.identity.compact import decode_segment, parse_json_object
+from service.issuing.ledger import FILE, KEEP_EXPIRED, KEEP_KEY, Ledger, LedgerError
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRETS = ("a-secret-of-more-than-thirty-two-characters", "another-secret-of-more-than-thirty-two")
+DAY = 86_400.0
+ROTATE = 30 * DAY
+KILLS = 20
+
+
+def open_ledger(folder: Path, passphrases: tuple[str, ...] = ()) -> Ledger:
+    return Ledger(folder / "tokens", passphrases, rotate=ROTATE)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with open_ledger(tmp_path) as opened:
+        yield opened
+
+
+def issue(ledger: Ledger, name: str = "etl", lifetime: float = DAY, ago: float = 0) -> str:
+    return ledger.issue(name, "worker", lifetime, "us", "prefect", time.time() - ago)[0]
+
+
+def key_id(token: str) -> str:
+    kid = json.loads(decode_segment(token.partition(".")[0].encode()))["kid"]
+    assert isinstance(kid, str)
+    return kid
+
+
+def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(folder / "tokens" / FILE)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def test_a_token_is_an_rfc_9068_access_token_that_the_published_key_verifies(ledger: Ledger) -> None:
+    token, entry = ledger.issue("etl", "worker", DAY, "us", "prefect")
+    signed, _, signature = token.rpartition(".")
+    header, payload = (json.loads(decode_segment(one.encode())) for one in signed.split("."))
+    assert (header["typ"], header["alg"]) == ("at+jwt", "EdDSA")
+    assert parse_json_object(decode_segment(signed.split(".")[1].encode())) == payload
+    assert payload == {
+        "iss": "us",
+        "aud": "prefect",
+        "sub": "etl",
+        "client_id": "etl",
+        "jti": entry.id,
+        "iat": entry.created,
+        "exp": entry.created + 86_400,
+        "roles": ["worker"],
+    }
+    key = parse_jwks(ledger.changes_since(-1).jwks.encode(), frozenset({"EdDSA"}), "us").find(header["kid"], "EdDSA")
+    assert key is not None
+    assert key.verify(signed.encode(), decode_segment(signature.encode())) is True
+
+
+def test_the_file_is_for_its_owner_alone_and_holds_no_token(tmp_path: Path, ledger: Ledger) -> None:
+    token = issue(ledger)
+    files = list((tmp_path / "tokens").iterdir())
+    assert {f"{FILE}-wal", FILE} <= {one.name for one in files}
+    assert {stat.S_IMODE(one.stat().st_mode) for one in files} == {0o600}
+    assert stat.S_IMODE((tmp_path / "tokens").stat().st_mode) == 0o700
+    content = b"".join(one.read_bytes() for one in files)
+    assert b"etl" in content
+    assert token.rpartition(".")[2].encode() not in content
+
+
+def test_a_private_key_is_encrypted_where_there_are_session_keys_and_outlives_their_rotation(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, SECRETS[:1]) as first:
+        kid = key_id(issue(first))
+    assert rows(tmp_path, "SELECT count(*) FROM keys WHERE private LIKE '%ENCRYPTED%'") == [(1,)]
+    with open_ledger(tmp_path, SECRETS[::-1]) as rotated:
+        assert key_id(issue(rotated)) == kid
+    with open_ledger(tmp_path, SECRETS[1:]) as without_the_first:
+        assert key_id(issue(without_the_first)) == kid
+
+
+def test_a_key_that_cannot_be_decrypted_signs_no_more_and_stays_published(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, SECRETS[:1]) as first:
+        kid = key_id(issue(first))
+    with open_ledger(tmp_path, SECRETS[1:]) as stranger:
+        assert key_id(issue(stranger)) != kid
+        assert kid in stranger.changes_since(-1).jwks
+
+
+def test_a_plain_key_is_encrypted_once_there_are_session_keys(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as plain:
+        kid = key_id(issue(plain))
+    with open_ledger(tmp_path, SECRETS):
+        pass
+    assert rows(tmp_path, "SELECT kid, private LIKE '%ENCRYPTED%' FROM keys") == [(kid, 1)]
+
+
+def test_an_old_key_is_published_until_its_last_token_has_expired(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        first = issue(ledger, lifetime=60 * DAY)
+    change = sqlite3.connect(tmp_path / "tokens" / FILE)
+    change.execute("UPDATE keys SET created = created - ?", (int(ROTATE) + 1,))
+    change.commit()
+    with open_ledger(tmp_path) as ledger:
+        second = issue(ledger)
+        assert key_id(second) != key_id(first)
+        assert key_id(first) in ledger.changes_since(-1).jwks
+        change.execute("UPDATE tokens SET expires = ? WHERE kid = ?", (int(time.time() - KEEP_KEY), key_id(first)))
+        change.commit()
+        issue(ledger)
+        assert key_id(first) not in ledger.changes_since(-1).jwks
+        assert key_id(second) in ledger.changes_since(-1).jwks
+    change.close()
+
+
+def test_tokens_are_listed_revoked_by_id_or_name_and_dropped_long_after_they_expired(ledger: Ledger) -> None:
+    issue(ledger, "gone", lifetime=60, ago=KEEP_EXPIRED + 61)
+    issue(ledger, "over", lifetime=60, ago=120)
+    _, one = ledger.issue("etl", "worker", DAY, "us", "prefect")
+    issue(ledger, "etl")
+    issue(ledger, "ci")
+    assert [token.name for token in ledger.tokens()] == ["ci", "etl", "etl", "over"]
+    assert ledger.revoke(token_id=one.id) == [one]
+    assert ledger.revoke(token_id=one.id) == []
+    assert [token.name for token in ledger.revoke(name="etl")] == ["etl"]
+    assert ledger.revoke(name="over") == []
+    assert ledger.revoke(name="nobody") == []
+    assert [token.name for token in ledger.tokens() if not token.ended(time.time())] == ["ci"]
+
+
+def test_changes_are_what_a_revision_lacks_and_a_use_is_none(ledger: Ledger) -> None:
+    issue(ledger, "one")
+    revision = ledger.changes_since(-1).revision
+    issue(ledger, "two")
+    assert [one.name for one in ledger.changes_since(revision).tokens] == ["two"]
+    revision = ledger.changes_since(-1).revision
+    ledger.revoke(name="one")
+    changes = ledger.changes_since(revision)
+    assert [one.name for one in changes.tokens if one.revoked] == ["one"]
+    ledger.note_uses({one.id: 1_000 for one in ledger.tokens()})
+    ledger.note_uses({one.id: 900 for one in ledger.tokens()})
+    assert ledger.changes_since(changes.revision).tokens == ()
+    assert {one.used for one in ledger.tokens()} == {1_000}
+
+
+def test_a_backup_opens_as_a_ledger_and_replaces_no_file(tmp_path: Path, ledger: Ledger) -> None:
+    token = issue(ledger)
+    target = tmp_path / "restored" / FILE
+    target.parent.mkdir()
+    ledger.back_up(target)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    with Ledger(target.parent, rotate=ROTATE) as restored:
+        assert restored.tokens() == ledger.tokens()
+        assert key_id(issue(restored)) == key_id(token)
+    with pytest.raises(LedgerError, match="name a new file"):
+        ledger.back_up(target)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_folder_or_file_that_others_can_change_is_refused_with_its_cure(tmp_path: Path) -> None:
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(LedgerError, match=r"everybody may write to it .* chmod go-w"):
+        open_ledger(tmp_path).open()
+    folder.chmod(0o700)
+    (folder / FILE).touch(0o644)
+    (folder / FILE).chmod(0o644)
+    with pytest.raises(LedgerError, match="chmod 600"):
+        open_ledger(tmp_path).open()
+
+
+def test_what_is_no_ledger_or_a_later_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="No such file or directory: tokens"):
+        Ledger(tmp_path / "a" / "b", rotate=ROTATE).open()
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerError, match="is not a folder"):
+        Ledger(tmp_path / "file", rotate=ROTATE).open()
+    folder = tmp_path / "tokens"
+    folder.mkdir(mode=0o700)
+    (folder / FILE).write_bytes(b"no database at all, but a text of some length" * 100)
+    (folder / FILE).chmod(0o600)
+    with pytest.raises(LedgerError, match="put a backup in its place"):
+        open_ledger(tmp_path).open()
+    (folder / FILE).unlink()
+    open_ledger(tmp_path).open()
+    later = sqlite3.connect(folder / FILE)
+    later.execute("PRAGMA user_version = 99")
+    later.close()
+    with pytest.raises(LedgerError, match="later version"):
+        open_ledger(tmp_path).open()
+
+
+# killed in the middle -------------------------------------------------------------------------------------
+
+BUSY = """
+import sys
+from pathlib import Path
+from service.issuing.ledger import Ledger
+
+ledger = Ledger(Path(sys.argv[1]), rotate=86_400)
+ledger.open()
+while True:
+    kept = ledger.issue("kept", "worker", 3600, "us", "prefect")[1]
+    print("issued", kept.id, flush=True)
+    lost = ledger.issue("lost", "worker", 3600, "us", "prefect")[1]
+    ledger.revoke(token_id=lost.id)
+    print("revoked", lost.id, flush=True)
+"""
+
+
+def test_a_process_that_is_killed_in_the_middle_loses_nothing_that_it_said(tmp_path: Path) -> None:
+    """Kill -9 two processes that issue and revoke at once, again and again: what they have said is there."""
+    folder = tmp_path / "tokens"
+    said: set[tuple[str, str]] = set()
+    with Ledger(folder, rotate=ROTATE) as ledger:
+        for _ in range(int(os.environ.get("TEST_KILLS", KILLS))):
+            busy = [
+                subprocess.Popen([sys.executable, "-c", BUSY, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+                for _ in range(2)
+            ]
+            first = [process.stdout.readline() for process in busy if process.stdout]  # both are at work
+            time.sleep(secrets.randbelow(50) / 1_000)
+            for process in busy:
+                process.kill()
+            lines = first + [line for process in busy for line in process.communicate(timeout=10)[0].splitlines()]
+            said |= {(word, token_id) for word, token_id in (line.split() for line in lines if line.count(" ") == 1)}
+            found = {one.id: one for one in ledger.tokens()}
+            assert {token_id for _, token_id in said} <= set(found)
+            assert all((found[token_id].revoked is not None) == (word == "revoked") for word, token_id in said)
+            assert rows(tmp_path, "PRAGMA integrity_check") == [("ok",)]
+            issue(ledger)  # nobody holds a lock
+        assert len(said) > KILLS
