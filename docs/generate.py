@@ -7,9 +7,11 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from service.core.identity.presets import PRESETS
 from service.core.prefect.roles import BUILT_IN
 from service.core.prefect.routes import Capability, Route, known_routes
 from service.rendering.capabilities import MEANING
+from service.rendering.presets import WORDS, preset_lines
 from service.settings.schema import PREFIX, Settings
 
 FOLDER = Path(__file__).parent
@@ -63,6 +65,10 @@ with rules of its own, or `ref`; for GitLab `project_id` with `ref_protected` or
 names, because somebody else can take over a name. `repository_owner` alone lets every repository and every branch of
 the owner in, pull requests included. `job_workflow_ref` names a shared workflow, and not who calls it, so it is only
 good in addition. `config check` warns if no repository is named.
+
+A `preset` sets what fits a provider's tokens, and refuses a configuration that would let strangers in. There are
+presets for GitHub Actions, GitLab, Kubernetes, Google, Entra ID, Keycloak, Auth0, Okta, authentik, Cognito and ZITADEL:
+[presets.md](presets.md).
 
 ## Clients with an id and a secret
 
@@ -215,6 +221,35 @@ Rules:
 - `.netrc` is not read. The SDKs of secrets managers read the environment in their own way.
 """
 
+PRESETS_PAGE = """# Presets for issuers
+
+<!-- made by docs/generate.py from service/core/identity/presets.py and service/rendering/presets.py: `make docs` -->
+
+A preset is what this service knows of a provider's machine tokens. Name it in the section of an issuer:
+
+```toml
+[issuer]
+preset = "github-actions"
+audiences = ["prefect"]
+required_claims = { repository_id = ["123456789"] }
+role = "deployer"
+```
+
+- A preset sets **defaults**: which claims name the caller, the e-mail address and the groups, which `typ` and which
+  algorithms are accepted. A key that you set yourself overrides its default.
+- A preset has **rules**, which you cannot override. Many providers sign tokens for everybody. A configuration that
+  would let strangers in is refused: the service does not start, and `config check` says what to add.
+- `prefect-forward-auth config presets` lists the presets, and `config presets NAME` shows one. `config show` marks the
+  values that come from a preset.
+- A value in `required_claims` is compared as a whole, and has no wildcards. Patterns are for the
+  [grants](configuration.md#roles-and-grants). A rule is met by any value that you name: check that it is yours.
+
+The claims and the rules below follow each provider's documentation, and the tests use tokens of the shape that is
+documented there. Nothing here was run against the providers themselves.
+
+Each example works as it stands, except for the names.
+
+"""
 ROLES = """# Roles
 
 <!-- made by docs/generate.py from service/core/prefect/table.py and service/core/prefect/roles.py: `make docs` -->
@@ -325,7 +360,13 @@ def _route(route: Route) -> str:
     return f"| `{route.rule}` | {opened} | {route.why} |"
 
 
-PAGES = {"configuration.md": configuration, "roles.md": roles}
+def presets() -> str:
+    """Return the page of the presets."""
+    found = [f"## {WORDS[name].title}: `{name}`\n\n" + "\n".join(preset_lines(name)) + "\n" for name in PRESETS]
+    return "\n".join([PRESETS_PAGE, *found])
+
+
+PAGES = {"configuration.md": configuration, "presets.md": presets, "roles.md": roles}
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ TOGETHER = {
     "tests/e2e/test_demo.py": "demo",
     "tests/e2e/test_restarts.py": "restarts",
     "tests/e2e/test_websocket_attacks.py": "restarts",
+    "tests/e2e/test_agent.py": "restarts",
     "tests/e2e/": "e2e",
     "tests/deploy/": "deploy",
 }

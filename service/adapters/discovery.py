@@ -3,35 +3,48 @@
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 
-from service.adapters.outbound import FetchError, PlainHTTP, call, plain_http_from
+from service.adapters.outbound import FetchError, PlainHTTP, call, open_client, plain_http_from
 
 MAX_DIGITS: Final = 10
+MAX_TOKEN: Final = 16_384  # bytes
 _MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=\"?(\d{1,9})")
 
 
 class KeySource(NamedTuple):
     """Where the keys of an issuer are: at ``jwks_url`` or, if that is empty, where its discovery document says.
 
-    ``internal_url`` is where this service reaches the issuer, if that is not the issuer's own URL.
+    ``internal_url`` is where this service reaches the issuer, if that is not the issuer's own URL. ``token_file`` holds
+    a bearer token for ``jwks_url``, ``ca_file`` the authorities that vouch for its server.
     """
 
     issuer: str
     jwks_url: str = ""
     internal_url: str = ""
     allow_http: PlainHTTP = PlainHTTP.NOWHERE
+    token_file: str = ""
+    ca_file: str = ""
 
     @classmethod
     def configured(
-        cls, issuer: str, *, jwks_url: str = "", internal_url: str = "", allow_http: bool = False
+        cls,
+        issuer: str,
+        *,
+        jwks_url: str = "",
+        internal_url: str = "",
+        allow_http: bool = False,
+        token_file: str = "",
+        ca_file: str = "",
     ) -> "KeySource":
         """Return the configured source. Plain http may lead to loopback if the source itself is there."""
         asked = internal_url or jwks_url or issuer
-        return cls(issuer, jwks_url, internal_url, plain_http_from(asked, allow_http=allow_http))
+        plain_http = plain_http_from(asked, allow_http=allow_http)
+        return cls(issuer, jwks_url, internal_url, plain_http, token_file, ca_file)
 
     def internal(self, url: str) -> str:
         """Return the URL under which this service reaches an endpoint of the issuer."""
@@ -70,8 +83,11 @@ class Published(NamedTuple):
 async def fetch_published(client: httpx.AsyncClient, source: KeySource, timeout: float) -> Published:  # noqa: ASYNC109 - of each of two calls
     """Fetch an issuer's discovery document, where needed, and its keys.
 
-    ``timeout`` is in seconds. Raises FetchError, TimeoutError or httpx.HTTPError where they cannot be had.
+    ``timeout`` is in seconds. Raises FetchError, TimeoutError, OSError or httpx.HTTPError where they cannot be had.
     """
+    if source.ca_file:
+        async with open_client(client.headers["user-agent"], authorities=source.ca_file) as own:
+            return await fetch_published(own, source._replace(ca_file=""), timeout)
     metadata: Mapping[str, Any] = {}
     url = source.jwks_url
     if not url:
@@ -79,8 +95,17 @@ async def fetch_published(client: httpx.AsyncClient, source: KeySource, timeout:
         document, _ = await _get(client, discovery_url, source.allow_http, timeout)
         metadata = parse_discovery(document, source.issuer)
         url = source.internal(metadata["jwks_uri"])
-    jwks, max_age = await _get(client, url, source.allow_http, timeout)
+    headers = {"authorization": f"Bearer {_token_in(source.token_file)}"} if source.token_file else None
+    jwks, max_age = await _get(client, url, source.allow_http, timeout, headers)
     return Published(metadata, jwks, max_age)
+
+
+def _token_in(path: str) -> str:
+    """Return the token of a file, which others replace while the service runs."""
+    token = Path(path).read_bytes()[:MAX_TOKEN].decode("ascii", "replace").strip()
+    if not token or not token.isprintable() or not token.isascii():
+        raise FetchError(f"{path} holds no token")
+    return token
 
 
 async def _get(
@@ -88,9 +113,10 @@ async def _get(
     url: str,
     allow_http: PlainHTTP,
     timeout: float,  # noqa: ASYNC109 - httpx's own bound is for each read
+    headers: Mapping[str, str] | None = None,
 ) -> tuple[bytes, float | None]:
     """Return a bounded body and its max-age; no redirect is followed, no other scheme is opened."""
-    answer = await call(client, "GET", url, allow_http=allow_http, timeout=timeout)
+    answer = await call(client, "GET", url, allow_http=allow_http, timeout=timeout, headers=headers)
     if answer.status != httpx.codes.OK:
         raise FetchError(f"{url} answered {answer.status}, expected 200 (redirects are not followed)")
     return answer.body, parse_max_age(answer.headers)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, NamedTuple
@@ -66,17 +67,23 @@ def _proxy(url: str, tls: ssl.SSLContext) -> httpx.Proxy:
     return httpx.Proxy(url, ssl_context=tls if url.startswith("https:") else None)
 
 
-def open_client(user_agent: str, environ: Mapping[str, str] = os.environ) -> httpx.AsyncClient:
+def open_client(
+    user_agent: str, environ: Mapping[str, str] = os.environ, *, authorities: str = ""
+) -> httpx.AsyncClient:
     """Return a client for everybody's calls: it follows no redirect, and keeps no cookie of one for another.
 
     Proxies and authorities are those of the environment; what else HTTP clients find there, as the passwords of a
-    .netrc, is not looked at. Raises VariableError where the environment cannot be used.
+    .netrc, is not looked at. ``authorities`` is a PEM file with others. Raises VariableError where the environment
+    cannot be used, and OSError where that file cannot.
     """
+    environment = read_environment(environ)
+    if authorities:
+        environment = replace(environment, authorities=authorities)
     return httpx.AsyncClient(
         headers={"user-agent": user_agent},
         follow_redirects=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        transport=_Transport(read_environment(environ)),
+        transport=_Transport(environment),
         trust_env=False,
     )
 

@@ -18,11 +18,14 @@ from service.adapters.users_file import (
     verify_password,
     write_user,
 )
+from service.agent.command import add_commands
 from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
 from service.cli.tokens import add_token_commands
+from service.core.identity.presets import PRESETS
 from service.gate.explain import CannotExplainError
 from service.issuing.ledger import LedgerError, check_folder
+from service.rendering.presets import list_lines, preset_lines
 from service.settings import ConfigError, Loaded, Settings, load
 from service.settings.advice import warnings_about
 from service.settings.edit import EditError, Wish, edit_secrets
@@ -84,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--uds", help="a Unix socket to listen at instead")
     serve.add_argument("--workers", help="processes")
     serve.set_defaults(run=_serve)
+    add_commands(commands)
 
     config = commands.add_parser("config", help="write, look at and change the configuration").add_subparsers(
         required=True
@@ -99,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "check":
             command.add_argument("--strict", action="store_true", help="exit 1 if there is any warning")
         command.set_defaults(run=run)
+
+    presets = config.add_parser("presets", help="list the presets of issuers, or show one")
+    presets.add_argument("name", nargs="?", choices=list(PRESETS), metavar="NAME", help="the preset to show")
+    presets.set_defaults(run=_config_presets)
 
     add_role_commands(commands, _configurable)
     add_token_commands(commands, _configurable)
@@ -238,6 +246,15 @@ def _has_callers(settings: Settings) -> bool:
     return settings.gives_roles and bool(
         others or (users and read_users(users.file, users.max_cost, users.max_size).hashes)
     )
+
+
+def _config_presets(options: argparse.Namespace) -> int:
+    if options.name is None:
+        print("\n".join(list_lines()))
+        print("\n'config presets NAME' shows one: an example, its rules and its claims.")
+    else:
+        print("\n".join(preset_lines(options.name)))
+    return 0
 
 
 def _config_show(options: argparse.Namespace) -> int:

@@ -111,7 +111,8 @@ class IssuerTrust:
 
     ``audiences`` is never empty. An empty string in ``token_types`` stands for a token without ``typ``.
     ``leeway`` is in seconds, and there is no other leeway. ``allow_sender_constrained`` accepts tokens that are bound
-    to a key of their client, without proof of that key.
+    to a key of their client, without proof of that key. ``complete_groups`` refuses a token that says that its groups
+    are elsewhere. With ``groups_from_names``, the groups are the names of an object's members.
     """
 
     issuer: str
@@ -128,6 +129,8 @@ class IssuerTrust:
     groups_claim: str = "groups"
     role: str = ""
     allow_sender_constrained: bool = False
+    complete_groups: bool = False
+    groups_from_names: bool = False
 
 
 class VerifiedClaims(NamedTuple):

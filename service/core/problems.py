@@ -106,6 +106,7 @@ class Problem(StrEnum):
     CLAIM_AMBIGUOUS = auto()  # claim
     CLAIM_UNUSABLE = auto()  # claim
     GROUPS_TOO_MANY = auto()  # count, limit
+    GROUPS_ELSEWHERE = auto()  # claim
     TOKEN_NOT_LISTED = auto()  # token, name
     TOKEN_REVOKED = auto()  # token, name
     TOKENS_OUT_OF_REACH = auto()  # because
@@ -202,6 +203,13 @@ class Problem(StrEnum):
     CAPABILITY_UNKNOWN = auto()  # got, expected
     PATH_PARAMETER_INVALID = auto()  # got
     OPENAPI_WITHOUT_PATHS = auto()
+
+    # an issuer with a preset would let strangers in
+    PRESET_ISSUER_OTHER = auto()  # preset
+    PRESET_AUDIENCE_SHARED = auto()  # preset, got
+    PRESET_CLAIM_NEEDED = auto()  # preset, claims
+    PRESET_ROLE_FOR_ALL = auto()  # preset, claims
+    PRESET_CLAIM_REFUSED = auto()  # preset, claim
 
     INTERNAL = auto()
 

@@ -183,7 +183,13 @@ def _store(settings: Settings) -> Store | None:
 
 
 def _issuer(settings: IssuerSettings, state: ProcessState) -> Issuer:
-    source = KeySource.configured(settings.url, jwks_url=settings.jwks_url or "", allow_http=settings.allow_http)
+    source = KeySource.configured(
+        settings.url,
+        jwks_url=settings.jwks_url or "",
+        allow_http=settings.allow_http,
+        token_file=str(settings.jwks_token_file or ""),
+        ca_file=str(settings.jwks_ca_file or ""),
+    )
     return Issuer(settings.trust(), state.keys.of_tokens(source), KeyPolicy(**settings.keys.model_dump()))
 
 

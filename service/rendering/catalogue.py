@@ -122,6 +122,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.CLAIM_AMBIGUOUS: "This token's claim {claim!r} does not name one principal.",
     _P.CLAIM_UNUSABLE: "This token's claim {claim!r} has characters, or a length, that cannot be used.",
     _P.GROUPS_TOO_MANY: "This token names too many groups.",
+    _P.GROUPS_ELSEWHERE: "This token does not contain its groups, because there are too many ({claim!r}): ask for app "
+    "roles, or for a claim with fewer groups.",
     _P.TOKEN_NOT_LISTED: "This token is not in the list of tokens that were issued here: obtain a new one.",
     _P.TOKEN_REVOKED: "This token was revoked: obtain a new one.",
     _P.TOKENS_OUT_OF_REACH: "The list of issued tokens cannot be read just now: try again shortly.",
@@ -223,6 +225,15 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.CAPABILITY_UNKNOWN: "{got!r} is not a capability: expected one of {expected:list}",
     _P.PATH_PARAMETER_INVALID: "{got!r} is not a path parameter: expected {{name}}, {{name:uuid}} or {{name:path}}",
     _P.OPENAPI_WITHOUT_PATHS: "this is not an OpenAPI document: it has no paths",
+    # an issuer with a preset
+    _P.PRESET_ISSUER_OTHER: "the preset expects another URL: {preset:url}",
+    _P.PRESET_AUDIENCE_SHARED: "with the audience {got!r}, tokens that were issued for something else would be "
+    "accepted: {preset:audience}",
+    _P.PRESET_CLAIM_NEEDED: "tokens of strangers would be accepted: {preset:strangers}. Require {claims:or}, such as "
+    "{preset:pin}",
+    _P.PRESET_ROLE_FOR_ALL: "strangers would get a role: {preset:strangers}. Require {claims:or}, such as "
+    "{preset:pin}, or give roles with grants that have conditions",
+    _P.PRESET_CLAIM_REFUSED: "the claim {claim!r} cannot decide about access: {preset:refused}",
     _P.INTERNAL: "The auth service failed on this request: try again, and tell its operators.",
 }
 

@@ -9,6 +9,7 @@ from service.core.problems import Cause
 from service.rendering.capabilities import MEANING
 from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
 from service.rendering.forms import ANY_VERSION, Form
+from service.rendering.presets import WORDS
 
 MAX_FACT: Final = 200  # characters of a fact in the log
 MAX_SOME: Final = 3  # of the accepted values that a caller is told
@@ -93,6 +94,20 @@ def _ask_least(holders: Sequence[str]) -> str:
     return _ask(holders[:1])
 
 
+def _or(claims: Sequence[str]) -> str:
+    *others, one = claims or ("",)
+    return f"{', '.join(others)} or {one}" if others else one
+
+
+def _of_preset(attribute: str) -> Callable[[str], str]:
+    """Return what writes one of the texts about the preset of that name."""
+
+    def write(preset: str) -> str:
+        return str(getattr(WORDS[preset], attribute)) if preset in WORDS else preset
+
+    return write
+
+
 _SPECS: Final[Mapping[str, Callable[[Any], str]]] = {
     "duration": duration,
     "list": ", ".join,
@@ -102,6 +117,8 @@ _SPECS: Final[Mapping[str, Callable[[Any], str]]] = {
     "right": _right,
     "ask": _ask,
     "ask-least": _ask_least,
+    "or": _or,
+    **{name: _of_preset(name) for name in ("url", "audience", "strangers", "pin", "refused")},
 }
 
 

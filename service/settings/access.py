@@ -109,6 +109,12 @@ class GrantSettings(Section):
             raise ValueError("a grant gives at least one role")
         return value
 
+    @property
+    def has_conditions(self) -> bool:
+        """Tell whether the grant is not for everybody of its issuer; a name that may be any is no condition."""
+        names = [one for one in (self.users, self.clients) if one and all(pattern.strip("*") for pattern in one)]
+        return bool(names or self.groups or self.scopes or self.claims)
+
     def grant(self, issuer: str, name: str) -> Grant:
         """Return what the core needs to know of it."""
         return Grant(

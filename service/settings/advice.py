@@ -23,6 +23,10 @@ _SHARED: Final[Mapping[str, _Shared]] = {
     ),
     "https://gitlab.com": _Shared(frozenset({"project_id", "project_path", "sub"}), 'project_id = ["12345678"]'),
 }
+_BY_PRESET: Final = {  # an instance of one's own has another URL
+    "github-actions": _SHARED["https://token.actions.githubusercontent.com"],
+    "gitlab-ci": _SHARED["https://gitlab.com"],
+}
 _END_OF_NAME: Final = re.compile(r"/[^/:@]+[:@]")  # of a repository, as in repo:acme/flows:ref:…
 
 
@@ -48,7 +52,7 @@ def _roles_for_any_repository(settings: Settings) -> Iterator[str]:
     if settings.issuer is not None:
         named["issuer"] = settings.issuer
     for key, issuer in named.items():
-        shared = _SHARED.get(issuer.url.rstrip("/"))
+        shared = _SHARED.get(issuer.url.rstrip("/")) or _BY_PRESET.get(issuer.preset)
         if shared is None or not shared.claims.isdisjoint(issuer.required_claims):
             continue
         advice = f"Pin the repository, such as with required_claims = {{ {shared.example} }}."

@@ -1,7 +1,7 @@
 """Types and bounds that several sections of the configuration share."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Final, Self, get_args
 from urllib.parse import urlsplit
@@ -75,6 +75,12 @@ class Section(BaseModel):
     """A table of the configuration: frozen, no unknown keys, no value in an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @classmethod
+    def defaults_for(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the defaults that one of the given values brings along, by key."""
+        del values
+        return {}
 
 
 def holds_secret(annotation: Any) -> bool:

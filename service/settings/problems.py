@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from service.core.errors import UnusableError
 from service.rendering.sentences import sentence
-from service.settings.fields import json_value
+from service.settings.fields import Section, json_value
 from service.settings.schema import PREFIX, Settings
 from service.settings.toml import toml_value
 
@@ -245,6 +245,8 @@ def _keys(section: type[BaseModel], at: str) -> Iterator[str]:
 
 def _draft(section: type[_Section], values: Any) -> _Section:
     given = values if isinstance(values, Mapping) else {}
+    if issubclass(section, Section):
+        given = {**section.defaults_for(given), **given}
     found = {name: _good(field, given.get(name)) for name, field in section.model_fields.items() if name in given}
     empty = {name: "" for name, field in section.model_fields.items() if field.is_required()}
     return section.model_construct(**{**empty, **{name: value for name, value in found.items() if value is not None}})

@@ -4,16 +4,26 @@
 """
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.core.errors import UnusableError
 from service.core.identity.grants import Grant
+from service.core.identity.presets import PRESETS
 from service.core.model import ALGORITHMS, IssuerTrust
 from service.core.prefect.roles import BUILT_IN, Access
 from service.core.prefect.routes import Routes, known_routes
@@ -43,9 +53,21 @@ _NOBODY: Final = (
 )
 
 
+def _known_preset(value: str) -> str:
+    if value and value not in PRESETS:
+        raise ValueError(f"there is no such preset: there are {', '.join(PRESETS)}")
+    return value
+
+
 class IssuerSettings(Section):
     """One issuer of JWTs and what its tokens must carry."""
 
+    preset: Annotated[str, AfterValidator(_known_preset)] = Field(
+        "",
+        description="The provider (docs/presets.md): sets defaults for the keys below, and refuses what would let "
+        "strangers in.",
+        examples=["github-actions"],
+    )
     allow_http: bool = Field(default=False, description="Accept plain http beyond loopback. Keys can then be forged.")
     url: str = Field(
         description="The issuer, exactly as in the token's `iss`. Discovery starts here.",
@@ -58,6 +80,17 @@ class IssuerSettings(Section):
         None,
         description="The URL of the keys. Without it, discovery finds them.",
         examples=["https://idp.example.com/keys"],
+    )
+    jwks_token_file: Path | None = Field(
+        None,
+        description="A file with a bearer token that `jwks_url` asks for. It is read at each fetch.",
+        examples=["/var/run/secrets/kubernetes.io/serviceaccount/token"],
+    )
+    jwks_ca_file: Path | None = Field(
+        None,
+        description="A PEM file with the authorities that vouch for the servers of the keys. It replaces all others, "
+        "and is read at each fetch.",
+        examples=["/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"],
     )
     role: RoleName = Field("", description="The role of all callers with a token of this issuer.")
     algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms. Never HS* or none.")
@@ -98,6 +131,22 @@ class IssuerSettings(Section):
         None, description="Client ids and secrets that this issuer checks. Its tokens must be JWTs."
     )
 
+    @classmethod
+    def defaults_for(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the defaults of the preset."""
+        preset = values.get("preset")
+        return PRESETS[preset].defaults if isinstance(preset, str) and preset in PRESETS else {}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_defaults(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, Mapping):
+            return handler(values)
+        defaults = cls.defaults_for(values)
+        completed = handler({**defaults, **values})
+        completed.model_fields_set.difference_update(set(defaults) - set(values))  # nobody gave these
+        return completed
+
     @field_validator("client_credentials")
     @classmethod
     def _can_be_asked(
@@ -131,8 +180,20 @@ class IssuerSettings(Section):
 
     def trust(self) -> IssuerTrust:
         """Return what the core needs to know of this issuer."""
-        required = self.model_dump(exclude={"url", "jwks_url", "allow_http", "keys", "client_credentials"})
-        return IssuerTrust(issuer=self.url, **required)
+        trust = IssuerTrust(issuer=self.url, **{name: getattr(self, name) for name in _OF_TRUST})
+        return PRESETS[self.preset].strengthen(trust) if self.preset else trust
+
+    def lets_strangers_in(self, *, for_all: bool) -> Iterator[tuple[str, str]]:
+        """Yield the keys that break a rule of the preset, each with what is wrong.
+
+        ``for_all`` tells whether a grant gives roles to every token of the issuer.
+        """
+        if self.preset and self.url:
+            broken = PRESETS[self.preset].broken_rules(self.trust(), for_all=for_all or bool(self.role))
+            yield from ((key, sentence(cause)) for key, cause in broken)
+
+
+_OF_TRUST: Final = [one.name for one in fields(IssuerTrust) if one.name in IssuerSettings.model_fields]
 
 
 class UsersSettings(Section):
@@ -276,11 +337,33 @@ class Settings(BaseSettings):
             yield "client_credentials.clients", text
         if self.sign_in.local and self.users is None and "users" not in unread:
             yield "sign_in.local", "needs a users file (users.file)"
+        yield from self._unsafe_issuers(unread)
         yield from self._unusable_roles()
         if "" not in self._vouching and sources.isdisjoint(unread):
             yield from self._unknown_issuers()
         if "roles" not in unread:
             yield from self._unknown_roles()
+
+    def _unsafe_issuers(self, unread: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Yield what breaks a rule of an issuer's preset, or would send the token for its keys anywhere."""
+        issuers = [("issuer", self.issuer), *((f"issuers.{number}", one) for number, one in enumerate(self.issuers))]
+        for at, issuer in issuers:
+            if issuer is None or at.partition(".")[0] in unread:
+                continue
+            if issuer.jwks_token_file and not issuer.jwks_url:
+                yield f"{at}.jwks_url", "needed with jwks_token_file: the token is sent there, and nowhere else"
+            if not issuer.preset:
+                continue
+            grants = [
+                (number, one)
+                for number, one in enumerate(self.grants)
+                if one.issuer == issuer.url or (not one.issuer and self._vouching == [issuer.url])
+            ]
+            for_all = any(not one.has_conditions for _, one in grants)
+            yield from ((f"{at}.{key}", text) for key, text in issuer.lets_strangers_in(for_all=for_all))
+            for number, grant in grants:
+                for cause in PRESETS[issuer.preset].refusals(grant.claims):
+                    yield f"grants.{number}.claims", sentence(cause)
 
     def _unusable_roles(self) -> Iterator[tuple[str, str]]:
         try:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.settings.fields import Section
 from service.settings.load import Loaded
 from service.settings.toml import toml_key, toml_value
 
@@ -33,10 +34,17 @@ def _table(loaded: Loaded, section: BaseModel, header: str, at: str) -> Iterator
                 below += ["", f"[{inner}]" if named else f"[[{inner}]]"]
                 below += _table(loaded, one, f"{inner}.", f"{key}.{member}.")
         elif given or (value is not None and value not in ("", (), frozenset(), {})):
-            yield f"{toml_key(name)} = {toml_value(value)}  # {source or 'default'}"
+            yield f"{toml_key(name)} = {toml_value(value)}  # {source or _default_of(section, name)}"
         else:
             yield f"# {name} is not set"
     yield from below
+
+
+def _default_of(section: BaseModel, name: str) -> str:
+    """Return whose default the value of a key is."""
+    given = {one: getattr(section, one) for one in section.model_fields_set}
+    brought = isinstance(section, Section) and name in section.defaults_for(given)
+    return f"preset {given['preset']}" if brought else "default"
 
 
 def _holds_tables(value: Any) -> bool:

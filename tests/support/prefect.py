@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,10 @@ class Client:
 
     def start(self, name: str, *argv: str | Path) -> Process:
         """Start `python argv…` in this version's environment."""
+        return self.start_behind(name, [require(prefect_part(self.version)), *argv])
+
+    def start_behind(self, name: str, argv: Sequence[str | Path], cwd: Path | None = None) -> Process:
+        """Start a command that starts this version's Python, or is it."""
         python = require(prefect_part(self.version))
         env = clean_environment(
             self.home,
@@ -49,7 +53,7 @@ class Client:
             },
         )
         env["PATH"] = f"{python.parent}:{env['PATH']}"
-        return Process(name, [python, *argv], env=env, log=self.home / f"{name}.log")
+        return Process(name, argv, env=env, log=self.home / f"{name}.log", cwd=cwd)
 
     def start_worker(self, pool: str, *options: str) -> Process:
         """Start a process worker that polls this pool."""
@@ -136,11 +140,10 @@ class Server:
         }
         return str(self.ask("POST", "/deployments/", deployment)["id"])
 
-    def emit(self, name: str) -> None:
-        """Put an event into the server, past the gate."""
-        now = dt.datetime.now(dt.UTC).isoformat()
-        resource = {"prefect.resource.id": f"e2e.{name}"}
-        self.ask("POST", "/events", [{"occurred": now, "event": name, "resource": resource, "id": str(uuid.uuid4())}])
+    def emit(self, name: str, *, resource: str = "e2e") -> None:
+        """Put an event about a resource into the server, past the gate."""
+        now, about = dt.datetime.now(dt.UTC).isoformat(), {"prefect.resource.id": resource}
+        self.ask("POST", "/events", [{"occurred": now, "event": name, "resource": about, "id": str(uuid.uuid4())}])
 
     def state_of(self, flow_run: str) -> str:
         """Return the type of a flow run's state, such as COMPLETED."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.adapters.users_file import hash_password
+from service.core.identity.presets import PRESETS
 from tests.support.parts import ROOT
 from tests.web.test_serve import run
 
@@ -121,7 +122,8 @@ def test_no_example_lets_every_repository_in(tmp_path: Path, toml: str) -> None:
     """The issuers that an example's grants name are added to it."""
     (tmp_path / "users").write_text(f"alice:{hash_password('x', 4)}\n")
     toml = toml.replace("/run/secrets/users.htpasswd", "users")
-    for url in sorted(set(re.findall(r'^issuer = "(https:.*?)"', toml, re.MULTILINE))):
+    configured = [PRESETS[name].defaults["url"] for name in re.findall(r'^preset = "(.*?)"', toml, re.MULTILINE)]
+    for url in sorted(set(re.findall(r'^issuer = "(https:.*?)"', toml, re.MULTILINE)).difference(configured)):
         toml += f"\n[[issuers]]\nurl = '{url}'\naudiences = 'x'\n"
     if 'issuer = "local"' in toml:
         toml += "\n[users]\nfile = 'users'\n"
@@ -131,4 +133,29 @@ def test_no_example_lets_every_repository_in(tmp_path: Path, toml: str) -> None:
 
 
 def test_examples_are_found() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 5
+
+
+def test_presets_are_listed_and_shown_without_a_configuration(tmp_path: Path) -> None:
+    listed = run("config", "presets", cwd=tmp_path)
+    assert listed.returncode == 0
+    assert "github-actions  GitHub Actions" in listed.stdout
+    shown = run("config", "presets", "github-actions", cwd=tmp_path)
+    example = shown.stdout.partition("```toml\n")[2].partition("```")[0]
+    done = check(tmp_path, QUIET + example)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Warning" not in done.stdout
+    assert run("config", "presets", "github", cwd=tmp_path).returncode == 2
+
+
+def test_a_preset_without_its_claim_is_refused_with_what_to_add(tmp_path: Path) -> None:
+    done = check(tmp_path, "[issuer]\npreset = 'github-actions'\naudiences = 'x'\nrole = 'deployer'\n")
+    assert done.returncode == 2
+    assert "issuer.required_claims: tokens of strangers would be accepted" in done.stderr
+    assert 'such as required_claims = { repository_id = ["123456789"] }' in done.stderr
+
+
+def test_an_owner_alone_is_warned_of_on_a_server_of_ones_own_too(tmp_path: Path) -> None:
+    issuer = "[issuer]\npreset = 'github-actions'\nurl = 'https://ghes.example/_services/token'\naudiences = 'x'\n"
+    owner = "role = 'deployer'\nrequired_claims = { repository_owner_id = ['65'] }\n"
+    assert "any repository" in check(tmp_path, QUIET + issuer + owner).stdout

@@ -52,6 +52,8 @@ def principal_if_signed(claims: Mapping[str, Any], trust: IssuerTrust, now: floa
     validate_audience(claims, trust)
     if "cnf" in claims:
         _validate_confirmation(claims["cnf"], trust)
+    if trust.complete_groups:
+        _validate_groups_are_here(claims, trust)
     return named_by(claims, trust, validate_times(claims, trust, now))
 
 
@@ -77,7 +79,7 @@ def named_by(claims: Mapping[str, Any], trust: IssuerTrust, expires: float = flo
         trust.issuer,
         name,
         text_at(claims, trust.email_claim),
-        groups_at(claims, trust.groups_claim),
+        groups_at(claims, trust.groups_claim, from_names=trust.groups_from_names),
         (trust.role,) if trust.role else (),
         subject,
         scopes,
@@ -104,6 +106,14 @@ def _validate_confirmation(confirmation: object, trust: IssuerTrust) -> None:
     if not (trust.allow_sender_constrained and members and members <= _SENDER_CONSTRAINTS):
         shown = sorted(str(one)[:MAX_SHOWN] for one in members)[:5]
         raise Rejected(Problem.TOKEN_SENDER_CONSTRAINED, members=shown)
+
+
+def _validate_groups_are_here(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
+    """Refuse a token whose groups are to be had elsewhere (OIDC Core §5.6.2, Entra's overage): they are not none."""
+    elsewhere = claims.get("_claim_names", {})
+    names_them = not isinstance(elsewhere, Mapping) or trust.groups_claim in elsewhere
+    if names_them or (trust.groups_claim == "groups" and "true" in values_at(claims, "hasgroups")):
+        raise Rejected(Problem.GROUPS_ELSEWHERE, claim=trust.groups_claim)
 
 
 def validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
@@ -197,12 +207,15 @@ def values_at(claims: Mapping[str, Any], path: str) -> list[str]:
     ]
 
 
-def groups_at(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
-    """Return the groups at a claim, none if there is no such claim; raise Rejected for too many."""
+def groups_at(claims: Mapping[str, Any], path: str, *, from_names: bool = False) -> tuple[str, ...]:
+    """Return the groups at a claim, none if there is no such claim; raise Rejected for too many.
+
+    With ``from_names``, the groups of an object are the names of its members.
+    """
     value = claim_at(claims, path) if path else None
     if value is None:
         return ()
-    groups = values_at(claims, path)
+    groups = list(value) if from_names and isinstance(value, Mapping) else values_at(claims, path)
     if len(groups) > MAX_GROUPS:
         raise Rejected(Problem.GROUPS_TOO_MANY, count=len(groups), limit=MAX_GROUPS)
     return tuple([_without_controls(group, path) for group in groups])

@@ -1,0 +1,199 @@
+"""``prefect-forward-auth run`` starts a command behind an agent of its own; ``agent`` is the agent alone."""
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import shlex
+import ssl
+import sys
+from pathlib import Path
+from typing import Final, Literal
+
+import certifi
+
+from service.agent import child
+from service.agent.connections import Pool, Upstream
+from service.agent.proxy import HOLD_SECONDS, Proxy
+from service.agent.sources import ClientCredentials, TokenCommand, TokenFile
+from service.agent.tokens import Keeper, Source
+from service.core.request.proxies import is_loopback
+
+_MISTAKE: Final = 2
+
+_OPTIONS: Final = {
+    "url": "the API behind the gate, such as https://prefect-m2m.example.com/api (default: $PREFECT_API_URL)",
+    "issuer": "have tokens from this issuer, whose discovery document names the token endpoint",
+    "token-url": "have tokens from this token endpoint",
+    "client-id": "the id of the OAuth client",
+    "client-secret-file": "the file with its secret",
+    "scope": "the scope to ask for",
+    "audience": "the audience to ask for, where the issuer has such a parameter",
+    "token-file": "have tokens from this file, which something else rotates",
+    "token-command": "have tokens from this command, which prints a token or JSON",
+    "ca-file": "trust the authorities of this file (default: $PREFECT_API_SSL_CERT_FILE, or $SSL_CERT_FILE)",
+}
+
+
+class MistakeError(Exception):
+    """The options do not fit; the message says what to do."""
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands ``run`` and ``agent`` and their options."""
+    for name, text in (
+        ("run", "run a command, such as a Prefect worker, with a credential that is always fresh"),
+        ("agent", "the same for commands that something else starts: print PREFECT_API_URL for them, and serve"),
+    ):
+        parser = commands.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
+        for option, explanation in _OPTIONS.items():
+            parser.add_argument(f"--{option}", help=f"{explanation} [{_variable(option)}]", default="")
+        parser.add_argument("--client-auth", choices=("basic", "post"), help="how the secret is sent (default: basic)")
+        parser.add_argument("--allow-http", action="store_true", help="permit http:// to other machines")
+        if name == "run":
+            parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --, the command and its arguments")
+        else:
+            parser.add_argument("--listen", default="127.0.0.1:4201", help="the address of loopback (%(default)s)")
+            parser.add_argument("--path", default="", help="the secret in the path (default: a random one)")
+        parser.set_defaults(run=run)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command of this package, without loading what the service needs."""
+    parser = argparse.ArgumentParser(prog="prefect-forward-auth", allow_abbrev=False)
+    add_commands(parser.add_subparsers(required=True, metavar="command"))
+    options = parser.parse_args(arguments)
+    return int(options.run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve a command, or whoever knows the address; return its status, 2 for a mistake, 1 where there is no token."""
+    logging.basicConfig(level=logging.INFO, format="prefect-forward-auth: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    command: list[str] = getattr(options, "command", [])
+    try:
+        tls = _tls(_value(options, "ca-file"))
+        upstream = _upstream(options, tls)
+        source = source_of(options, tls)
+        host, port, path = ("127.0.0.1", 0, "") if command else _address(options)
+    except MistakeError as problem:
+        print(f"prefect-forward-auth: {problem}", file=sys.stderr)
+        return _MISTAKE
+    work = _serve(upstream, source, command, host, port, path)
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.run(work)
+    return int(uvloop.run(work))
+
+
+def _address(options: argparse.Namespace) -> tuple[str, int, str]:
+    host, _, port = options.listen.rpartition(":")
+    if not is_loopback(host) or not port.isdecimal():
+        raise MistakeError("--listen: an address of loopback and a port, such as 127.0.0.1:4201")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,100}", options.path):
+        raise MistakeError("--path: up to 100 letters, digits, '-' and '_'")
+    return host, int(port), options.path
+
+
+async def _serve(upstream: Upstream, source: Source, command: list[str], host: str, port: int, path: str) -> int:
+    keeper, pool = Keeper(source), Pool(upstream)
+    fetching = asyncio.ensure_future(keeper.run())
+    try:
+        await keeper.token(asyncio.get_running_loop().time() + HOLD_SECONDS)
+        api_url = await Proxy(pool, keeper, path).listen(host, port)
+    except TimeoutError:
+        print(f"prefect-forward-auth: no token from {source} within {HOLD_SECONDS:g} s", file=sys.stderr)
+        return 1
+    except OSError as problem:
+        print(f"prefect-forward-auth: --listen {host}:{port}: {problem.strerror}", file=sys.stderr)
+        return _MISTAKE
+    else:
+        logging.getLogger(__name__).info("Calls go to %s, with tokens from %s.", upstream.url, source)
+        if command:
+            env = child.environment_of(os.environ, api_url, upstream.url.removesuffix("/api"))
+            return await child.run(command, env)
+        print(f"PREFECT_API_URL={api_url}", flush=True)
+        await child.asked_to_stop()
+        return 0
+    finally:
+        fetching.cancel()
+        pool.close()
+
+
+def _variable(name: str) -> str:
+    return child.PREFIX + name.upper().replace("-", "_")
+
+
+def _value(options: argparse.Namespace, name: str) -> str:
+    given: str = getattr(options, name.replace("-", "_"))
+    return given or os.environ.get(_variable(name), "")
+
+
+def _tls(ca_file: str) -> ssl.SSLContext:
+    named = ca_file or os.environ.get("PREFECT_API_SSL_CERT_FILE") or os.environ.get("SSL_CERT_FILE")
+    try:
+        return ssl.create_default_context(cafile=named or certifi.where())
+    except OSError as problem:
+        raise MistakeError(f"the authorities of {named} cannot be read: {problem.strerror}") from None
+
+
+def _upstream(options: argparse.Namespace, tls: ssl.SSLContext) -> Upstream:
+    url = _value(options, "url") or os.environ.get("PREFECT_API_URL", "")
+    if not url:
+        raise MistakeError("name the API behind the gate: --url, or PREFECT_API_URL")
+    try:
+        return Upstream.parse(url, tls, allow_http=options.allow_http)
+    except ValueError as problem:
+        raise MistakeError(f"--url: {problem}") from None
+
+
+def source_of(options: argparse.Namespace, tls: ssl.SSLContext) -> Source:
+    """Return the one source that the options and the environment name, or raise MistakeError."""
+    values = {name: _value(options, name) for name in _OPTIONS}
+    kinds = [name for name in ("token-file", "token-command", "token-url", "issuer") if values[name]]
+    if len(kinds) != 1:
+        raise MistakeError(
+            "name one source of tokens: --issuer or --token-url, --token-file, or --token-command"
+            + (f" (there are {' and '.join('--' + kind for kind in kinds)})" if kinds else "")
+        )
+    if kinds == ["token-file"]:
+        return TokenFile(Path(values["token-file"]))
+    if kinds == ["token-command"]:
+        try:
+            argv = shlex.split(values["token-command"])
+        except ValueError as problem:
+            raise MistakeError(f"--token-command: {problem}") from None
+        if not argv:
+            raise MistakeError("--token-command is empty")
+        return TokenCommand(tuple(argv))
+    try:
+        Upstream.parse(values[kinds[0]], tls, allow_http=options.allow_http)
+    except ValueError as problem:
+        raise MistakeError(f"--{kinds[0]}: {problem}") from None
+    secret = _secret(values["client-secret-file"])
+    if not (values["client-id"] and secret):
+        raise MistakeError(
+            f"an OAuth client needs --client-id, and --client-secret-file or {_variable('client-secret')}"
+        )
+    auth: Literal["basic", "post"] = "post" if options.client_auth == "post" else "basic"
+    return ClientCredentials(
+        values["client-id"],
+        secret,
+        tls,
+        values["token-url"],
+        values["issuer"],
+        values["scope"],
+        values["audience"],
+        auth,
+    )
+
+
+def _secret(file: str) -> str:
+    if not file:
+        return os.environ.get(_variable("client-secret"), "")
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise MistakeError(f"--client-secret-file: {getattr(problem, 'strerror', None) or 'not text'}") from None
