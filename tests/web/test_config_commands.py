@@ -80,7 +80,7 @@ def test_what_init_writes_says_what_is_in_force(tmp_path: Path, monkeypatch: pyt
     assert plain.session.keys
     uncommented = re.sub(r"^#(?=[\w\[])", "", config, flags=re.MULTILINE)
     uncommented = re.sub(r'^(\w+ = ""|local = true)$', "", uncommented, flags=re.MULTILINE)  # those without a default
-    for needed in ("issuer]\n", "oidc]\n", "users]\n"):
+    for needed in ("issuer]\n", "oidc]\n", "tokens]\n", "users]\n"):
         assert f"[{needed}" in uncommented
     (tmp_path / "forward-auth.toml").write_text(uncommented.replace("audiences = []", 'audiences = ["x"]'))
     given = {
@@ -90,6 +90,7 @@ def test_what_init_writes_says_what_is_in_force(tmp_path: Path, monkeypatch: pyt
         "FORWARD_AUTH_OIDC__ISSUER": "https://b.example",
         "FORWARD_AUTH_OIDC__CLIENT_ID": "x",
         "FORWARD_AUTH_STORE__URL": "redis://h",
+        "FORWARD_AUTH_TOKENS__FOLDER": "t",
     }
     full = load(given).settings
     (tmp_path / "forward-auth.toml").unlink()
