@@ -146,12 +146,6 @@ class Site:
         if hasattr(self, "service"):
             self.service.stop()
 
-    def restart_traefik(self) -> None:
-        """Let another Traefik take its place."""
-        self.traefik.stop()
-        self.traefik = self.start_traefik("http.yml", {8000: self.port})
-        self._wait_for_routes()
-
     def _wait_for_routes(self) -> None:
         """Wait until the machines' host knows /api: routes are loaded a moment after the port is open."""
         wait_until(
