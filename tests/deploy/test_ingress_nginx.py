@@ -25,6 +25,7 @@ from websockets.typing import Subprotocol
 from tests.support.claimed_headers import CLAIMED
 from tests.support.echo import Echo, Received
 from tests.support.issuer import Issuer
+from tests.support.machine_socket import SOCKETS
 from tests.support.parts import KUBECTL, NGINX, ROOT, require
 from tests.support.processes import Process, clean_environment
 from tests.support.raw_http import UPGRADE, basic, bearer, send
@@ -168,15 +169,6 @@ def test_machines_pass_with_a_credential_alone_and_prefect_sees_none(gated: Gate
     assert claimed_by_the_caller(seen) == []
     assert not seen.values("Authorization")
     assert not seen.values("Cookie")
-
-
-SOCKETS = [
-    "/api/events/in",
-    "/api/events/out?x=1",
-    "/api/logs/out",
-    "/api/task_runs/subscriptions/scheduled",
-    "/api/work_pools/a%20b/workers/connect",
-]
 
 
 @contextmanager

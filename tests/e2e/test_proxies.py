@@ -29,6 +29,7 @@ from tests.support.claimed_headers import HOW, IDENTITY, WHERE_FROM, WHO
 from tests.support.cookie_client import SAME_ORIGIN, CookieClient
 from tests.support.credential_forms import CUSTOM_HEADERS
 from tests.support.echo import Received
+from tests.support.machine_socket import SOCKETS
 from tests.support.parts import SERVER_VERSION
 from tests.support.prefect import FLOWS, Client, Server
 from tests.support.proxies import PROXIES, Certificate, Proxy, start
@@ -545,16 +546,6 @@ def test_websockets(host: str, proxy: Proxy, sites: ProxySites) -> None:
         with pytest.raises(InvalidStatus):
             via("websocket", person.port, host, headers)
     assert len(sites.upstream.received) == received
-
-
-# What Prefect's clients open, and a pool's name with an escaped letter.
-SOCKETS = [
-    "/api/events/in",
-    "/api/events/out?x=1",
-    "/api/logs/out",
-    "/api/task_runs/subscriptions/scheduled",
-    "/api/work_pools/a%20b/workers/connect",
-]
 
 
 @contextmanager

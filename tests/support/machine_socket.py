@@ -10,6 +10,14 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+# What Prefect's clients open, and a pool's name with an escaped letter.
+SOCKETS = [
+    "/api/events/in",
+    "/api/events/out?x=1",
+    "/api/logs/out",
+    "/api/task_runs/subscriptions/scheduled",
+    "/api/work_pools/a%20b/workers/connect",
+]
 STRANGER = "127.0.0.9"  # loopback as well, and nobody vouches for it
 
 
