@@ -1,8 +1,8 @@
 """The store that replicas share: Redis 6.2 or newer, or Valkey.
 
-Each call takes at most ``TIMEOUT`` seconds, and ends in an answer or in StoreUnavailable, never in anything else:
-whoever calls knows what to do alone. Connections are made when they are needed, so a store that comes back is used
-again by itself. The URL, which may hold a password, is in no message and no repr.
+Each call ends in a bounded time, in an answer or in StoreUnavailable, never in anything else: whoever calls knows what
+to do alone. Connections are made when they are needed, so a store that comes back is used again by itself. The URL,
+which may hold a password, is in no message and no repr.
 """
 
 import asyncio
@@ -28,8 +28,11 @@ class StoreUnavailable(Exception):  # noqa: N818 - a state that passes, named as
 class Store:
     """Logs, tallies, claims and values that all replicas share. Everything in it expires."""
 
-    def __init__(self, url: str, prefix: str) -> None:
-        """Prepare the client without connecting. Raise StoreError if the package is missing or the URL is not valid."""
+    def __init__(self, url: str, prefix: str, *, timeout: float = TIMEOUT) -> None:
+        """Prepare the client without connecting; a call takes at most ``timeout`` seconds.
+
+        Raises StoreError if the package is missing or the URL is not valid.
+        """
         try:
             # imported here: the package is there only where a store is wanted
             from redis.asyncio import Redis  # noqa: PLC0415
@@ -45,11 +48,11 @@ class Store:
                 max_connections=_CONNECTIONS,
                 retry=Retry(NoBackoff(), 0),  # a claim that was made and asked for again would be another's
                 socket_timeout=None,  # _bounded() is for the whole, and some reads wait on purpose
-                socket_connect_timeout=TIMEOUT,
+                socket_connect_timeout=timeout,
             )
         except Exception:  # noqa: BLE001 - whatever it is, it may quote the password
             raise StoreError("expected redis://[user:password@]host[:port][/number], rediss:// or unix://") from None
-        self._prefix = prefix
+        self._prefix, self._timeout = prefix, timeout
 
     async def close(self) -> None:
         """Close all connections."""
@@ -73,7 +76,7 @@ class Store:
 
         Where there are none yet, wait for the first for ``wait`` seconds.
         """
-        async with self._bounded(TIMEOUT + wait):
+        async with self._bounded(wait):
             block = _milliseconds(wait) if wait else None
             answer = await self._client.xread({self._prefix + name: after}, count=PAGE, block=block)
             return [(position, fields.get(_FIELD, "")) for _, page in answer or () for position, fields in page]
@@ -132,8 +135,9 @@ class Store:
             return value
 
     @asynccontextmanager
-    async def _bounded(self, seconds: float = TIMEOUT) -> AsyncIterator[None]:
+    async def _bounded(self, wait: float = 0) -> AsyncIterator[None]:
         """Limit the time of what happens inside, and turn every error into StoreUnavailable."""
+        seconds = self._timeout + wait
         try:
             async with asyncio.timeout(seconds):
                 yield

@@ -81,9 +81,13 @@ class Connection:
                 return event  # type: ignore[return-value]
             self.http.receive_data(await self.reader.read(READ))
 
+    def write(self, *events: h11.Event) -> None:
+        """Send events at once, and wait for nothing."""
+        self.writer.write(b"".join([self.http.send(event) or b"" for event in events]))
+
     async def send(self, *events: h11.Event) -> None:
         """Send events at once, and wait while the other side is slow to read."""
-        self.writer.write(b"".join([self.http.send(event) or b"" for event in events]))
+        self.write(*events)
         await self.writer.drain()
 
     def is_done(self) -> bool:

@@ -27,7 +27,7 @@ from tests.authn.conftest import issuer_of
 from tests.support.issuer import Call, Reply, SigningKey
 from tests.support.issuer import Issuer as Provider
 from tests.support.openid import AUDIENCE, OpenIDProvider
-from tests.support.redis import RedisServer
+from tests.support.redis import PATIENT, RedisServer
 from tests.support.refusals import logged, told
 
 pytestmark = pytest.mark.anyio
@@ -344,7 +344,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def store(redis: RedisServer, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    made = Store(redis.url, f"{request.node.name}:")
+    made = Store(redis.url, f"{request.node.name}:", timeout=PATIENT)
     yield made
     await made.close()
 
@@ -393,8 +393,9 @@ async def test_the_store_gives_nobody_what_was_granted_to_another(
 
 
 async def test_without_the_store_each_replica_asks_by_itself(
-    provider: Provider, redis: RedisServer, store: Store
+    provider: Provider, redis: RedisServer
 ) -> None:
+    store = Store(redis.url, "away:")
     redis.freeze()
     try:
         shared = Shared(store, Seal((KEY,)))
@@ -403,6 +404,7 @@ async def test_without_the_store_each_replica_asks_by_itself(
                 assert (await one.authenticate(NIGHT)).principal.name == "prefect-night"
     finally:
         redis.thaw()
+        await store.close()
     assert len(provider.calls) == 2
 
 

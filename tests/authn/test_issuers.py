@@ -169,12 +169,12 @@ async def test_an_issuer_that_was_reached_and_has_no_usable_key_is_told_as_that(
 
 
 async def test_keys_are_refreshed_before_they_expire(provider: Provider, keeping: Keeping) -> None:
-    async with keeping(provider, KeyPolicy(refresh=1, min_refresh=1, cooldown=30)) as (issuer, tokens):
+    async with keeping(provider, KeyPolicy(refresh=3, min_refresh=1, cooldown=30)) as (issuer, tokens):
         await until(lambda: settled(issuer))
         provider.rotate()
         began = time.monotonic()
         await until(lambda: provider.fetches["/jwks"] == 2)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
         await authenticate(tokens, bearer(provider))
         assert provider.fetches["/jwks"] <= 3
 
@@ -232,12 +232,12 @@ async def test_it_starts_while_the_issuer_is_down_and_recovers_by_itself(keeping
 
 
 async def test_a_fetch_is_bounded_in_time(provider: Provider, keeping: Keeping) -> None:
-    provider.delay = 3
+    provider.delay = 10
     async with keeping(provider, KeyPolicy(timeout=0.3), start=False) as (_, tokens):
         began = time.monotonic()
         with pytest.raises(OutOfReach):
             await authenticate(tokens, bearer(provider))
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(

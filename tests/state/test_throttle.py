@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.adapters.store import Store
 from service.state.throttle import MAX_SENDERS, FailedAttempts, GuessLimits, Throttle, sender_of
-from tests.support.redis import RedisServer
+from tests.support.redis import PATIENT, RedisServer
 
 pytestmark = pytest.mark.anyio
 
@@ -250,7 +250,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 async def test_replicas_add_up_what_they_count(redis: RedisServer) -> None:
-    stores = [Store(redis.url, "test:") for _ in range(2)]
+    stores = [Store(redis.url, "test:", timeout=PATIENT) for _ in range(2)]
     one, two = (throttle_of(attempts=4, window=WINDOW, store=store) for store in stores)
     await fail(one, "192.0.2.1", "ann", "bob", "bob")
     assert two.retry_after("192.0.2.1", "ann") == 0
@@ -262,7 +262,7 @@ async def test_replicas_add_up_what_they_count(redis: RedisServer) -> None:
 
 
 async def test_success_here_is_success_elsewhere(redis: RedisServer) -> None:
-    stores = [Store(redis.url, "test:") for _ in range(2)]
+    stores = [Store(redis.url, "test:", timeout=PATIENT) for _ in range(2)]
     one, two = (throttle_of(attempts=4, window=WINDOW, store=store) for store in stores)
     await fail(one, "192.0.2.1", "ann", "ann", "ann")
     await two.succeeded("192.0.2.1", "ann")
@@ -273,7 +273,7 @@ async def test_success_here_is_success_elsewhere(redis: RedisServer) -> None:
 
 
 async def test_a_limit_for_a_name_is_added_up_too(redis: RedisServer) -> None:
-    stores = [Store(redis.url, "test:") for _ in range(2)]
+    stores = [Store(redis.url, "test:", timeout=PATIENT) for _ in range(2)]
     one, two = (throttle_of(attempts=9, window=WINDOW, per_name=3, store=store) for store in stores)
     await fail(one, "192.0.2.1", "old", "old", "bob")
     await fail(two, "192.0.2.1", "old")
@@ -284,7 +284,7 @@ async def test_a_limit_for_a_name_is_added_up_too(redis: RedisServer) -> None:
 
 
 async def test_what_was_counted_elsewhere_ends_when_it_ends_there(redis: RedisServer) -> None:
-    stores = [Store(redis.url, "test:") for _ in range(2)]
+    stores = [Store(redis.url, "test:", timeout=PATIENT) for _ in range(2)]
     one, two = (throttle_of(attempts=4, window=20, store=store) for store in stores)
     await fail(one, "192.0.2.1", "ann", "ann", "ann")
     await asyncio.sleep(1.1)
@@ -295,7 +295,7 @@ async def test_what_was_counted_elsewhere_ends_when_it_ends_there(redis: RedisSe
 
 
 async def test_without_the_store_each_counts_alone(redis: RedisServer) -> None:
-    store = Store(redis.url, "test:")
+    store = Store(redis.url, "test:", timeout=PATIENT)
     throttle = throttle_of(attempts=3, window=WINDOW, store=store)
     await fail(throttle, "192.0.2.1", "ann")
     redis.stop()

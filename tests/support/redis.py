@@ -13,6 +13,7 @@ from tests.support.processes import Process, clean_environment
 from tests.support.waiting import accepts, free_port, wait_until
 
 PASSWORD = "store-password-never-shown"
+PATIENT = 5.0  # seconds for a call to a store that is there, on however busy a machine
 
 
 class RedisServer:

