@@ -392,9 +392,7 @@ async def test_the_store_gives_nobody_what_was_granted_to_another(
     assert [call.form.get("audience") for call in provider.calls] == [None, None, None, "another"]
 
 
-async def test_without_the_store_each_replica_asks_by_itself(
-    provider: Provider, redis: RedisServer
-) -> None:
+async def test_without_the_store_each_replica_asks_by_itself(provider: Provider, redis: RedisServer) -> None:
     store = Store(redis.url, "away:")
     redis.freeze()
     try:
