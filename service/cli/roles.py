@@ -11,7 +11,7 @@ from typing import Any
 
 from service.core.model import Allow
 from service.core.prefect.roles import BUILT_IN, Access
-from service.core.prefect.routes import Capability, Routes, known_routes
+from service.core.prefect.routes import Capability
 from service.gate.explain import (
     Caller,
     CannotExplainError,
@@ -25,6 +25,7 @@ from service.gate.explain import (
 )
 from service.rendering.explanations import change_lines, explanation_lines, route_lines
 from service.settings import ConfigError, Settings, is_configured, load
+from service.settings.access import table_of
 
 
 def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -78,7 +79,7 @@ def _configured(options: argparse.Namespace, *, needed: bool = False) -> tuple[S
             print("The configuration has problems (config check). This is without it.", file=sys.stderr)
         else:
             return settings, settings.access()
-    return None, Access(BUILT_IN.values(), Routes(known_routes()))
+    return None, Access(BUILT_IN.values(), table_of())
 
 
 def _explain(options: argparse.Namespace) -> int:

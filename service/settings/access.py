@@ -1,5 +1,6 @@
 """Who may do what: custom roles, and grants of roles to those who prove who they are."""
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -190,8 +191,13 @@ class PrefectSettings(Section):
 
     def table(self) -> Routes:
         """Return the routes of the server as it is mounted, those that were added included."""
-        known = known_routes(self.api_base_path, self.ui_base_path)
-        return Routes([*known, *_told(self.routes)], self.api_base_path)
+        return table_of(self.api_base_path, self.ui_base_path, tuple(self.routes.items()))
+
+
+@lru_cache(maxsize=4)  # one configuration is asked several times, and so is the next one
+def table_of(api_base: str = "/api", ui_base: str = "", added: tuple[tuple[str, str], ...] = ()) -> Routes:
+    """Return the compiled table of a server, with added routes and their capabilities; raises UnusableError."""
+    return Routes([*known_routes(api_base, ui_base), *_told(dict(added))], api_base)
 
 
 class WebSocketSettings(Section):

@@ -26,9 +26,15 @@ from service.core.identity.grants import Grant
 from service.core.identity.presets import PRESETS
 from service.core.model import ALGORITHMS, IssuerTrust
 from service.core.prefect.roles import BUILT_IN, Access
-from service.core.prefect.routes import Routes, known_routes
 from service.rendering.sentences import sentence
-from service.settings.access import GrantSettings, PrefectSettings, RoleSettings, WebSocketSettings, check_names
+from service.settings.access import (
+    GrantSettings,
+    PrefectSettings,
+    RoleSettings,
+    WebSocketSettings,
+    check_names,
+    table_of,
+)
 from service.settings.clients import ClientCredentialsSettings, shared_names
 from service.settings.fields import (
     KeySettings,
@@ -369,7 +375,7 @@ class Settings(BaseSettings):
         try:
             routes = self.prefect.table()
         except UnusableError:  # its own validator says so
-            routes = Routes(known_routes())
+            routes = table_of()
         for name, one in self.roles.items():
             try:
                 Access([one.role(name)], routes)

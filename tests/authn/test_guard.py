@@ -17,6 +17,7 @@ from service.core.errors import OutOfReach, Refusal, Rejected, Throttled, Unclea
 from service.core.identity.grant_index import RoleAssignment
 from service.core.model import Basic, Proof
 from service.core.problems import Problem
+from service.state import concurrency
 from service.state.concurrency import RefusalDelay
 from service.state.passwords import KnownPairs, VerifiedPasswords
 from service.state.throttle import FailedAttempts, GuessLimits, Throttle
@@ -273,7 +274,9 @@ async def test_what_may_be_a_wrong_secret_counts_and_what_is_none_does_not(
     make: Make,
     answer: Refusal,
     counted: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(concurrency, "REFUSAL_DELAY", 0.001)
     issuer = Answering(answer)
     guard = replace(make(), clients=[issuer])
     for number in range(40):
