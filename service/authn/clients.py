@@ -21,7 +21,7 @@ from service.adapters.outbound import FetchError
 from service.adapters.store import Store, StoreUnavailable
 from service.authn.issuers import Issuer
 from service.authn.seal import Seal
-from service.authn.tokens import Tokens
+from service.authn.tokens import IsRevoked, Tokens, none_revoked
 from service.core.errors import OutOfReach, Rejected, Unclear
 from service.core.globs import matches_any
 from service.core.identity.grant_index import NO_GRANTS, GrantIndex
@@ -65,6 +65,7 @@ class Clients:
         *,
         grants: GrantIndex = NO_GRANTS,
         shared: Shared | None = None,
+        is_revoked: IsRevoked = none_revoked,
     ) -> None:
         self.url = issuer.trust.issuer
         self._issuer = issuer
@@ -73,7 +74,7 @@ class Clients:
         self._memory = memory
         self._shared = shared
         self._asked = policy.asked(self.url)
-        self._tokens = Tokens({self.url: issuer}, grants)  # tokens of other issuers are not accepted
+        self._tokens = Tokens({self.url: issuer}, grants, is_revoked)  # tokens of other issuers are not accepted
         self._refused: TTLCache[bytes, Cause] = TTLCache(MAX_CLIENTS, REFUSED_SECONDS)
         self._flights: SingleFlight[bytes, Proof] = SingleFlight()
         self._limit = ConcurrencyLimit(CALLS_AT_ONCE, CALLS_WAITING, delay, Problem.CLIENT_CHECKS_FULL, issuer=self.url)

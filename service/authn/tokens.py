@@ -7,12 +7,12 @@ checks the claims. Every exception is a refusal.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from service.authn.issuers import TokenIssuer
 from service.core.errors import Refusal, Rejected
-from service.core.identity.claims import principal_from, with_verified_email
+from service.core.identity.claims import MAX_SHOWN, principal_from, with_verified_email
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
 from service.core.identity.grant_index import NO_GRANTS, GrantIndex
 from service.core.model import Bearer, Proof, VerifiedClaims
@@ -20,13 +20,30 @@ from service.core.problems import Problem
 
 _SEGMENTS: Final = 3
 
+IsRevoked = Callable[[str, str], bool]
+
+
+def none_revoked(issuer: str, jti: str) -> bool:
+    """Tell that no token was revoked, where there is no ledger that could say so."""
+    del issuer, jti
+    return False
+
 
 class Tokens:
-    """Verifies access tokens of the given issuers, and assigns roles to their subjects."""
+    """Verifies access tokens of the given issuers, and assigns roles to their subjects.
 
-    def __init__(self, issuers: Mapping[str, TokenIssuer], grants: GrantIndex = NO_GRANTS) -> None:
+    ``is_revoked`` tells whether an operator has revoked the token that an issuer gave this ``jti``.
+    """
+
+    def __init__(
+        self,
+        issuers: Mapping[str, TokenIssuer],
+        grants: GrantIndex = NO_GRANTS,
+        is_revoked: IsRevoked = none_revoked,
+    ) -> None:
         self._issuers = issuers
         self._grants = grants
+        self._is_revoked = is_revoked
 
     async def authenticate(self, credential: Bearer) -> Proof:
         """Return the principal of a token. The proof is valid until the token or the issuer's keys expire.
@@ -40,12 +57,19 @@ class Tokens:
             issuer = self._issuers[verified.issuer]
             principal = principal_from(verified, issuer.trust, time.time())
             principal = await issuer.admit(principal, verified.claims)
+            self._refuse_revoked(verified, principal.name)
             principal = self._grants.with_roles(principal, with_verified_email(verified.claims, issuer.trust))
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
             raise Rejected(Problem.TOKEN_UNREADABLE, error=type(problem).__name__) from None
         return Proof(principal, min(principal.expires, issuer.believed_until))
+
+    def _refuse_revoked(self, verified: VerifiedClaims, name: str) -> None:
+        """Refuse a token that was revoked by its id (RFC 7519 §4.1.7). One without an id cannot be revoked."""
+        jti = verified.claims.get("jti")
+        if isinstance(jti, str) and self._is_revoked(verified.issuer, jti):
+            raise Rejected(Problem.TOKEN_REVOKED, token=jti[:MAX_SHOWN], name=name)
 
     async def verify(self, token: bytes) -> VerifiedClaims:
         """Return the claims of a token signed by one of the issuers; raises as authenticate() does."""

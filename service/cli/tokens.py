@@ -4,10 +4,12 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from service.core.identity.claims import MAX_TEXT
 from service.core.names import is_visible_name
 from service.issuing.configured import ledger_of
 from service.issuing.ledger import Ledger, LedgerError, Token
@@ -18,7 +20,10 @@ DEFAULT_LIFETIME: Final = 90 * 86_400  # seconds
 MAX_NAME: Final = 100  # characters
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _LIFETIME: Final = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+KEEP_REVOKED: Final = 365 * 86_400  # seconds, where no expiry is given
+MAX_KEEP_REVOKED: Final = 10 * KEEP_REVOKED
 _COLUMNS: Final = ("ID", "NAME", "ROLE", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)", "STATE")
+_REVOKED: Final = ("ISSUER", "JTI", "REVOKED (UTC)", "KEPT UNTIL (UTC)")
 
 
 def add_token_commands(commands: Any, configurable: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -49,13 +54,22 @@ def add_token_commands(commands: Any, configurable: Callable[[argparse.ArgumentP
     listing.set_defaults(run=_list)
     revoke = token.add_parser(
         "revoke",
-        help="revoke a token, or all tokens of a name",
-        description="Revokes tokens. A running service refuses them within 5 seconds. Exits with 1 if no valid token "
-        "has this id or name.",
+        help="revoke a token, all tokens of a name, or a token of another issuer",
+        description="Revokes tokens for good. A running service refuses them within 5 seconds. Exits with 1 if no "
+        "valid token has this id or name.",
     )
     which = revoke.add_mutually_exclusive_group(required=True)
     which.add_argument("id", nargs="?", help="the id of one token, from `token list`")
     which.add_argument("--name", help="revoke all tokens of this name")
+    which.add_argument("--jti", help="revoke the token of --issuer with this claim 'jti'")
+    revoke.add_argument("--issuer", help="the issuer of the token with --jti: its claim 'iss'")
+    revoke.add_argument(
+        "--expires-at",
+        type=_instant,
+        metavar="TIME",
+        help="when the token with --jti expires: its claim 'exp', or a date and time in UTC as 2027-01-31T12:00 "
+        f"(default: in {KEEP_REVOKED // 86_400} days). The revocation is forgotten then",
+    )
     revoke.set_defaults(run=_revoke)
     backup = token.add_parser(
         "backup",
@@ -83,6 +97,19 @@ def _lifetime(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def _instant(text: str) -> int:
+    """Return a time in seconds since the epoch."""
+    try:
+        at = float(text) if text.isdecimal() else datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+    except (ValueError, OverflowError):
+        at = 0.0
+    if not time.time() < at <= time.time() + MAX_KEEP_REVOKED:
+        raise argparse.ArgumentTypeError(
+            f"expected a time within the next {MAX_KEEP_REVOKED // 86_400} days, as 1806000000 or 2027-01-31T12:00"
+        )
+    return int(at)
+
+
 def _configured(options: argparse.Namespace) -> tuple[Settings, TokensSettings, Ledger]:
     settings = load(config_file=options.config, secrets_file=options.secrets).settings
     ledger = ledger_of(settings)
@@ -108,7 +135,7 @@ def _issue(options: argparse.Namespace) -> int:
     with ledger:
         token, entry = ledger.issue(options.name, options.role, lifetime, tokens.issuer, tokens.audience)
     print(token, flush=True)
-    told = f"Token {entry.id} for {entry.name!r}, role {entry.role}, expires {_moment(entry.expires)} UTC."
+    told = f"Token {entry.id} for {entry.name!r}, role {entry.role}, expires {moment(entry.expires)} UTC."
     print(f"{told} It is not shown again.", file=sys.stderr)
     return 0
 
@@ -116,19 +143,21 @@ def _issue(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     _, _, ledger = _configured(options)
     with ledger:
-        found = ledger.tokens()
+        found, revoked = ledger.tokens(), ledger.revocations()
     if not found:
         print("No tokens yet: `token issue` makes one.", file=sys.stderr)
-        return 0
-    rows = [_COLUMNS, *(_row(one, time.time()) for one in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        print_table([_COLUMNS, *(_row(one, time.time()) for one in found)])
+    if revoked:
+        print("\nRevoked with --issuer and --jti:")
+        print_table([_REVOKED, *((one.issuer, one.jti, moment(one.created), moment(one.expires)) for one in revoked)])
     return 0
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    _, _, ledger = _configured(options)
+    settings, tokens, ledger = _configured(options)
+    if options.jti is not None or options.issuer is not None or options.expires_at is not None:
+        return _revoke_of(options, settings, tokens, ledger)
     with ledger:
         revoked = ledger.revoke(token_id=options.id or "", name=options.name or "")
     for one in revoked:
@@ -137,6 +166,24 @@ def _revoke(options: argparse.Namespace) -> int:
         which = f"the id {options.id!r}" if options.id else f"the name {options.name!r}"
         print(f"No valid token has {which}: see `token list`.", file=sys.stderr)
         return 1
+    return 0
+
+
+def _revoke_of(options: argparse.Namespace, settings: Settings, tokens: TokensSettings, ledger: Ledger) -> int:
+    """Revoke a token by its issuer and its id there, which may be this service."""
+    issuers = [*(one.url for one in settings.all_issuers), tokens.issuer]
+    jti, issuer, expires = options.jti, options.issuer, options.expires_at
+    if jti is None or issuer is None:
+        raise LedgerError("--jti and --issuer belong together: both are claims of the token ('jti', 'iss')")
+    if issuer not in issuers:
+        raise LedgerError(f"no tokens of {issuer!r} are accepted: name one of {', '.join(issuers)}, exactly so")
+    if not jti.isprintable() or not 1 <= len(jti) <= MAX_TEXT:
+        raise LedgerError(f"--jti has 1 to {MAX_TEXT} characters that can be printed")
+    with ledger:
+        listed = ledger.revoke(token_id=jti) if issuer == tokens.issuer else []
+        if not listed:
+            ledger.revoke_of(issuer, jti, expires or int(time.time()) + KEEP_REVOKED)
+    print(f"Token {jti} of {issuer} is revoked.")
     return 0
 
 
@@ -150,9 +197,17 @@ def _backup(options: argparse.Namespace) -> int:
 
 def _row(token: Token, now: float) -> tuple[str, ...]:
     state = "revoked" if token.revoked is not None else "expired" if token.expires <= now else "valid"
-    used = _moment(token.used) if token.used else "never"
-    return token.id, token.name, token.role, _moment(token.created), _moment(token.expires), used, state
+    times = moment(token.created), moment(token.expires), moment(token.used)
+    return token.id, token.name, token.role, *times, state
 
 
-def _moment(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
+def moment(seconds: int | None) -> str:
+    """Return a time as people read it, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds)) if seconds else "never"
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns; the first has their names."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -20,7 +20,7 @@ from service.authn.own_issuer import OwnIssuer
 from service.authn.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
 from service.authn.seal import Seal
 from service.authn.sessions import SessionAuthority, Sessions
-from service.authn.tokens import Tokens
+from service.authn.tokens import Tokens, none_revoked
 from service.core.identity.grant_index import GrantIndex, RoleAssignment
 from service.core.identity.grants import claims_asked_for
 from service.core.identity.sessions import SessionPolicy
@@ -111,6 +111,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
     revocation_log = RevocationLog(state.revocations, store)
     issuers = {one.url: _issuer(one, state) for one in settings.all_issuers}
     own_issuer = _own_issuer(settings, state)
+    is_revoked = own_issuer.issued.is_revoked if own_issuer is not None else none_revoked
     shared = Shared(store, seal) if store is not None and settings.session.keys else None
     clients = {
         one.url: Clients(
@@ -121,6 +122,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
             delay,
             grants=grants,
             shared=shared,
+            is_revoked=is_revoked,
         )
         for one in settings.all_issuers
         if one.client_credentials is not None
@@ -164,7 +166,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
         ),
         issuers=MappingProxyType(issuers),
         own_issuer=own_issuer,
-        tokens=Tokens(_token_issuers(issuers, own_issuer), grants),
+        tokens=Tokens(_token_issuers(issuers, own_issuer), grants, is_revoked),
         clients=MappingProxyType(clients),
         users=users,
         passwords=passwords,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from service.adapters.jwks import NO_KEYS, KeySet, parse_jwks
-from service.issuing.ledger import Changes, Ledger, LedgerError, Stamp, Token
+from service.issuing.ledger import KEEP_REVOKED, Changes, Ledger, LedgerError, Stamp, Token
 from service.issuing.signing import ALGORITHM
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class IssuedTokens:
         self._issuer = issuer
         self._on_revoked = on_revoked
         self._tokens: dict[str, Token] = {}
+        self._revoked: dict[tuple[str, str], int] = {}  # issuer and jti, and the expiry
         self._uses: dict[str, int] = {}
         self._revision = -1
         self._stamp: Stamp | None = None
@@ -46,6 +47,13 @@ class IssuedTokens:
     def find(self, token_id: str) -> Token | None:
         """Return what is known of a token."""
         return self._tokens.get(token_id)
+
+    def is_revoked(self, issuer: str, jti: str) -> bool:
+        """Tell whether a token was revoked that is not in the list of issued ones.
+
+        The copy is used for that however old it is: whoever cannot read the ledger cannot add to it, either.
+        """
+        return (issuer, jti) in self._revoked
 
     def note_use(self, token_id: str) -> None:
         """Remember that a token is used now."""
@@ -144,6 +152,11 @@ class IssuedTokens:
             lost = lost or (known is not None and one.revoked is not None and known.revoked is None)
             before[one.id] = one
         self._tokens = before
+        revoked = {(one.issuer, one.jti): one.expires for one in changes.revoked}
+        lost = lost or not revoked.keys() <= self._revoked.keys()
+        still = time.time() - KEEP_REVOKED
+        kept = {} if is_all else {token: expires for token, expires in self._revoked.items() if expires > still}
+        self._revoked = kept | revoked
         self._revision = changes.revision
         if changes.jwks != self._jwks:
             lost = lost or bool(self._jwks)

@@ -1,4 +1,4 @@
-"""The ledger: the signing keys and the list of issued tokens, in one SQLite file in a folder of the service.
+"""The ledger: signing keys, issued tokens and revoked ones, in one SQLite file in a folder of the service.
 
 A token itself is never kept. Every change is one transaction that is on the disk before its caller is told, so a
 process that is killed in the middle leaves the whole change, or nothing of it. Each change of a token has the number
@@ -22,11 +22,12 @@ from service.issuing.signing import SigningKey, key_from_pem, new_key
 
 FILE: Final = "tokens.sqlite3"
 KEEP_EXPIRED: Final = 30 * 86_400  # seconds for which an expired token stays in the list
+KEEP_REVOKED: Final = 3_600  # seconds for which an expired token stays revoked: more than any leeway
 KEEP_KEY: Final = 600  # seconds for which a key is published after its last token, for clocks that differ
 _WAIT: Final = 30.0  # seconds for another process's change
-_VERSION: Final = 1
 _WRITABLE: Final = "tokens.folder must be a folder that the service may write to, in one that exists"
-_SCHEMA: Final = """
+_SCHEMA: Final = (  # what each version adds to the one before
+    """
 CREATE TABLE keys (
   kid TEXT PRIMARY KEY, jwk TEXT NOT NULL, private TEXT NOT NULL, created INTEGER NOT NULL
 );
@@ -37,8 +38,22 @@ CREATE TABLE tokens (
 CREATE INDEX tokens_changed ON tokens (changed);
 CREATE TABLE revision (number INTEGER NOT NULL);
 INSERT INTO revision VALUES (0);
-"""
+""",
+    """
+CREATE TABLE revoked (
+  issuer TEXT NOT NULL, jti TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL,
+  changed INTEGER NOT NULL, PRIMARY KEY (issuer, jti)
+);
+CREATE INDEX revoked_changed ON revoked (changed);
+CREATE TABLE machines (name TEXT PRIMARY KEY, role TEXT NOT NULL, created INTEGER NOT NULL);
+CREATE TABLE secrets (
+  id TEXT PRIMARY KEY, machine TEXT NOT NULL, hash TEXT NOT NULL, created INTEGER NOT NULL, used INTEGER
+);
+""",
+)
+_VERSION: Final = len(_SCHEMA)
 _SELECT: Final = "SELECT id, name, role, created, expires, revoked, used FROM tokens"
+_SELECT_REVOKED: Final = "SELECT issuer, jti, created, expires FROM revoked"
 _INSERT: Final = """
 INSERT INTO tokens (id, name, role, created, expires, revoked, used, kid, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
@@ -64,11 +79,21 @@ class Token(NamedTuple):
         return self.revoked is not None or self.expires <= now
 
 
+class Revocation(NamedTuple):
+    """A token of another issuer, by its ``jti``, that is refused until it expires. Times are as in Token."""
+
+    issuer: str
+    jti: str
+    created: int
+    expires: int
+
+
 class Changes(NamedTuple):
-    """The tokens that have changed since a revision, all public keys, and the revision that was read."""
+    """The tokens and revocations that are newer than a revision, all public keys, and the revision that was read."""
 
     revision: int
     tokens: tuple[Token, ...]
+    revoked: tuple[Revocation, ...]
     jwks: str
 
 
@@ -168,6 +193,25 @@ class Ledger:
             )
         return valid
 
+    def revoke_of(self, issuer: str, jti: str, expires: int) -> None:
+        """Revoke a token that is not in the list, until it expires, once that is on the disk. Raises LedgerError."""
+        now = int(time.time())
+        with self._change() as revision:
+            self._prune(now)
+            self._sql(
+                "INSERT INTO revoked (issuer, jti, created, expires, changed) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires), changed = excluded.changed",
+                (issuer, jti, now, expires, revision),
+            )
+
+    def revocations(self) -> list[Revocation]:
+        """Return the tokens that ``revoke_of()`` has revoked and that have not expired. Raises LedgerError."""
+        with self._told():
+            rows = self._sql(
+                _SELECT_REVOKED + " WHERE expires > ? ORDER BY issuer, created, jti", (int(time.time()),)
+            ).fetchall()
+        return [Revocation(*row) for row in rows]
+
     def back_up(self, target: Path) -> None:
         """Write a copy of the ledger to a new file, for its owner alone, while others go on. Raises LedgerError."""
         try:
@@ -201,10 +245,16 @@ class Ledger:
             try:
                 number = self._number("SELECT number FROM revision")
                 rows = self._sql(_SELECT + " WHERE changed > ?", (revision,)).fetchall()
+                revoked = self._sql(_SELECT_REVOKED + " WHERE changed > ?", (revision,)).fetchall()
                 keys = [json.loads(jwk) for (jwk,) in self._sql("SELECT jwk FROM keys ORDER BY created DESC, kid")]
             finally:
                 self._sql("COMMIT")
-        return Changes(number, tuple(Token(*row) for row in rows), json.dumps({"keys": keys}))
+        return Changes(
+            number,
+            tuple(Token(*row) for row in rows),
+            tuple(Revocation(*row) for row in revoked),
+            json.dumps({"keys": keys}),
+        )
 
     def note_uses(self, uses: Mapping[str, int]) -> None:
         """Remember when tokens were last used, by their ids. Raises LedgerError."""
@@ -245,24 +295,28 @@ class Ledger:
         return key
 
     def _prune(self, now: int) -> None:
-        """Drop tokens that expired long ago, and keys that sign no more and have no token left. Within a change."""
+        """Drop tokens that expired long ago, and keys that sign no more and have no token left. Within a change.
+
+        A revocation is kept as long as a token can be accepted after its expiry, with the clocks of others.
+        """
         self._sql("DELETE FROM tokens WHERE expires < ?", (now - KEEP_EXPIRED,))
+        self._sql("DELETE FROM revoked WHERE expires < ?", (now - KEEP_REVOKED,))
         self._sql(
             "DELETE FROM keys WHERE created <= ? AND kid NOT IN (SELECT kid FROM tokens WHERE expires > ?)",
             (now - self._rotate, now - KEEP_KEY),
         )
 
     def _set_up(self) -> None:
-        """Make the tables of a new file."""
+        """Make the tables of a new file, or those that a file of an earlier version lacks."""
         self._sql("PRAGMA journal_mode = WAL")
         with self._transaction():
             version = self._number("PRAGMA user_version")
             if version == _VERSION:
                 return  # another process was faster
-            if version:
+            if version > _VERSION:
                 told = f"{self.path} is of a later version ({version}): update this service, or name another folder"
                 raise LedgerError(told)
-            for statement in filter(str.strip, _SCHEMA.split(";")):
+            for statement in filter(str.strip, "".join(_SCHEMA[version:]).split(";")):
                 self._sql(statement)
             self._sql(f"PRAGMA user_version = {_VERSION}")
 

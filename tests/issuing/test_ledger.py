@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import sqlite3
 import stat
@@ -15,7 +16,8 @@ import pytest
 
 from service.adapters.jwks import parse_jwks
 from service.core.identity.compact import decode_segment, parse_json_object
-from service.issuing.ledger import FILE, KEEP_EXPIRED, KEEP_KEY, Ledger, LedgerError
+from service.issuing import ledger as ledger_module
+from service.issuing.ledger import FILE, KEEP_EXPIRED, KEEP_KEY, KEEP_REVOKED, Ledger, LedgerError
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("a-secret-of-more-than-thirty-two-characters", "another-secret-of-more-than-thirty-two")
@@ -206,6 +208,44 @@ def test_what_is_no_ledger_or_a_later_one_is_refused(tmp_path: Path) -> None:
         open_ledger(tmp_path).open()
 
 
+def test_a_revocation_of_another_issuers_token_is_kept_until_no_clock_lets_it_in(ledger: Ledger) -> None:
+    now = int(time.time())
+    ledger.revoke_of("https://idp", "later", now + 60)
+    ledger.revoke_of("https://idp", "later", now + 30)  # never for a shorter time
+    ledger.revoke_of("https://idp", "just-expired", now - 60)
+    ledger.revoke_of("https://idp", "long-expired", now - KEEP_REVOKED - 1)
+    revision = ledger.changes_since(-1).revision
+    ledger.revoke_of("https://other", "later", now + 60)
+    assert [(one.issuer, one.jti) for one in ledger.changes_since(revision).revoked] == [("https://other", "later")]
+    assert {one.jti for one in ledger.changes_since(-1).revoked} == {"later", "just-expired"}
+    assert [(one.issuer, one.jti, one.expires - now) for one in ledger.revocations()] == [
+        ("https://idp", "later", 60),
+        ("https://other", "later", 60),
+    ]
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_tokens(tmp_path: Path) -> None:
+    folder = tmp_path / "tokens"
+    old = sqlite3.connect(_file_in(folder))
+    for statement in ledger_module._SCHEMA[0].split(";"):
+        old.execute(statement)
+    old.execute("PRAGMA user_version = 1")
+    old.execute(ledger_module._INSERT, ("an-id", "etl", "worker", 1, int(time.time()) + 60, None, None, "kid", 0))
+    old.commit()
+    old.close()
+    with open_ledger(tmp_path) as ledger:
+        assert [one.name for one in ledger.tokens()] == ["etl"]
+        ledger.revoke_of("https://idp", "one", int(time.time()) + 60)
+        assert len(ledger.revocations()) == 1
+    assert rows(tmp_path, "PRAGMA user_version") == [(2,)]
+
+
+def _file_in(folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    (folder / FILE).touch(0o600)
+    return folder / FILE
+
+
 # killed in the middle -------------------------------------------------------------------------------------
 
 BUSY = """
@@ -221,7 +261,12 @@ while True:
     lost = ledger.issue("lost", "worker", 3600, "us", "prefect")[1]
     ledger.revoke(token_id=lost.id)
     print("revoked", lost.id, flush=True)
+    ledger.revoke_of("https://idp", lost.id, 4_000_000_000)
+    print("foreign", lost.id, flush=True)
 """
+
+
+SAID = re.compile(r"(issued|revoked|foreign) ([0-9a-f]{16})")  # not the part of a line that a buffer left
 
 
 def test_a_process_that_is_killed_in_the_middle_loses_nothing_that_it_said(tmp_path: Path) -> None:
@@ -239,10 +284,11 @@ def test_a_process_that_is_killed_in_the_middle_loses_nothing_that_it_said(tmp_p
             for process in busy:
                 process.kill()
             lines = first + [line for process in busy for line in process.communicate(timeout=10)[0].splitlines()]
-            said |= {(word, token_id) for word, token_id in (line.split() for line in lines if line.count(" ") == 1)}
-            found = {one.id: one for one in ledger.tokens()}
-            assert {token_id for _, token_id in said} <= set(found)
-            assert all((found[token_id].revoked is not None) == (word == "revoked") for word, token_id in said)
+            said |= {(found[1], found[2]) for line in lines if (found := SAID.fullmatch(line.strip()))}
+            listed = {one.id: one for one in ledger.tokens()}
+            assert {token_id for _, token_id in said} <= set(listed)
+            assert all((listed[token_id].revoked is None) == (word == "issued") for word, token_id in said)
+            assert {token_id for word, token_id in said if word == "foreign"} <= {x.jti for x in ledger.revocations()}
             assert rows(tmp_path, "PRAGMA integrity_check") == [("ok",)]
             issue(ledger)  # nobody holds a lock
         assert len(said) > KILLS
