@@ -36,7 +36,7 @@ def add_token_commands(commands: Any, configurable: Callable[[argparse.ArgumentP
         help="issue a token, and print it once",
         description="Issues a token for a machine and prints it once, alone on standard output: it is kept nowhere.",
     )
-    issue.add_argument("--name", required=True, type=_name, help="the machine's name, as it stands in the log")
+    issue.add_argument("--name", required=True, type=machine_name, help="the machine's name, as it stands in the log")
     issue.add_argument("--role", required=True, help="the token's role: a built-in one or one of the configuration")
     issue.add_argument(
         "--expires",
@@ -82,7 +82,8 @@ def add_token_commands(commands: Any, configurable: Callable[[argparse.ArgumentP
         configurable(command)
 
 
-def _name(text: str) -> str:
+def machine_name(text: str) -> str:
+    """Return a name that a machine can have, for argparse."""
     if not is_visible_name(text) or len(text) > MAX_NAME:
         raise argparse.ArgumentTypeError(
             f"a name has 1 to {MAX_NAME} visible characters, and no space at its ends, as etl-worker"
@@ -110,7 +111,8 @@ def _instant(text: str) -> int:
     return int(at)
 
 
-def _configured(options: argparse.Namespace) -> tuple[Settings, TokensSettings, Ledger]:
+def configured(options: argparse.Namespace) -> tuple[Settings, TokensSettings, Ledger]:
+    """Return the settings, those of tokens, and the ledger, not open yet. Raises LedgerError if there is none."""
     settings = load(config_file=options.config, secrets_file=options.secrets).settings
     ledger = ledger_of(settings)
     if settings.tokens is None or ledger is None:
@@ -121,11 +123,16 @@ def _configured(options: argparse.Namespace) -> tuple[Settings, TokensSettings, 
     return settings, settings.tokens, ledger
 
 
-def _issue(options: argparse.Namespace) -> int:
-    settings, tokens, ledger = _configured(options)
+def check_role(settings: Settings, role: str) -> None:
+    """Raise LedgerError unless the configuration has a role."""
     roles = settings.access().roles
-    if options.role not in roles:
-        raise LedgerError(f"there is no role {options.role!r}: there are {', '.join(sorted(roles))}")
+    if role not in roles:
+        raise LedgerError(f"there is no role {role!r}: there are {', '.join(sorted(roles))}")
+
+
+def _issue(options: argparse.Namespace) -> int:
+    settings, tokens, ledger = configured(options)
+    check_role(settings, options.role)
     lifetime = options.expires or min(DEFAULT_LIFETIME, tokens.max_lifetime)
     if lifetime > tokens.max_lifetime:
         raise LedgerError(
@@ -141,7 +148,7 @@ def _issue(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    _, _, ledger = _configured(options)
+    _, _, ledger = configured(options)
     with ledger:
         found, revoked = ledger.tokens(), ledger.revocations()
     if not found:
@@ -155,7 +162,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    settings, tokens, ledger = _configured(options)
+    settings, tokens, ledger = configured(options)
     if options.jti is not None or options.issuer is not None or options.expires_at is not None:
         return _revoke_of(options, settings, tokens, ledger)
     with ledger:
@@ -188,7 +195,7 @@ def _revoke_of(options: argparse.Namespace, settings: Settings, tokens: TokensSe
 
 
 def _backup(options: argparse.Namespace) -> int:
-    _, _, ledger = _configured(options)
+    _, _, ledger = configured(options)
     with ledger:
         ledger.back_up(options.file)
     print(f"{options.file}: written. It holds signing keys: keep it as safe as a password.")

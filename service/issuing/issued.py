@@ -11,8 +11,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from service.adapters.jwks import NO_KEYS, KeySet, parse_jwks
-from service.issuing.ledger import KEEP_REVOKED, Changes, Ledger, LedgerError, Stamp, Token
-from service.issuing.signing import ALGORITHM
+from service.adapters.users_file import Users
+from service.issuing.ledger import (
+    KEEP_REVOKED,
+    Changes,
+    DatedKey,
+    Ledger,
+    LedgerError,
+    Machine,
+    Stamp,
+    Token,
+    signer_of,
+)
+from service.issuing.signing import ALGORITHM, SigningKey
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +40,14 @@ class IssuedTokens:
     def __init__(self, ledger: Ledger, issuer: str, on_revoked: Callable[[], None]) -> None:
         self.keys: KeySet = NO_KEYS
         self.problem = ""
+        self.users = Users({})  # the secrets of machines, as verify_password() wants them; see user_of()
         self._ledger = ledger
         self._issuer = issuer
         self._on_revoked = on_revoked
         self._tokens: dict[str, Token] = {}
         self._revoked: dict[tuple[str, str], int] = {}  # issuer and jti, and the expiry
+        self._machines: dict[str, Machine] = {}  # by the ids of their secrets
+        self._signing: list[DatedKey] = []
         self._uses: dict[str, int] = {}
         self._revision = -1
         self._stamp: Stamp | None = None
@@ -55,9 +69,17 @@ class IssuedTokens:
         """
         return (issuer, jti) in self._revoked
 
-    def note_use(self, token_id: str) -> None:
-        """Remember that a token is used now."""
-        self._uses[token_id] = int(time.time())
+    def machine_of(self, secret_id: str) -> Machine | None:
+        """Return the machine that a secret belongs to."""
+        return self._machines.get(secret_id)
+
+    def signer(self) -> SigningKey | None:
+        """Return the key that signs now, or None if there is none that could be decrypted."""
+        return signer_of(self._signing, time.time()) if self._signing else None
+
+    def note_use(self, used_id: str) -> None:
+        """Remember that a token or a secret is used now."""
+        self._uses[used_id] = int(time.time())
 
     @property
     def is_fresh(self) -> bool:
@@ -78,7 +100,7 @@ class IssuedTokens:
     async def start(self) -> None:
         """Open the ledger and read all of it. Raises LedgerError."""
         async with self._one_at_a_time:
-            await asyncio.to_thread(self._ledger.open)
+            await asyncio.to_thread(self._open)
             self._take(*await asyncio.to_thread(self._news, None, -1))
 
     async def follow(self) -> None:
@@ -94,7 +116,7 @@ class IssuedTokens:
                 await self._write(self._note_uses)
                 note_at = time.monotonic() + NOTE_USES
             if time.monotonic() >= rotate_at:
-                await self._write(self._ledger.rotate_keys)
+                await self._write(self._rotate_keys)
                 rotate_at = time.monotonic() + ROTATE
 
     async def look(self) -> None:
@@ -127,10 +149,17 @@ class IssuedTokens:
         async with self._one_at_a_time:
             await asyncio.to_thread(self._ledger.close)
 
+    def _open(self) -> None:
+        self._ledger.open()
+        self._rotate_keys()
+
+    def _rotate_keys(self) -> None:
+        self._ledger.rotate_keys(must_sign=True)
+
     def _news(self, stamp: Stamp | None, revision: int) -> tuple[Stamp, Changes | None, bool]:
         """Return the stamp of now, what is new since, if anything, and whether that is the whole ledger."""
         if self._ledger.is_replaced():
-            self._ledger.open()
+            self._open()
             stamp = None
         now = self._ledger.stamp()
         if now == stamp:
@@ -138,8 +167,14 @@ class IssuedTokens:
         if stamp is not None:
             changes = self._ledger.changes_since(revision)
             if changes.revision >= revision:
-                return now, changes, False
-        return now, self._ledger.changes_since(-1), True
+                return now, self._with_signing(changes), False
+        return now, self._with_signing(self._ledger.changes_since(-1)), True
+
+    def _with_signing(self, changes: Changes) -> Changes:
+        """Return the changes as they are; where keys have changed, read the private ones, which takes a while."""
+        if changes.jwks != self._jwks:
+            self._signing = self._ledger.signing_keys()
+        return changes
 
     def _take(self, stamp: Stamp, changes: Changes | None, is_all: bool) -> None:  # noqa: FBT001 - as _news() returns it
         self._stamp = stamp
@@ -157,6 +192,10 @@ class IssuedTokens:
         still = time.time() - KEEP_REVOKED
         kept = {} if is_all else {token: expires for token, expires in self._revoked.items() if expires > still}
         self._revoked = kept | revoked
+        machines = {secret.id: machine for machine in changes.machines for secret in machine.secrets}
+        lost = lost or not self._machines.keys() <= machines.keys()
+        self._machines = machines
+        self.users = Users({user_of(one.name, x.id): x.hash for one in changes.machines for x in one.secrets})
         self._revision = changes.revision
         if changes.jwks != self._jwks:
             lost = lost or bool(self._jwks)
@@ -183,3 +222,8 @@ class IssuedTokens:
         if str(problem) != self.problem:
             log.warning("tokens: %s", problem)
         self.problem = str(problem)
+
+
+def user_of(machine: str, secret_id: str) -> str:
+    """Return the name under which the hash of a machine's secret is kept. No machine's name has a colon."""
+    return f"{machine}:{secret_id}"

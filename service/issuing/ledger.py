@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from service.adapters.files import FileError, exposure, locked, writers
+from service.issuing.machine_secrets import new_secret
 from service.issuing.signing import SigningKey, key_from_pem, new_key
 
 FILE: Final = "tokens.sqlite3"
 KEEP_EXPIRED: Final = 30 * 86_400  # seconds for which an expired token stays in the list
 KEEP_REVOKED: Final = 3_600  # seconds for which an expired token stays revoked: more than any leeway
 KEEP_KEY: Final = 600  # seconds for which a key is published after its last token, for clocks that differ
+LEAD: Final = 600  # seconds for which a key is published before it signs, for those that cache the keys
+MAX_UNLISTED: Final = 86_400  # seconds that a token lives, at most, that is not in the list
+MAX_SECRETS: Final = 2  # of one machine: the one that it has, and the one that it gets
 _WAIT: Final = 30.0  # seconds for another process's change
 _WRITABLE: Final = "tokens.folder must be a folder that the service may write to, in one that exists"
 _SCHEMA: Final = (  # what each version adds to the one before
@@ -54,6 +58,7 @@ CREATE TABLE secrets (
 _VERSION: Final = len(_SCHEMA)
 _SELECT: Final = "SELECT id, name, role, created, expires, revoked, used FROM tokens"
 _SELECT_REVOKED: Final = "SELECT issuer, jti, created, expires FROM revoked"
+_ADD_SECRET: Final = "INSERT INTO secrets (id, machine, hash, created) VALUES (?, ?, ?, ?)"  # noqa: S105 - SQL
 _INSERT: Final = """
 INSERT INTO tokens (id, name, role, created, expires, revoked, used, kid, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
@@ -88,13 +93,42 @@ class Revocation(NamedTuple):
     expires: int
 
 
+class Secret(NamedTuple):
+    """One secret of a machine. Times are as in Token."""
+
+    id: str
+    hash: str
+    created: int
+    used: int | None
+
+    def __repr__(self) -> str:
+        return f"Secret({self.id!r})"
+
+
+class Machine(NamedTuple):
+    """A machine that obtains tokens with its name and a secret."""
+
+    name: str
+    role: str
+    created: int
+    secrets: tuple[Secret, ...]
+
+
 class Changes(NamedTuple):
-    """The tokens and revocations that are newer than a revision, all public keys, and the revision that was read."""
+    """What is newer than a revision of tokens and revocations, all machines and public keys, and the revision."""
 
     revision: int
     tokens: tuple[Token, ...]
     revoked: tuple[Revocation, ...]
+    machines: tuple[Machine, ...]
     jwks: str
+
+
+class DatedKey(NamedTuple):
+    """A signing key, and when it was made."""
+
+    created: int
+    key: SigningKey
 
 
 class Stamp(NamedTuple):
@@ -212,6 +246,52 @@ class Ledger:
             ).fetchall()
         return [Revocation(*row) for row in rows]
 
+    def add_machine(self, name: str, role: str) -> str:
+        """Add a machine, and return its first secret, once that is on the disk. Raises LedgerError."""
+        secret = new_secret()
+        with self._change():
+            if self._sql("SELECT 1 FROM machines WHERE name = ?", (name,)).fetchone():
+                told = f"`machines rotate {name}` makes another secret"
+                raise LedgerError(f"there is a machine {name!r} already: {told}, and `machines remove` removes it")
+            now = int(time.time())
+            self._sql("INSERT INTO machines (name, role, created) VALUES (?, ?, ?)", (name, role, now))
+            self._sql(_ADD_SECRET, (secret.id, name, secret.hash, now))
+        return secret.text
+
+    def add_secret(self, name: str) -> tuple[str, list[Secret]]:
+        """Return another secret of a machine, once that is on the disk, and those that it had. Raises LedgerError."""
+        secret = new_secret()
+        with self._change():
+            if not self._sql("SELECT 1 FROM machines WHERE name = ?", (name,)).fetchone():
+                raise LedgerError(f"there is no machine {name!r}: see `machines list`")
+            before = self._secrets(name)
+            if len(before) >= MAX_SECRETS:
+                ids = " or ".join(one.id for one in before)
+                told = f"remove the one that is not used any more with `machines remove-secret {name} ID` ({ids})"
+                raise LedgerError(
+                    f"{name!r} has {MAX_SECRETS} secrets already: {told}; `machines list` has the last uses"
+                )
+            self._sql(_ADD_SECRET, (secret.id, name, secret.hash, int(time.time())))
+        return secret.text, before
+
+    def remove_secret(self, name: str, secret_id: str) -> bool:
+        """Remove one secret of a machine, and so end its tokens; tell whether there was one. Raises LedgerError."""
+        with self._change():
+            done = self._sql("DELETE FROM secrets WHERE machine = ? AND id = ?", (name, secret_id))
+        return bool(done.rowcount)
+
+    def remove_machine(self, name: str) -> bool:
+        """Remove a machine with its secrets, and so end its tokens; tell whether there was one. Raises LedgerError."""
+        with self._change():
+            self._sql("DELETE FROM secrets WHERE machine = ?", (name,))
+            done = self._sql("DELETE FROM machines WHERE name = ?", (name,))
+        return bool(done.rowcount)
+
+    def machines(self) -> tuple[Machine, ...]:
+        """Return the machines by name, with their secrets, the oldest first. Raises LedgerError."""
+        with self._told():
+            return self._machines()
+
     def back_up(self, target: Path) -> None:
         """Write a copy of the ledger to a new file, for its owner alone, while others go on. Raises LedgerError."""
         try:
@@ -246,6 +326,7 @@ class Ledger:
                 number = self._number("SELECT number FROM revision")
                 rows = self._sql(_SELECT + " WHERE changed > ?", (revision,)).fetchall()
                 revoked = self._sql(_SELECT_REVOKED + " WHERE changed > ?", (revision,)).fetchall()
+                machines = self._machines()
                 keys = [json.loads(jwk) for (jwk,) in self._sql("SELECT jwk FROM keys ORDER BY created DESC, kid")]
             finally:
                 self._sql("COMMIT")
@@ -253,46 +334,77 @@ class Ledger:
             number,
             tuple(Token(*row) for row in rows),
             tuple(Revocation(*row) for row in revoked),
+            machines,
             json.dumps({"keys": keys}),
         )
 
     def note_uses(self, uses: Mapping[str, int]) -> None:
-        """Remember when tokens were last used, by their ids. Raises LedgerError."""
+        """Remember when tokens and secrets were last used, by their ids. Raises LedgerError."""
         with self._told(), self._transaction():
-            for token_id, used in uses.items():
-                self._sql(
-                    "UPDATE tokens SET used = ? WHERE id = ? AND (used IS NULL OR used < ?)", (used, token_id, used)
-                )
+            for used_id, used in uses.items():
+                for table in ("tokens", "secrets"):
+                    self._sql(
+                        f"UPDATE {table} SET used = ? WHERE id = ? AND (used IS NULL OR used < ?)",  # noqa: S608 - ours
+                        (used, used_id, used),
+                    )
 
-    def rotate_keys(self) -> None:
-        """Make a signing key if there is none or the last is too old, and drop what has expired. Raises LedgerError."""
+    def rotate_keys(self, *, must_sign: bool = False) -> None:
+        """Make a signing key if there is none or the last is too old, and drop what has expired. Raises LedgerError.
+
+        A key that is encrypted for somebody else, who goes on signing with it, is enough unless this one ``must_sign``.
+        """
         now = int(time.time())
         with self._told():
             newest = self._sql("SELECT private, created FROM keys ORDER BY created DESC, kid LIMIT 1").fetchone()
             if newest is not None and newest[1] > now - self._rotate:
                 found = key_from_pem(newest[0], self._passphrases)
-                if found is None or found[1]:  # None: it is encrypted for somebody else, who goes on signing with it
+                if (found is None and not must_sign) or (found is not None and found[1]):
                     return
         with self._change():
             self._prune(now)
             self._signing_key(now)
 
+    def signing_keys(self) -> list[DatedKey]:
+        """Return the keys that can sign, the newest first. Raises LedgerError."""
+        with self._told():
+            return [key for key, _ in self._signing_keys()]
+
     # how --------------------------------------------------------------------------------------------------
 
     def _signing_key(self, now: int) -> SigningKey:
-        """Return the key that signs now, made and remembered if need be. Within a change."""
-        newest = self._sql("SELECT kid, private, created FROM keys ORDER BY created DESC, kid LIMIT 1").fetchone()
-        if newest is not None and newest[2] > now - self._rotate:
-            found = key_from_pem(newest[1], self._passphrases)
-            if found is not None:
-                key, is_kept_well = found
-                if not is_kept_well:
-                    self._sql("UPDATE keys SET private = ? WHERE kid = ?", (key.to_pem(self._passphrases), key.kid))
-                return key
-        key = new_key()
-        values = key.kid, json.dumps(key.public_jwk()), key.to_pem(self._passphrases), now
-        self._sql("INSERT INTO keys (kid, jwk, private, created) VALUES (?, ?, ?, ?)", values)
-        return key
+        """Return the key that signs now; make the next one, and encrypt them, if need be. Within a change."""
+        found = self._signing_keys()
+        for (_, key), is_kept_well in found:
+            if not is_kept_well:
+                self._sql("UPDATE keys SET private = ? WHERE kid = ?", (key.to_pem(self._passphrases), key.kid))
+        keys = [key for key, _ in found]
+        if not keys or keys[0].created <= now - self._rotate:
+            key = new_key()
+            values = key.kid, json.dumps(key.public_jwk()), key.to_pem(self._passphrases), now
+            self._sql("INSERT INTO keys (kid, jwk, private, created) VALUES (?, ?, ?, ?)", values)
+            keys.insert(0, DatedKey(now, key))
+        return signer_of(keys, now)
+
+    def _signing_keys(self) -> list[tuple[DatedKey, bool]]:
+        """Return the keys that can be decrypted, the newest first, and whether each is kept as it should be."""
+        rows = self._sql("SELECT private, created FROM keys ORDER BY created DESC, kid").fetchall()
+        opened = ((created, key_from_pem(private, self._passphrases)) for private, created in rows)
+        return [(DatedKey(created, found[0]), found[1]) for created, found in opened if found is not None]
+
+    def _machines(self) -> tuple[Machine, ...]:
+        secrets_of: dict[str, list[Secret]] = {}
+        for machine, *secret in self._sql(
+            "SELECT machine, id, hash, created, used FROM secrets ORDER BY created, rowid"
+        ):
+            secrets_of.setdefault(machine, []).append(Secret(*secret))
+        rows = self._sql("SELECT name, role, created FROM machines ORDER BY name").fetchall()
+        return tuple(Machine(name, role, made, tuple(secrets_of.get(name, ()))) for name, role, made in rows)
+
+    def _secrets(self, name: str) -> list[Secret]:
+        rows = self._sql(
+            "SELECT id, hash, created, used FROM secrets WHERE machine = ? ORDER BY created, rowid", (name,)
+        )
+        return [Secret(*row) for row in rows]
 
     def _prune(self, now: int) -> None:
         """Drop tokens that expired long ago, and keys that sign no more and have no token left. Within a change.
@@ -302,8 +414,9 @@ class Ledger:
         self._sql("DELETE FROM tokens WHERE expires < ?", (now - KEEP_EXPIRED,))
         self._sql("DELETE FROM revoked WHERE expires < ?", (now - KEEP_REVOKED,))
         self._sql(
-            "DELETE FROM keys WHERE created <= ? AND kid NOT IN (SELECT kid FROM tokens WHERE expires > ?)",
-            (now - self._rotate, now - KEEP_KEY),
+            "DELETE FROM keys WHERE created <= ? AND kid NOT IN (SELECT kid FROM tokens WHERE expires > ?) "
+            "AND EXISTS (SELECT 1 FROM keys AS next WHERE next.created > keys.created AND next.created <= ?)",
+            (now - self._rotate, now - KEEP_KEY, now - LEAD - MAX_UNLISTED - KEEP_KEY),
         )
 
     def _set_up(self) -> None:
@@ -368,6 +481,14 @@ class Ledger:
     def _number(self, statement: str) -> int:
         (number,) = self._sql(statement).fetchone()
         return int(number)
+
+
+def signer_of(keys: Sequence[DatedKey], now: float) -> SigningKey:
+    """Return the key that signs now: the newest that has been published for ``LEAD`` seconds, or else the oldest.
+
+    ``keys`` are the newest first, and at least one. An only key signs at once, since there is nothing to wait for.
+    """
+    return next((one.key for one in keys if one.created <= now - LEAD), keys[-1].key)
 
 
 def check_folder(folder: Path) -> None:

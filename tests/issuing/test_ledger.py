@@ -15,9 +15,21 @@ from pathlib import Path
 import pytest
 
 from service.adapters.jwks import parse_jwks
+from service.adapters.users_file import Users, verify_password
 from service.core.identity.compact import decode_segment, parse_json_object
 from service.issuing import ledger as ledger_module
-from service.issuing.ledger import FILE, KEEP_EXPIRED, KEEP_KEY, KEEP_REVOKED, Ledger, LedgerError
+from service.issuing.ledger import (
+    FILE,
+    KEEP_EXPIRED,
+    KEEP_KEY,
+    KEEP_REVOKED,
+    LEAD,
+    MAX_UNLISTED,
+    Ledger,
+    LedgerError,
+    signer_of,
+)
+from service.issuing.machine_secrets import split_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("a-secret-of-more-than-thirty-two-characters", "another-secret-of-more-than-thirty-two")
@@ -119,8 +131,15 @@ def test_an_old_key_is_published_until_its_last_token_has_expired(tmp_path: Path
     change.execute("UPDATE keys SET created = created - ?", (int(ROTATE) + 1,))
     change.commit()
     with open_ledger(tmp_path) as ledger:
+        assert len(json.loads(ledger.changes_since(-1).jwks)["keys"]) == 2
+        assert key_id(issue(ledger)) == key_id(first), "the next key signs before others can know it"
+        change.execute("UPDATE keys SET created = created - ? WHERE kid != ?", (LEAD, key_id(first)))
+        change.commit()
         second = issue(ledger)
         assert key_id(second) != key_id(first)
+        change.execute("UPDATE keys SET created = created - ?", (MAX_UNLISTED + KEEP_KEY,))
+        change.commit()
+        issue(ledger)
         assert key_id(first) in ledger.changes_since(-1).jwks
         change.execute("UPDATE tokens SET expires = ? WHERE kid = ?", (int(time.time() - KEEP_KEY), key_id(first)))
         change.commit()
@@ -128,6 +147,72 @@ def test_an_old_key_is_published_until_its_last_token_has_expired(tmp_path: Path
         assert key_id(first) not in ledger.changes_since(-1).jwks
         assert key_id(second) in ledger.changes_since(-1).jwks
     change.close()
+
+
+def test_an_old_key_is_published_until_its_last_token_that_is_not_listed_has_expired(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        (first,) = ledger.signing_keys()
+    change = sqlite3.connect(tmp_path / "tokens" / FILE)
+    change.execute("UPDATE keys SET created = created - ?", (int(ROTATE) + 1,))
+    change.commit()
+    with open_ledger(tmp_path) as ledger:
+        assert signer_of(ledger.signing_keys(), time.time()).kid == first.key.kid
+        assert signer_of(ledger.signing_keys(), time.time() + LEAD).kid != first.key.kid
+        for passed, there in ((LEAD + MAX_UNLISTED + KEEP_KEY - 60, True), (61, False)):
+            change.execute("UPDATE keys SET created = created - ?", (passed,))
+            change.commit()
+            issue(ledger)
+            assert (first.key.kid in ledger.changes_since(-1).jwks) is there
+    change.close()
+
+
+def test_a_key_of_somebody_else_is_enough_unless_this_one_must_sign(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, SECRETS[:1]):
+        pass
+    with open_ledger(tmp_path, SECRETS[1:]) as stranger:
+        assert stranger.signing_keys() == []
+        stranger.rotate_keys(must_sign=True)
+        (mine,) = stranger.signing_keys()
+        stranger.rotate_keys(must_sign=True)
+        assert [one.key.kid for one in stranger.signing_keys()] == [mine.key.kid]
+        assert signer_of([mine], time.time()) == mine.key
+
+
+def test_a_machine_has_two_secrets_at_most_which_are_kept_as_hashes(tmp_path: Path, ledger: Ledger) -> None:
+    first = ledger.add_machine("etl", "worker")
+    with pytest.raises(LedgerError, match="there is a machine 'etl' already: `machines rotate etl` makes another"):
+        ledger.add_machine("etl", "admin")
+    second, before = ledger.add_secret("etl")
+    assert [one.id for one in before] == [split_secret(first)[0]]
+    with pytest.raises(LedgerError, match=rf"remove-secret etl ID` \({split_secret(first)[0]} or "):
+        ledger.add_secret("etl")
+    with pytest.raises(LedgerError, match="there is no machine 'nobody': see `machines list`"):
+        ledger.add_secret("nobody")
+    (machine,) = ledger.machines()
+    assert (machine.name, machine.role) == ("etl", "worker")
+    for secret, kept in zip((first, second), machine.secrets, strict=True):
+        secret_id, random = split_secret(secret)
+        assert secret_id == kept.id
+        assert verify_password(Users({"etl": kept.hash}), "etl", random)
+        assert kept.hash not in repr(machine)
+    content = b"".join(one.read_bytes() for one in (tmp_path / "tokens").iterdir())
+    assert first.encode() not in content
+    assert split_secret(first)[1].encode() not in content
+    ledger.note_uses({machine.secrets[0].id: 1_000})
+    assert [one.used for one in ledger.machines()[0].secrets] == [1_000, None]
+    assert not ledger.remove_secret("ci", machine.secrets[0].id)
+    assert ledger.remove_secret("etl", machine.secrets[0].id)
+    assert not ledger.remove_secret("etl", machine.secrets[0].id)
+    assert [one.id for one in ledger.machines()[0].secrets] == [split_secret(second)[0]]
+    assert ledger.remove_machine("etl")
+    assert not ledger.remove_machine("etl")
+    assert ledger.machines() == ()
+    assert rows(tmp_path, "SELECT * FROM secrets") == []
+
+
+@pytest.mark.parametrize("text", ["", "pfa", "pfa_", "pfa__", "secret", "PFA_0123_abc", "x_y_z"])
+def test_what_is_no_secret_has_an_id_that_none_has(text: str) -> None:
+    assert split_secret(text)[0] == ""
 
 
 def test_tokens_are_listed_revoked_by_id_or_name_and_dropped_long_after_they_expired(ledger: Ledger) -> None:
@@ -263,10 +348,19 @@ while True:
     print("revoked", lost.id, flush=True)
     ledger.revoke_of("https://idp", lost.id, 4_000_000_000)
     print("foreign", lost.id, flush=True)
+    name = lost.id
+    ledger.add_machine(name, "worker")
+    print("added", name, flush=True)
+    ledger.add_secret(name)
+    print("rotated", name, flush=True)
+    ledger.remove_machine(name)
+    print("removed", name, flush=True)
 """
 
 
-SAID = re.compile(r"(issued|revoked|foreign) ([0-9a-f]{16})")  # not the part of a line that a buffer left
+SAID = re.compile(
+    r"(issued|revoked|foreign|added|rotated|removed) ([0-9a-f]{16})"
+)  # not the part of a line that a buffer left
 
 
 def test_a_process_that_is_killed_in_the_middle_loses_nothing_that_it_said(tmp_path: Path) -> None:
@@ -289,6 +383,16 @@ def test_a_process_that_is_killed_in_the_middle_loses_nothing_that_it_said(tmp_p
             assert {token_id for _, token_id in said} <= set(listed)
             assert all((listed[token_id].revoked is None) == (word == "issued") for word, token_id in said)
             assert {token_id for word, token_id in said if word == "foreign"} <= {x.jti for x in ledger.revocations()}
+            machines = {one.name: len(one.secrets) for one in ledger.machines()}
+            assert all(count in {1, 2} for count in machines.values()), "a machine without its secrets"
+            added, rotated, removed = (
+                {name for word, name in said if word == done} for done in ("added", "rotated", "removed")
+            )
+            assert not removed & set(machines)
+            for name in added - set(machines):  # removed by a process that could not say so any more
+                assert name in rotated
+            assert all(machines.get(name, 2) == 2 for name in rotated)
+            assert rows(tmp_path, "SELECT * FROM secrets WHERE machine NOT IN (SELECT name FROM machines)") == []
             assert rows(tmp_path, "PRAGMA integrity_check") == [("ok",)]
             issue(ledger)  # nobody holds a lock
         assert len(said) > KILLS
