@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from service.authn.clients import Clients
+from service.authn.machines import Granted, Machines
 from service.authn.passwords import Passwords
 from service.core.errors import MalformedCredential, Rejected, Throttled, Unclear
 from service.core.model import Basic, Proof
@@ -22,12 +23,13 @@ from service.state.throttle import Throttle, sender_of
 from service.telemetry.events import Telemetry
 
 WRONG_PAIRS: Final = frozenset({Problem.PAIR_WRONG, Problem.PAIR_WRONG_AT_ISSUER, Problem.CLIENT_REFUSED})
+_Prover = Clients | Passwords | Machines
 _Attempt = tuple[tuple[str, bytes], int]  # a pair from a sender, and whose check it is for
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Verifies names and passwords of the users file, and ids and secrets of issuers' clients."""
+    """Verifies names and passwords of the users file, and ids and secrets of issuers' clients and of machines."""
 
     passwords: Passwords | None
     clients: Collection[Clients]
@@ -35,6 +37,7 @@ class Guard:
     known_pairs: KnownPairs
     telemetry: Telemetry
     delay: RefusalDelay
+    machines: Machines | None = None
     _attempts: SingleFlight[_Attempt, Proof] = field(default_factory=SingleFlight)
 
     async def authenticate(self, credential: Basic, address: str) -> Proof:
@@ -62,13 +65,22 @@ class Guard:
         await self.throttle.succeeded(address, username)
         return proof
 
-    async def _share(self, prover: Clients | Passwords, credential: Basic, address: str) -> Proof:
+    async def grant(self, name: str, secret: str, address: str) -> Granted:
+        """Return a token for a machine that asked for one from ``address``; raises as authenticate() does."""
+        if self.machines is None:
+            raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
+        try:
+            credential = parse_pair(name, secret)
+        except MalformedCredential:
+            raise Rejected(Problem.PAIR_WRONG, user=None) from None  # no machine can have it
+        await self._share(self.machines, credential, address)
+        return self.machines.issue(credential)
+
+    async def _share(self, prover: _Prover, credential: Basic, address: str) -> Proof:
         pair = self.known_pairs.key_of(sender_of(address), credential)
         return await self._attempts.run((pair, id(prover)), lambda: self._attempt(prover, credential, address, pair))
 
-    async def _attempt(
-        self, prover: Clients | Passwords, credential: Basic, address: str, pair: tuple[str, bytes]
-    ) -> Proof:
+    async def _attempt(self, prover: _Prover, credential: Basic, address: str, pair: tuple[str, bytes]) -> Proof:
         username, known = credential.username, pair in self.known_pairs
         if not known:
             await self._refuse_if_throttled(address, username)

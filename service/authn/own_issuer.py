@@ -12,6 +12,7 @@ from service.core.problems import Problem
 from service.issuing.issued import IssuedTokens
 from service.issuing.signing import ALGORITHM, TYPE
 
+CREDENTIAL_ID: Final = "credential_id"  # the claim with the id of the secret that a token was obtained with
 _RETRY_AFTER: Final = 5  # seconds
 
 
@@ -37,32 +38,49 @@ class OwnIssuer:
         """Return a key that was not known before, or raise Rejected; OutOfReach if the list cannot be read."""
         del unverified_issued_at
         await self.issued.look_for_request()
-        self._check_fresh()
+        self.check_fresh()
         key = self.key_at_hand(kid, algorithm)
         if key is None or key is instead_of:
             raise Rejected(Problem.SIGNING_KEY_UNKNOWN, kid=kid, algorithm=algorithm)
         return key
 
     async def admit(self, principal: Principal, claims: Mapping[str, Any]) -> Principal:
-        """Return the principal with the role of its token; raise Rejected if that is not in the list, or revoked."""
+        """Return the principal with the role of its token.
+
+        Raises Rejected if the token is not in the list or was revoked, or if the secret that it was obtained with was
+        removed.
+        """
+        admitted = principal._replace(roles=tuple(values_at(claims, "roles")))
+        secret_id = text_at(claims, CREDENTIAL_ID)
+        if secret_id:
+            await self._check_secret(secret_id, principal.name)
+            return admitted
         token_id = text_at(claims, "jti")
         found = self.issued.find(token_id)
         if found is None:
             await self.issued.look_for_request()
             found = self.issued.find(token_id)
-        self._check_fresh()
+        self.check_fresh()
         if found is None:
             raise Rejected(Problem.TOKEN_NOT_LISTED, token=token_id[:MAX_SHOWN], name=principal.name)
         if found.revoked is not None:
             raise Rejected(Problem.TOKEN_REVOKED, token=token_id, name=principal.name)
         self.issued.note_use(token_id)
-        return principal._replace(roles=tuple(values_at(claims, "roles")))
+        return admitted
+
+    async def _check_secret(self, secret_id: str, name: str) -> None:
+        if self.issued.machine_of(secret_id) is None:
+            await self.issued.look_for_request()
+        self.check_fresh()
+        if self.issued.machine_of(secret_id) is None:
+            raise Rejected(Problem.TOKEN_REVOKED, token=secret_id[:MAX_SHOWN], name=name)
 
     @property
     def believed_until(self) -> float:
         """Return until when a verdict that rests on the list is valid, in seconds since the epoch."""
         return self.issued.believed_until
 
-    def _check_fresh(self) -> None:
+    def check_fresh(self) -> None:
+        """Raise OutOfReach unless the list was read lately."""
         if not self.issued.is_fresh:
             raise OutOfReach(Problem.TOKENS_OUT_OF_REACH, because=self.issued.problem, retry_after=_RETRY_AFTER)

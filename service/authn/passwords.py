@@ -12,9 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from service.adapters.users_file import UsersFile, verify_password
+from service.adapters.users_file import Users, verify_password
 from service.core.errors import Rejected
 from service.core.identity.grant_index import RoleAssignment
 from service.core.model import Basic, Principal, Proof, Session
@@ -39,12 +39,18 @@ class HashingPolicy:
     remember: float = 300.0
 
 
+class HasUsers(Protocol):
+    """What has the users and their hashes: each change is another value."""
+
+    users: Users
+
+
 class Passwords:
-    """Verifies user names and passwords against the current users file."""
+    """Verifies user names and passwords against the current users file, or whatever else has users."""
 
     def __init__(
         self,
-        file: UsersFile,
+        file: HasUsers,
         policy: HashingPolicy,
         roles: RoleAssignment,
         verified: VerifiedPasswords,

@@ -80,5 +80,6 @@ class Generation:
             await self.wiring.own_issuer.issued.stop()
         if self.wiring.store is not None:
             await self.wiring.store.close()
-        if self.wiring.passwords is not None:
-            self.wiring.passwords.close()
+        for hashing in (self.wiring.passwords, self.wiring.machines):
+            if hashing is not None:
+                hashing.close()

@@ -15,6 +15,7 @@ from service.adapters.users_file import UsersFile
 from service.authn.clients import Clients, Shared
 from service.authn.guard import Guard
 from service.authn.issuers import Issuer, TokenIssuer
+from service.authn.machines import Machines
 from service.authn.oidc import RelyingParty
 from service.authn.own_issuer import OwnIssuer
 from service.authn.passwords import LOCAL_ISSUER, HashingPolicy, Passwords
@@ -67,6 +68,7 @@ class Wiring:
     users: UsersFile | None
     passwords: Passwords | None
     guard: Guard
+    machines: Machines | None
     provider: RelyingParty | None
     provider_issuer: Issuer | None
     session_policy: SessionPolicy
@@ -134,6 +136,10 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
         )
         policy = HashingPolicy(settings.users.concurrency, settings.users.queue, settings.users.remember)
         passwords = Passwords(users, policy, RoleAssignment(settings.users.role, grants), state.passwords, delay)
+    machines = None
+    if own_issuer is not None and settings.tokens is not None:
+        lifetime = settings.tokens.machine_lifetime
+        machines = Machines(own_issuer, HashingPolicy(), state.passwords, delay, lifetime)
     attempts = settings.sign_in.attempts
     limits = GuessLimits(attempts * ATTEMPTS_PER_ADDRESS, settings.sign_in.window, per_name=attempts)
     throttle = Throttle(state.failed_attempts, limits, store)
@@ -170,7 +176,8 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
         clients=MappingProxyType(clients),
         users=users,
         passwords=passwords,
-        guard=Guard(passwords, clients.values(), throttle, state.known_pairs, state.telemetry, delay),
+        guard=Guard(passwords, clients.values(), throttle, state.known_pairs, state.telemetry, delay, machines),
+        machines=machines,
         provider=provider,
         provider_issuer=provider_issuer,
         session_policy=session_policy,

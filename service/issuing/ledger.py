@@ -20,13 +20,13 @@ from typing import Any, Final, NamedTuple, Self
 from service.adapters.files import FileError, exposure, locked, writers
 from service.issuing.machine_secrets import new_secret
 from service.issuing.signing import SigningKey, key_from_pem, new_key
+from service.settings.tokens import MAX_UNLISTED
 
 FILE: Final = "tokens.sqlite3"
 KEEP_EXPIRED: Final = 30 * 86_400  # seconds for which an expired token stays in the list
 KEEP_REVOKED: Final = 3_600  # seconds for which an expired token stays revoked: more than any leeway
 KEEP_KEY: Final = 600  # seconds for which a key is published after its last token, for clocks that differ
 LEAD: Final = 600  # seconds for which a key is published before it signs, for those that cache the keys
-MAX_UNLISTED: Final = 86_400  # seconds that a token lives, at most, that is not in the list
 MAX_SECRETS: Final = 2  # of one machine: the one that it has, and the one that it gets
 _WAIT: Final = 30.0  # seconds for another process's change
 _WRITABLE: Final = "tokens.folder must be a folder that the service may write to, in one that exists"
@@ -58,6 +58,7 @@ CREATE TABLE secrets (
 _VERSION: Final = len(_SCHEMA)
 _SELECT: Final = "SELECT id, name, role, created, expires, revoked, used FROM tokens"
 _SELECT_REVOKED: Final = "SELECT issuer, jti, created, expires FROM revoked"
+_FIELDS: Final = "id, hash, created, used"
 _ADD_SECRET: Final = "INSERT INTO secrets (id, machine, hash, created) VALUES (?, ?, ?, ?)"  # noqa: S105 - SQL
 _INSERT: Final = """
 INSERT INTO tokens (id, name, role, created, expires, revoked, used, kid, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)

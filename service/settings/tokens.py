@@ -1,12 +1,14 @@
 """What the service takes to issue machines' tokens itself."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, field_validator
 
 from service.core.names import is_visible_name
 from service.settings.fields import Section
+
+MAX_UNLISTED: Final = 86_400  # seconds that a token lives, at most, that is not in the list
 
 
 class TokensSettings(Section):
@@ -29,6 +31,11 @@ class TokensSettings(Section):
     )
     max_lifetime: Annotated[int, Field(ge=60, le=10 * 365 * 86_400)] = Field(
         365 * 86_400, description="The longest lifetime of a token, in seconds. The default is 365 days."
+    )
+    machine_lifetime: Annotated[int, Field(ge=60, le=MAX_UNLISTED)] = Field(
+        3_600,
+        description="The lifetime of a token that a machine obtains at `/_auth/token`, in seconds. The default is an "
+        "hour, the maximum a day.",
     )
     rotate: Annotated[int, Field(ge=3_600, le=10 * 365 * 86_400)] = Field(
         90 * 86_400,

@@ -34,6 +34,7 @@ class Telemetry:
         self.events_dropped: Counter[str] = Counter()  # of vouched WebSockets, by why
         self._droppers: TTLCache[tuple[str, str], None] = TTLCache(MAX_UNKNOWN, GUESSER_SECONDS)
         self.sign_ins: Counter[str] = Counter()
+        self.token_requests: Counter[str] = Counter()  # of machines, by "granted" or the error
         self.unknown_routes = 0
         self.guesses_refused = 0
         self._guessers: TTLCache[str, None] = TTLCache(MAX_UNKNOWN, GUESSER_SECONDS)
@@ -130,6 +131,16 @@ class Telemetry:
         if self._within_bounds():
             fields = {"code": refusal.code, "reason": log_reason(refusal.cause), "request_id": request_id}
             log.info("sign-in refused", extra={"fields": fields})
+
+    def token_requested(self, outcome: str, *, client: str, machine: str = "", reason: str = "") -> None:
+        """Count and log a request for a token. ``machine`` is empty unless it was proved."""
+        self.token_requests[outcome] += 1
+        if reason and not self._within_bounds():
+            return
+        fields = {"machine": machine, "client": client} if machine else {"client": client}
+        if reason:
+            fields |= {"error": outcome, "reason": reason}
+        log.info("token request refused" if reason else "token granted", extra={"fields": fields})
 
     def websocket_ended(self, request: ForwardedRequest, who: Principal, reason: str) -> None:
         """Count and log that a relayed WebSocket was closed because its credential is not valid any more."""

@@ -71,6 +71,12 @@ class ServiceCollector(Collector):
         for outcome, count in telemetry.sign_ins.items():
             sign_ins.add_metric([outcome], count)
         yield sign_ins
+        requests = CounterMetricFamily(
+            "forward_auth_token_requests", "Machines' requests for a token, by outcome", labels=["outcome"]
+        )
+        for outcome, count in telemetry.token_requests.items():
+            requests.add_metric([outcome], count)
+        yield requests
         reloads = CounterMetricFamily("forward_auth_reloads", "Readings of the configuration anew", labels=["outcome"])
         for outcome in ("done", "refused"):
             reloads.add_metric([outcome], telemetry.reloads[outcome])
