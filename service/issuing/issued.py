@@ -51,7 +51,7 @@ class IssuedTokens:
         self._uses: dict[str, int] = {}
         self._revision = -1
         self._stamp: Stamp | None = None
-        self._jwks = ""
+        self.jwks = ""  # the public keys, as a JWK set (RFC 7517 §5)
         self._read_at = float("-inf")  # monotonic: when the last good look began
         self._one_at_a_time = asyncio.Lock()  # for whatever uses the ledger
 
@@ -172,7 +172,7 @@ class IssuedTokens:
 
     def _with_signing(self, changes: Changes) -> Changes:
         """Return the changes as they are; where keys have changed, read the private ones, which takes a while."""
-        if changes.jwks != self._jwks:
+        if changes.jwks != self.jwks:
             self._signing = self._ledger.signing_keys()
         return changes
 
@@ -197,9 +197,9 @@ class IssuedTokens:
         self._machines = machines
         self.users = Users({user_of(one.name, x.id): x.hash for one in changes.machines for x in one.secrets})
         self._revision = changes.revision
-        if changes.jwks != self._jwks:
-            lost = lost or bool(self._jwks)
-            self._jwks = changes.jwks
+        if changes.jwks != self.jwks:
+            lost = lost or bool(self.jwks)
+            self.jwks = changes.jwks
             self.keys = parse_jwks(changes.jwks.encode(), frozenset({ALGORITHM}), self._issuer)
         if self._read_at == float("-inf"):
             self._read_at = time.monotonic()

@@ -22,7 +22,8 @@ class TokensSettings(Section):
     issuer: str = Field(
         "prefect-forward-auth",
         max_length=200,
-        description="The issuer in the tokens (`iss`): a name or a URL. Another one ends all tokens that were issued.",
+        description="The issuer in the tokens (`iss`): a name, or `https://<host>/_auth`, with which others find the "
+        "keys that verify them. Another one ends all tokens that were issued.",
     )
     audience: str = Field(
         "prefect",

@@ -23,6 +23,7 @@ from service.web.login import LoginRoutes
 from service.web.logout import LogoutRoutes
 from service.web.metrics import create_registry
 from service.web.page_context import PageContext
+from service.web.published import MOUNT, PublishedRoutes
 from service.web.token_requests import PATH, TokenRoutes
 
 MAX_BODY: Final = 128 * 1024  # a logout token's 64 KB, in a form
@@ -62,8 +63,11 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
             return context.answered(request, NotFound(Problem.NOT_FOUND))
         return context.answered(request, MalformedRequest(_PROBLEMS.get(status, Problem.FORM_UNREADABLE)), status)
 
-    for routes in (LoginRoutes(context), LogoutRoutes(context), AccountRoutes(context), TokenRoutes(context)):
-        app.include_router(routes.router, prefix="/_auth")
+    published = PublishedRoutes(context)
+    pages = LoginRoutes(context), LogoutRoutes(context), AccountRoutes(context)
+    for routes in (*pages, TokenRoutes(context), published):
+        app.include_router(routes.router, prefix=MOUNT)
+    app.include_router(published.inserted)
 
     @app.exception_handler(Refusal)
     async def refused_on_a_page(_: Request, refusal: Refusal) -> Response:
@@ -90,7 +94,7 @@ def _refused_caller(request: Request, context: PageContext) -> Response | None:
     if not context.wiring.proxies.trusts(request.client.host if request.client else ""):
         content = refusal_content(Code.UNTRUSTED_PROXY, Cause(Problem.PEER_NOT_TRUSTED), secrets.token_hex(8))
         return JSONResponse(content, 403)
-    if request.url.path == f"/_auth{PATH}":
+    if request.url.path == MOUNT + PATH:
         return None  # it has errors of its own, for all that is wrong with a request
     # a multipart form chooses its own codec, and some codecs take minutes
     if request.method == "POST" and not _FORM.fullmatch(request.headers.get("content-type", "")):

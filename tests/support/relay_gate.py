@@ -74,9 +74,9 @@ async def closed(socket: ClientConnection, seconds: float = 10) -> tuple[int, st
 
 
 @asynccontextmanager
-async def served(settings: dict[str, Any]) -> AsyncIterator[Gate]:
+async def served(settings: dict[str, Any], port: int = 0) -> AsyncIterator[Gate]:
     app = create_app(Settings(**settings))
-    config = uvicorn.Config(app, "127.0.0.1", 0, lifespan="on", log_config=None, proxy_headers=False, **PROTOCOLS)
+    config = uvicorn.Config(app, "127.0.0.1", port, lifespan="on", log_config=None, proxy_headers=False, **PROTOCOLS)
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
