@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from service.issuing.ledger import Ledger
 from tests.support.claimed_headers import CLAIMED
 from tests.support.echo import Echo, Received
 from tests.support.issuer import Issuer
@@ -35,6 +36,7 @@ from tests.support.waiting import accepts, free_port, wait_until
 
 HERE = ROOT / "deploy" / "kubernetes" / "ingress-nginx"
 MACHINES, PEOPLE = "prefect-m2m.example.com", "prefect.example.com"
+OWN_ISSUER = f"https://{MACHINES}/_auth"
 EVIL = "mallory"
 PREFIX = "nginx.ingress.kubernetes.io/"
 NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
@@ -89,6 +91,7 @@ class Gated:
     port: int
     site: Site
     issuer: Issuer
+    tokens: Path
 
     def get(self, host: str, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", headers={"Host": host, **(headers or {})})
@@ -117,6 +120,8 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
             "FORWARD_AUTH_PREFECT__URL": sockets.url,
             "FORWARD_AUTH_WEBSOCKETS__VOUCHED": "false",  # all callers of the tests share one address
             "FORWARD_AUTH_USERS__FILE": str(folder / "users.htpasswd"),
+            "FORWARD_AUTH_TOKENS__FOLDER": str(folder / "tokens"),
+            "FORWARD_AUTH_TOKENS__ISSUER": OWN_ISSUER,
             "FORWARD_AUTH_ISSUER__URL": issuer.url,
             "FORWARD_AUTH_USERS__ROLE": "admin",
             "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
@@ -146,7 +151,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
             env = clean_environment(folder / "home", {})
             with Process("Nginx", command, env=env, log=folder / "nginx.log") as process:
                 wait_until(lambda: accepts(port), timeout=10, what="Nginx", log=process.tail)
-                yield Gated(port, site, issuer)
+                yield Gated(port, site, issuer, folder / "tokens")
         finally:
             site.service.stop()
 
@@ -214,8 +219,25 @@ def test_nothing_else_is_relayed(gated: Gated) -> None:
 
 
 def test_the_machines_host_has_the_api_alone(gated: Gated) -> None:
-    for path in ("/", "/apis", "/docs", "/_auth/login"):
+    for path in ("/", "/apis", "/docs", "/_auth/login", "/_auth/", "/_auth/token/", "/_auth/tokens", "/x/_auth/token"):
         assert gated.get(MACHINES, path, dict([basic(USER, PASSWORD)])).status_code == 404, path
+
+
+def test_machines_obtain_tokens_and_others_find_the_keys(gated: Gated) -> None:
+    with Ledger(gated.tokens, rotate=86_400) as ledger:
+        secret = ledger.add_machine("etl", "admin")
+    url, form = f"http://127.0.0.1:{gated.port}/_auth/token", {"grant_type": "client_credentials"}
+    answer = httpx.post(url, data=form, headers={"Host": MACHINES}, auth=("etl", secret))
+    assert answer.status_code == 200, answer.text
+    token = answer.json()["access_token"]
+    assert gated.get(MACHINES, "/api/hello", dict([bearer(token)])).status_code == 200
+    for path in (
+        "/_auth/.well-known/openid-configuration",
+        "/_auth/.well-known/oauth-authorization-server",
+        "/.well-known/oauth-authorization-server/_auth",
+    ):
+        assert gated.get(MACHINES, path).json()["issuer"] == OWN_ISSUER, path
+    assert len(gated.get(MACHINES, "/_auth/.well-known/jwks.json").json()["keys"]) == 1
 
 
 def test_an_outage_of_the_issuer_does_not_end_a_worker(gated: Gated) -> None:

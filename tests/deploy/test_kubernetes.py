@@ -322,7 +322,7 @@ def test_traefik_reads_the_same_routers_as_from_the_file(gated: Gated) -> None:
         for name, router in gated.of("routers", "kubernetescrd").items()
         if router["entryPoints"] != ["web"]
     }
-    assert len(from_cluster) == 8
+    assert len(from_cluster) == 9
     assert [router["entryPoints"] for router in from_cluster.values() if router.get("tls") is None] == [["verify"]]
     from_file = gated.of("routers", "file")
     del from_file["gate-away"]

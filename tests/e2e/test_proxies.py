@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote_plus, urlencode
 
 import httpx
 import pytest
@@ -33,7 +34,7 @@ from tests.support.machine_socket import SOCKETS
 from tests.support.parts import SERVER_VERSION
 from tests.support.prefect import FLOWS, Client, Server
 from tests.support.proxies import PROXIES, Certificate, Proxy, start
-from tests.support.proxy_sites import AUDIENCE, ONLOOKER, SESSION, ProxySites
+from tests.support.proxy_sites import AUDIENCE, ONLOOKER, OWN_ISSUER, SESSION, ProxySites
 from tests.support.raw_http import Answer, basic, bearer, handshake, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, USER, Site
 from tests.support.steady_load import SteadyLoad
@@ -116,6 +117,14 @@ INVALID = Outcome(401, "invalid_token")
 MALFORMED = Outcome(400, "invalid_request")
 DETOURS = ["/_auth/..{}", "/_auth/%2e%2e{}", "/_auth/..%2f{}", "/_auth/..;{}", "//_auth/../{}"]
 RELAY = "/relay/api/api/events/in"
+# Of the pages, machines reach none, and of what concerns tokens, only that.
+NO_TOKENS = ("/_auth", "/_auth/", "/_auth/login", "/_auth/token/", "/_auth/.well-known/", "/.well-known/jwks.json")
+PUBLISHED = (
+    "/_auth/.well-known/openid-configuration",
+    "/_auth/.well-known/oauth-authorization-server",
+    "/.well-known/oauth-authorization-server/_auth",
+)
+TO_TOKENS = ("{}/../_auth/token", "{}/%2e%2e/_auth/token", "/_auth/token/..{}", "/_auth/token/%2e%2e/..{}")
 OTHER_METHODS = ("HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
 TABLE = [
@@ -152,7 +161,7 @@ TABLE = [
     # where
     *(
         Row(f"{path} of the machines' host", MACHINES, NOT_FOUND, path=path, headers=user)
-        for path in ("/", "/v2/", "/docs", "/apix", "/_auth/login", "/forward-auth/api", "/metrics", "/-/api", RELAY)
+        for path in ("/", "/v2/", "/docs", "/apix", "/forward-auth/api", "/metrics", "/-/api", RELAY, *NO_TOKENS)
     ),
     *(
         Row(f"{path} of the people's host", PEOPLE, NEEDED, path=path)
@@ -218,6 +227,51 @@ def assert_refusal(answer: Answer, code: str) -> None:
     assert answer.values("Cache-Control") == ["no-store"]
 
 
+@pytest.mark.parametrize("way", ["basic", "post"])
+def test_a_machine_obtains_a_token_at_the_machines_host(proxy: Proxy, sites: ProxySites, way: str) -> None:
+    """Its secret is sent in either way."""
+    name, port, received = f"{proxy.name}-{way}", sites.port(proxy, "well"), len(sites.upstream.received)
+    secret = sites.new_machine(name)
+    form = {"grant_type": "client_credentials"} | (
+        {"client_id": name, "client_secret": secret} if way == "post" else {}
+    )
+    headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Cookie", "a=b")]
+    sent = [basic(quote_plus(name), secret)] if way == "basic" else []
+    answer = send(port, MACHINES, "/_auth/token", [*headers, *sent], method="POST", body=urlencode(form).encode())
+    assert answer.status == 200, answer
+    assert answer.values("Cache-Control") == ["no-store"]
+    token = json.loads(answer.body)["access_token"]
+    assert len(sites.upstream.received) == received
+    accepted = send(port, MACHINES, "/api/flows/x", [bearer(token)])
+    assert accepted.status == 200, accepted
+    assert sites.upstream.received[received].values("X-Auth-Request-User") == [name]
+    refused = send(port, MACHINES, "/_auth/token", [*headers, basic(name, secret + "x")], method="POST", body=b"x=1")
+    assert (refused.status, json.loads(refused.body)["error"]) == (400, "invalid_request")
+    assert send(port, MACHINES, "/_auth/token").status == 405
+
+
+def test_others_find_the_keys_at_the_machines_host(proxy: Proxy, sites: ProxySites) -> None:
+    port = sites.port(proxy, "well")
+    for path in PUBLISHED:
+        answer = send(port, MACHINES, path)
+        assert answer.status == 200, answer
+        assert json.loads(answer.body)["issuer"] == OWN_ISSUER
+        assert answer.values("Cache-Control") == ["public, max-age=300"]
+    keys = json.loads(send(port, MACHINES, "/_auth/.well-known/jwks.json").body)["keys"]
+    assert [(key["kty"], "d" in key) for key in keys] == [("OKP", False)]
+
+
+@pytest.mark.parametrize("detour", TO_TOKENS)
+@pytest.mark.parametrize("path", ["/forward-auth/api", "/ext-authz/api", "/relay/api", "/metrics", "/_auth/login"])
+def test_no_detour_by_the_tokens_reaches_what_is_inside(
+    path: str, detour: str, proxy: Proxy, sites: ProxySites
+) -> None:
+    answer = send(sites.port(proxy, "well"), MACHINES, detour.format(path))
+    inside = answer.status == 200 or b"forward_auth_" in answer.body or b"text/html" in answer.body
+    assert not inside, answer
+    assert answer.status in {400, 401, 404, 405}, answer
+
+
 def test_without_the_service_nothing_passes(proxy: Proxy, sites: ProxySites) -> None:
     """Some proxies wait for it before they answer."""
     port, received = sites.port(proxy, "down"), len(sites.upstream.received)
@@ -226,6 +280,7 @@ def test_without_the_service_nothing_passes(proxy: Proxy, sites: ProxySites) -> 
         partial(handshake, port, MACHINES, SOCKETS[0]),
         partial(send, port, PEOPLE, "/runs"),
         partial(send, port, PEOPLE, "/_auth/login"),
+        partial(send, port, MACHINES, "/_auth/token", method="POST"),
     ]
     with ThreadPoolExecutor(len(asks)) as pool:
         answers = [one.result() for one in [pool.submit(ask) for ask in asks]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from service.authn.seal import Seal
 from service.core.identity.sessions import dump_session, load_session
 from service.core.request.cookies import set_session
+from service.issuing.ledger import Ledger
 from tests.support.cookie_client import CookieClient
 from tests.support.issuer import Issuer
 from tests.support.proxies import Proxy, start
@@ -24,6 +25,7 @@ GRANTS = [
     {"issuer": "local", "users": ONLOOKER, "roles": "viewer"},
 ]
 SESSION = "__Host-prefect-gate"
+OWN_ISSUER = "https://prefect-m2m.example.com/_auth"
 KEY = "a-session-key-for-the-tests-alone-of-no-worth"
 
 
@@ -52,10 +54,16 @@ class ProxySites:
             "FORWARD_AUTH_ISSUER__AUDIENCES": AUDIENCE,
             "FORWARD_AUTH_ISSUER__ROLE": "admin",
         }
+        self.tokens = folder / "tokens"
+        issuing = {"FORWARD_AUTH_TOKENS__FOLDER": str(self.tokens), "FORWARD_AUTH_TOKENS__ISSUER": OWN_ISSUER}
         narrow = {"FORWARD_AUTH_USERS__CONCURRENCY": "1", "FORWARD_AUTH_USERS__QUEUE": "1"}
         nowhere = f"http://127.0.0.1:{free_port()}"
         self.by_state = {
-            "well": Site(folder / "well", self.upstream.url, {**common, "FORWARD_AUTH_ISSUER__URL": self.issuer.url}),
+            "well": Site(
+                folder / "well",
+                self.upstream.url,
+                {**common, **issuing, "FORWARD_AUTH_ISSUER__URL": self.issuer.url},
+            ),
             "cold": Site(
                 folder / "cold", nowhere, {**common, **narrow, "FORWARD_AUTH_ISSUER__URL": self.silent.url}, cold=True
             ),
@@ -86,6 +94,11 @@ class ProxySites:
             assert (answer.status, answer.header("Location")) == (303, "/runs?x=1"), answer
             self._signed_in[proxy.name] = person
         return self._signed_in[proxy.name]
+
+    def new_machine(self, name: str) -> str:
+        """Return the secret of a new machine of the site `well`."""
+        with Ledger(self.tokens, (KEY,), rotate=86_400) as ledger:
+            return ledger.add_machine(name, "admin")
 
     def session_as(self, proxy: Proxy, *, seen: float, groups: int) -> list[str]:
         """Return the cookies of a session that was last used at another time, or is larger than one cookie."""
