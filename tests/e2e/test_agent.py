@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.issuing.ledger import Ledger
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import ROOT, SERVER_VERSION, TRAEFIK, prefect_part, require
 from tests.support.prefect import Client, Server
+from tests.support.processes import clean_environment
 from tests.support.site import Site
 from tests.support.waiting import wait_until
 
@@ -92,3 +95,45 @@ def test_a_run_outlives_its_tokens(
         assert {f"doubling {number}" for number in range(1, TASKS + 1)} <= messages
     assert "401" not in process.text()
     assert provider.token()[:20] not in process.text()
+
+
+@pytest.mark.parametrize("found_by", ["--issuer", "--token-url"])
+def test_the_service_itself_gives_the_agent_its_tokens(
+    found_by: str, prefect_server: Server, service_settings: Mapping[str, str], tmp_path: Path
+) -> None:
+    """Through Traefik, from the token endpoint to Prefect's answer, and only while there is the machine."""
+    require(TRAEFIK)
+    site = Site(tmp_path / "site", prefect_server.url, service_settings)
+    issuer, folder = f"{site.machines_url}/_auth", tmp_path / "tokens"
+    site.settings = {
+        **service_settings,
+        "FORWARD_AUTH_TOKENS__FOLDER": str(folder),
+        "FORWARD_AUTH_TOKENS__ISSUER": issuer,
+        "FORWARD_AUTH_SESSION__KEYS": "",
+    }
+    secret = tmp_path / "client-secret"
+    with site, Ledger(folder, rotate=86_400) as ledger:
+        secret.write_text(ledger.add_machine("worker", "worker"))
+        url = issuer if found_by == "--issuer" else f"{issuer}/token"
+        ask = "import os, urllib.request as r; print(r.urlopen(os.environ['PREFECT_API_URL'] + '/health').read())"
+        argv: list[str | Path] = [sys.executable, "-m", "service", "run", "--url", f"{site.machines_url}/api"]
+        argv += [found_by, url, "--client-id", "worker", "--client-secret-file", secret]
+
+        def run() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [*argv, "--", sys.executable, "-c", ask],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=90,
+                cwd=ROOT,
+                env=clean_environment(tmp_path / "home", {}),
+            )
+
+        done = run()
+        assert (done.returncode, done.stdout.strip()) == (0, "b'true'"), done.stderr
+        if found_by == "--token-url":  # once is enough: the agent tries for half a minute
+            ledger.remove_machine("worker")
+            refused = run()
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert "401 (invalid_client)" in refused.stderr
