@@ -76,9 +76,12 @@ class TokenRoutes:
 
     async def _granted(self, request: Request, settings: TokensSettings) -> Response:
         try:
-            sender = self._context.parse(request).request.client
+            asked = self._context.parse(request)
         except Refusal as refusal:
             _refuse("invalid_request", "The request's headers cannot be read.", reason=log_reason(refusal.cause))
+        if asked.browser.another_site:  # it could send wrong secrets from the address of whoever looks at it
+            _refuse("invalid_request", "A page of another site cannot ask for a token.")
+        sender = asked.request.client
         parameters = await parse_form(request)
         name, secret = client_of(request.headers.getlist("authorization"), parameters)
         _check(parameters, settings)

@@ -74,6 +74,7 @@ async def ask(
     content_type: str = FORM,
     method: str = "POST",
     client: str = "203.0.113.7",
+    more: tuple[tuple[bytes, bytes], ...] = (),
 ) -> Answer:
     body = urlencode(form) if isinstance(form, dict) else form
     body = body.encode() if isinstance(body, str) else body
@@ -84,6 +85,7 @@ async def ask(
         (b"x-forwarded-for", client.encode()),
         (b"content-type", content_type.encode()),
         *((b"authorization", one.encode()) for one in sent),
+        *more,
     ]
     return await call.raw("/_auth/token", headers, method, (body[:5], body[5:]))
 
@@ -322,6 +324,17 @@ async def test_guesses_are_throttled_as_wrong_passwords_are(call: Caller, ledger
     counted = (await call.raw("/metrics", [])).body.decode()
     assert 'forward_auth_token_requests_total{outcome="invalid_client"} 3.0' in counted
     assert 'forward_auth_token_requests_total{outcome="granted"} 1.0' in counted
+
+
+@pytest.mark.parametrize("header", [(b"sec-fetch-site", b"cross-site"), (b"origin", b"https://evil.example")])
+async def test_a_page_of_another_site_cannot_have_its_visitors_throttled(
+    call: Caller, ledger: Ledger, header: tuple[bytes, bytes]
+) -> None:
+    secret = ledger.add_machine("etl", "worker")
+    for _ in range(5):
+        answer = await ask(call, GRANT, pair("etl", "pfa_0_x"), more=(header,))
+        assert (answer.status, answer.json()["error"]) == (400, "invalid_request")
+    granted(await ask(call, GRANT, pair("etl", secret)))
 
 
 async def test_no_log_has_a_secret_or_a_token(call: Caller, ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
