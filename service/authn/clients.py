@@ -19,6 +19,7 @@ from service.adapters.oauth_client_auth import ClientPolicy
 from service.adapters.oauth_endpoints import Endpoints, NoTokenError, TokenError, out_of_reach
 from service.adapters.outbound import FetchError
 from service.adapters.store import Store, StoreUnavailable
+from service.authn.introspection import Introspection
 from service.authn.issuers import Issuer
 from service.authn.seal import Seal
 from service.authn.tokens import Tokens
@@ -53,7 +54,7 @@ class Shared(NamedTuple):
 
 
 class Clients:
-    """The clients of one issuer."""
+    """The clients of one issuer. With an ``introspection``, which asks that issuer, their tokens may be opaque."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Clients:
         *,
         grants: GrantIndex = NO_GRANTS,
         shared: Shared | None = None,
+        introspection: Introspection | None = None,
     ) -> None:
         self.url = issuer.trust.issuer
         self._issuer = issuer
@@ -73,7 +75,8 @@ class Clients:
         self._memory = memory
         self._shared = shared
         self._asked = policy.asked(self.url)
-        self._tokens = Tokens({self.url: issuer}, grants)  # tokens of other issuers are not accepted
+        # tokens of other issuers are not accepted
+        self._tokens = Tokens({self.url: issuer}, grants, introspection)
         self._refused: TTLCache[bytes, Cause] = TTLCache(MAX_CLIENTS, REFUSED_SECONDS)
         self._flights: SingleFlight[bytes, Proof] = SingleFlight()
         self._limit = ConcurrencyLimit(CALLS_AT_ONCE, CALLS_WAITING, delay, Problem.CLIENT_CHECKS_FULL, issuer=self.url)
