@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 PYTEST := pytest -q -n 3 --no-loadscope-reorder
-QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings agent state issuing authn gate cli web))
+QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings agent doctor state issuing authn gate cli web))
 
 .PHONY: help init hooks parts check types test test-quick coverage bench client-matrix demo docs lock clean
 

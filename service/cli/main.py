@@ -19,6 +19,7 @@ from service.adapters.users_file import (
     write_user,
 )
 from service.agent.command import add_commands
+from service.cli.doctor import add_doctor_command
 from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
 from service.cli.tokens import add_token_commands
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_role_commands(commands, _configurable)
     add_token_commands(commands, _configurable)
+    add_doctor_command(commands, _configurable, lambda options: _load(options).settings)
 
     users = commands.add_parser("users", help="change the users file").add_subparsers(required=True)
     for name, run, explanation in (

@@ -85,6 +85,71 @@ def test_what_is_planted_is_found(
     assert "asks for no credential" in told
 
 
+# beside the service ---------------------------------------------------------------------------------------
+
+
+def doctor_of_service(folder: Path, settings: Mapping[str, str], url: str) -> tuple[int, str]:
+    env = clean_environment(folder / "home", {**settings, "PYTHONPATH": str(ROOT)})
+    argv = [sys.executable, "-m", "service", "doctor", "--server", *(["--url", url] if url else [])]
+    done = subprocess.run(argv, env=env, cwd=folder / "home", capture_output=True, text=True, timeout=120, check=False)
+    assert not done.stderr, done.stderr
+    return done.returncode, done.stdout
+
+
+def test_nothing_is_wrong_around_the_service(
+    site: Site, service_settings: Mapping[str, str], prefect_server: Server, tmp_path: Path
+) -> None:
+    settings = {**service_settings, "FORWARD_AUTH_PREFECT__URL": prefect_server.url}
+    status, told = doctor_of_service(tmp_path, settings, f"{site.machines_url}/api")
+    assert status == 0, told
+    lines = [line for line in told.splitlines() if line.startswith("ok ")]
+    for word in (
+        "has 1 users",
+        "keys that can be used",
+        "Prefect answers at",
+        "refuses a call without a credential",
+        "does not believe what callers send",
+        "leads nobody to the internal endpoints",
+        "hands WebSockets over to the relay",
+    ):
+        assert any(word in line for line in lines), told
+
+
+def test_what_is_planted_around_the_service_is_found(
+    site: Site,
+    service_settings: Mapping[str, str],
+    prefect_server: Server,
+    openid_provider: OpenIDProvider,
+    tmp_path: Path,
+) -> None:
+    prefect = {"FORWARD_AUTH_PREFECT__URL": prefect_server.url}
+    issuer = {"FORWARD_AUTH_ISSUER__URL": "http://127.0.0.1:9"}
+    ask = {"FORWARD_AUTH_ISSUER__INTROSPECTION__CLIENT_ID": "worker"}
+    secret = "FORWARD_AUTH_ISSUER__INTROSPECTION__CLIENT_SECRET"
+    machines = f"{site.machines_url}/api"
+    planted: dict[str, tuple[Mapping[str, str], str]] = {
+        "prefect.url is not set": ({}, ""),
+        "Prefect cannot be reached": ({"FORWARD_AUTH_PREFECT__URL": "http://127.0.0.1:9"}, ""),
+        "is not Prefect's API": ({"FORWARD_AUTH_PREFECT__URL": openid_provider.url}, ""),
+        "http://127.0.0.1:9: ": ({**prefect, **issuer}, ""),
+        "does not answer about opaque tokens": ({**prefect, **ask, secret: "wrong"}, ""),
+        "The store does not answer": ({**prefect, "FORWARD_AUTH_STORE__URL": "redis://127.0.0.1:9"}, ""),
+        "lets anybody in": (prefect, f"{prefect_server.url}/api"),
+        "not with this service's refusal": (prefect, f"{site.service_url}/api"),
+        "cannot be called": (prefect, "http://127.0.0.1:9/api"),
+    }
+    for word, (changed, url) in planted.items():
+        status, told = doctor_of_service(tmp_path, {**service_settings, **changed}, url)
+        found = [line for line in told.splitlines() if line.startswith("change ")]
+        assert (status, any(word in line for line in found)) == (1, True), f"{word}: {told}"
+    status, told = doctor_of_service(
+        tmp_path, {**service_settings, **prefect, **ask, secret: "worker-secret"}, machines
+    )
+    assert (status, "answers about opaque tokens" in told) == (0, True), told
+
+
+# settings -------------------------------------------------------------------------------------------------
+
 SOURCES: dict[str, Any] = {
     "nothing": {},
     "a profile": {"profiles": "a"},
@@ -143,7 +208,7 @@ def lay_out(folder: Path, case: Mapping[str, Any]) -> None:
 
 
 def test_the_settings_are_those_that_prefect_reads(tmp_path: Path) -> None:
-    cases = {}
+    cases: dict[str, Any] = {}
     for number, (name, case) in enumerate(SOURCES.items()):
         folder = tmp_path / f"case-{number}"
         lay_out(folder, case)
