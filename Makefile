@@ -36,7 +36,6 @@ types: init ## check the types
 	$(RUN)/mypy
 	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/browser tests/bench docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
-	$(RUN)/mypy deploy/workers/git/git_credential_github_app.py
 
 test: parts ## run all tests, with real parts
 	$(RUN)/$(PYTEST)

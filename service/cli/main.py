@@ -19,6 +19,7 @@ from service.adapters.users_file import (
     write_user,
 )
 from service.agent.command import add_commands
+from service.agent.git_credential import add_command as add_git_credential_command
 from service.cli.doctor import add_doctor_command
 from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", help="processes")
     serve.set_defaults(run=_serve)
     add_commands(commands)
+    add_git_credential_command(commands)
 
     config = commands.add_parser("config", help="write, look at and change the configuration").add_subparsers(
         required=True
