@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 PYTEST := pytest -q -n 3 --no-loadscope-reorder
-QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings agent state issuing authn gate cli web))
+QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings agent doctor state issuing authn gate cli web))
 
 .PHONY: help init hooks parts check types test test-quick coverage bench client-matrix demo docs lock clean
 
@@ -36,7 +36,6 @@ types: init ## check the types
 	$(RUN)/mypy
 	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/browser tests/bench docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
-	$(RUN)/mypy deploy/workers/git/git_credential_github_app.py
 
 test: parts ## run all tests, with real parts
 	$(RUN)/$(PYTEST)

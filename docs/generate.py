@@ -96,6 +96,37 @@ audience = "prefect"         # Auth0; elsewhere leave it out
 - The service remembers what the issuer granted for at most `remember` seconds. With a `store` and `session.keys`,
   replicas share it: it is encrypted, and its key in the store reveals neither id nor secret.
 
+## Opaque tokens
+
+Some issuers give access tokens that are no JWTs: only the issuer can tell whose they are. With
+`[issuer.introspection]`, the service asks it (RFC 7662), and checks the answer like the claims of a JWT.
+
+```toml
+[issuer]
+url = "https://idp.example.com/realms/data"
+audiences = ["prefect"]
+role = "worker"
+
+[issuer.introspection]
+client_id = "prefect-forward-auth"     # a client of this service's own, which may introspect
+# client_secret: in the secrets file, or FORWARD_AUTH_ISSUER__INTROSPECTION__CLIENT_SECRET_FILE
+```
+
+- A token with two dots is a JWT and is never sent to the issuer. Every other token is opaque: send it as
+  `PREFECT_API_KEY=<token>` or `PREFECT_API_AUTH_STRING="Bearer <token>"`. In `user:password` and in a URL, an opaque
+  token cannot be told from a password, and counts as one.
+- The answer must have `"active": true`, one of `audiences` in `aud`, and `exp`. If it has `iss`, that must be the
+  issuer's URL. `required_scopes`, `required_claims` and everything else apply to its members. `principal_claim` can be
+  `username`.
+- Tokens of client credentials often have no `sub` in the answer. They are accepted with
+  `principal_claim = "client_id"`.
+- A refresh token is refused: an answer must have the `token_type` Bearer or, without one, an `aud`.
+- A revoked token is accepted until the answer is `remember` seconds old. Then its WebSockets end, too. While the issuer
+  does not answer, or not clearly, the answer is 503, and its WebSockets end as well.
+- Only one issuer can have this. An opaque token does not say whose it is, and asking a second issuer about it would
+  give it away. Write that issuer as `[issuer]`, so that the secret can come from a source of its own.
+- Signed answers (RFC 9701) are not supported.
+
 ## Roles and grants
 
 The `role` of an issuer, of `[users]` and of `[oidc]` applies to all of their callers. `[[grants]]` give more roles to

@@ -16,12 +16,13 @@ import httpx
 
 from service.adapters.discovery import KeySource
 from service.adapters.oauth_client_auth import ClientAuth, ClientPolicy
-from service.adapters.outbound import Answer, FetchError, call, check_url
+from service.adapters.outbound import MAX_DOCUMENT, Answer, FetchError, call, check_url
 from service.core.errors import OutOfReach, Rejected, Unclear
 from service.core.identity.compact import parse_json_object
 from service.core.problems import Problem
 
 MAX_TOKEN: Final = 64 * 1024
+MAX_INTROSPECTION: Final = 32 * 1024  # bytes; thousands of answers are remembered
 MIN_MASKED: Final = 8  # shorter values are words, and no secrets
 _TOKEN: Final = re.compile(rf"[\x20-\x7e]{{0,{MAX_TOKEN}}}")  # RFC 6749, appendix A.12
 _LATER: Final = frozenset({408, 425, 429})
@@ -143,6 +144,17 @@ class Endpoints:
             raise Rejected(Problem.USERINFO_REFUSED, status=answer.status)
         return _parse(answer, "userinfo_endpoint")
 
+    async def introspect(self, token: str) -> tuple[int, Mapping[str, Any]]:
+        """Return the status and the members of the answer about a token (RFC 7662 §2.2); none if it is no 200.
+
+        Raises FetchError for an unusable answer, a signed one (RFC 9701) included, and OutOfReach if there is none.
+        """
+        form = {"token": token, "token_type_hint": "access_token"}
+        answer = await self._post("introspection_endpoint", form, max_size=MAX_INTROSPECTION)
+        if answer.status != httpx.codes.OK:
+            return answer.status, {}
+        return answer.status, _parse(answer, "introspection_endpoint")
+
     async def revoke(self, refresh_token: str) -> None:
         """Have a refresh token forgotten (RFC 7009 §2.1), where the provider can do that."""
         if "revocation_endpoint" not in await self.discover():
@@ -151,18 +163,31 @@ class Endpoints:
         if answer.status != httpx.codes.OK:
             raise FetchError(f"revocation_endpoint answered {answer.status}")
 
-    async def _post(self, endpoint: str, form: dict[str, str]) -> Answer:
+    async def _post(self, endpoint: str, form: dict[str, str], max_size: int = MAX_DOCUMENT) -> Answer:
         url = await self.url(endpoint)
         headers, proven = self._auth.prove(form, time.time())
-        return await self._call("POST", url, headers=headers, form=proven)
+        return await self._call("POST", url, headers=headers, form=proven, max_size=max_size)
 
     async def _call(
-        self, method: str, url: str, *, headers: dict[str, str], form: dict[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str],
+        form: dict[str, str] | None = None,
+        max_size: int = MAX_DOCUMENT,
     ) -> Answer:
         allow_http, timeout = self._provider.source.allow_http, self._timeout
         try:
             answer = await call(
-                self._client, method, url, allow_http=allow_http, timeout=timeout, headers=headers, form=form
+                self._client,
+                method,
+                url,
+                allow_http=allow_http,
+                timeout=timeout,
+                headers=headers,
+                form=form,
+                max_size=max_size,
             )
         except (httpx.HTTPError, TimeoutError) as problem:
             raise out_of_reach(f"{url}: {type(problem).__name__}: {problem!s:.200}") from None

@@ -97,8 +97,12 @@ async def call(
     timeout: float,  # noqa: ASYNC109 - of the whole call, which httpx has no bound for
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
+    max_size: int = MAX_DOCUMENT,
 ) -> Answer:
-    """Return the answer, with any status; raise FetchError, TimeoutError or httpx.HTTPError if there is none."""
+    """Return the answer, with any status; raise FetchError, TimeoutError or httpx.HTTPError if there is none.
+
+    A body of more than ``max_size`` bytes is no answer.
+    """
     check_url(url, allow_http=allow_http)
     sent = {"accept": "application/json", "accept-encoding": "identity", **(headers or {})}
     async with (
@@ -111,8 +115,8 @@ async def call(
         body = bytearray()
         async for chunk in response.aiter_bytes():
             body += chunk
-            if len(body) > MAX_DOCUMENT:
-                raise FetchError(f"{url} sent more than {MAX_DOCUMENT} bytes")
+            if len(body) > max_size:
+                raise FetchError(f"{url} sent more than {max_size} bytes")
         return Answer(response.status_code, response.headers, bytes(body))
 
 

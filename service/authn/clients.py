@@ -21,10 +21,9 @@ from service.adapters.outbound import FetchError
 from service.adapters.store import Store, StoreUnavailable
 from service.authn.issuers import Issuer
 from service.authn.seal import Seal
-from service.authn.tokens import IsRevoked, Tokens, none_revoked
+from service.authn.tokens import Tokens
 from service.core.errors import OutOfReach, Rejected, Unclear
 from service.core.globs import matches_any
-from service.core.identity.grant_index import NO_GRANTS, GrantIndex
 from service.core.model import Basic, Bearer, Proof
 from service.core.problems import Cause, Problem
 from service.state.client_tokens import MAX_CLIENTS, ClientToken, ClientTokens, GrantPolicy, Outcome, request_of
@@ -53,19 +52,18 @@ class Shared(NamedTuple):
 
 
 class Clients:
-    """The clients of one issuer."""
+    """The clients of one issuer. ``tokens`` verifies what it grants them, and accepts no other issuer's tokens."""
 
     def __init__(
         self,
         issuer: Issuer,
         policy: GrantPolicy,
+        tokens: Tokens,
         client: httpx.AsyncClient,
         memory: ClientTokens,
         delay: RefusalDelay,
         *,
-        grants: GrantIndex = NO_GRANTS,
         shared: Shared | None = None,
-        is_revoked: IsRevoked = none_revoked,
     ) -> None:
         self.url = issuer.trust.issuer
         self._issuer = issuer
@@ -74,7 +72,7 @@ class Clients:
         self._memory = memory
         self._shared = shared
         self._asked = policy.asked(self.url)
-        self._tokens = Tokens({self.url: issuer}, grants, is_revoked)  # tokens of other issuers are not accepted
+        self._tokens = tokens
         self._refused: TTLCache[bytes, Cause] = TTLCache(MAX_CLIENTS, REFUSED_SECONDS)
         self._flights: SingleFlight[bytes, Proof] = SingleFlight()
         self._limit = ConcurrencyLimit(CALLS_AT_ONCE, CALLS_WAITING, delay, Problem.CLIENT_CHECKS_FULL, issuer=self.url)

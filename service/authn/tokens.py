@@ -1,15 +1,19 @@
-"""Verifies access tokens: the only module that accepts a signature and makes VerifiedClaims.
+"""Verifies access tokens: the only module that accepts a signature, or an issuer's word, and makes VerifiedClaims.
 
-The checks are in this order, and each must pass before the next one reads anything: size; three canonical base64url
-segments; a small JSON header without repeated names; no unknown extension; an algorithm that the issuer may use and
-that fits the key; the key, taken from the issuer's own key set by its id; the signature. ``core.identity.claims`` then
-checks the claims. Every exception is a refusal.
+A token in three segments is a JWT, and is never anything else. Every other token is opaque, and only its issuer knows
+whose it is.
+
+The checks of a JWT are in this order, and each must pass before the next one reads anything: size; three canonical
+base64url segments; a small JSON header without repeated names; no unknown extension; an algorithm that the issuer may
+use and that fits the key; the key, taken from the issuer's own key set by its id; the signature.
+``core.identity.claims`` then checks the claims, of both kinds alike. Every exception is a refusal.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from service.authn.introspection import Introspection
 from service.authn.issuers import TokenIssuer
 from service.core.errors import Refusal, Rejected
 from service.core.identity.claims import MAX_SHOWN, principal_from, with_verified_email
@@ -33,6 +37,7 @@ class Tokens:
     """Verifies access tokens of the given issuers, and assigns roles to their subjects.
 
     ``is_revoked`` tells whether an operator has revoked the token that an issuer gave this ``jti``.
+    Without an ``introspection``, opaque tokens are refused.
     """
 
     def __init__(
@@ -40,17 +45,19 @@ class Tokens:
         issuers: Mapping[str, TokenIssuer],
         grants: GrantIndex = NO_GRANTS,
         is_revoked: IsRevoked = none_revoked,
+        introspection: Introspection | None = None,
     ) -> None:
         self._issuers = issuers
         self._grants = grants
         self._is_revoked = is_revoked
+        self._introspection = introspection
 
     async def authenticate(self, credential: Bearer) -> Proof:
         """Return the principal of a token. The proof is valid until the token or the issuer's keys expire.
 
-        Raises Rejected if the token is not valid, and OutOfReach if the issuer's keys cannot be had. Suspends only if
-        the key, or a token of our own, is not known yet; otherwise neither can change between the look-up and the
-        return.
+        Raises Rejected if the token is not valid, OutOfReach if the issuer's keys or its word cannot be had, and
+        Throttled if too many callers wait for that. Suspends only if the key, a token of our own, or what an issuer
+        says is not known yet; otherwise none can change between the look-up and the return.
         """
         try:
             verified = await self.verify(credential.token)
@@ -63,7 +70,10 @@ class Tokens:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
             raise Rejected(Problem.TOKEN_UNREADABLE, error=type(problem).__name__) from None
-        return Proof(principal, min(principal.expires, issuer.believed_until))
+        vouched_until = verified.vouched_until
+        return Proof(
+            principal, min(principal.expires, issuer.believed_until if vouched_until is None else vouched_until)
+        )
 
     def _refuse_revoked(self, verified: VerifiedClaims, name: str) -> None:
         """Refuse a token that was revoked by its id (RFC 7519 §4.1.7). One without an id cannot be revoked."""
@@ -72,10 +82,13 @@ class Tokens:
             raise Rejected(Problem.TOKEN_REVOKED, token=jti[:MAX_SHOWN], name=name)
 
     async def verify(self, token: bytes) -> VerifiedClaims:
-        """Return the claims of a token signed by one of the issuers; raises as authenticate() does."""
+        """Return the claims of a token that one of the issuers signed or vouches for; raises as authenticate() does."""
         segments = token.split(b".")
         if len(segments) != _SEGMENTS:
-            raise Rejected(Problem.TOKEN_NOT_A_JWT, segments=len(segments))
+            if self._introspection is None:
+                raise Rejected(Problem.TOKEN_NOT_A_JWT, segments=len(segments))
+            active = await self._introspection.ask(token)
+            return VerifiedClaims(self._introspection.url, "", active.answer, active.until)
         header_segment, payload_segment, signature_segment = segments
         header = parse_header(header_segment)
         signature = decode_segment(signature_segment)

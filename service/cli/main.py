@@ -19,6 +19,8 @@ from service.adapters.users_file import (
     write_user,
 )
 from service.agent.command import add_commands
+from service.agent.git_credential import add_command as add_git_credential_command
+from service.cli.doctor import add_doctor_command
 from service.cli.machines import add_machine_commands
 from service.cli.passwords import read_new_password, read_password
 from service.cli.roles import add_role_commands
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", help="processes")
     serve.set_defaults(run=_serve)
     add_commands(commands)
+    add_git_credential_command(commands)
 
     config = commands.add_parser("config", help="write, look at and change the configuration").add_subparsers(
         required=True
@@ -112,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add_role_commands(commands, _configurable)
     add_token_commands(commands, _configurable)
     add_machine_commands(commands, _configurable)
+    add_doctor_command(commands, _configurable, lambda options: _load(options).settings)
 
     users = commands.add_parser("users", help="change the users file").add_subparsers(required=True)
     for name, run, explanation in (

@@ -67,7 +67,7 @@ class Browser(NamedTuple):
 
 
 class Bearer(NamedTuple):
-    """A JWT as it was presented, in any form: unproven, and never shown."""
+    """A token as it was presented, in any form: a JWT or an opaque one, unproven, and never shown."""
 
     token: bytes
 
@@ -134,11 +134,16 @@ class IssuerTrust:
 
 
 class VerifiedClaims(NamedTuple):
-    """The claims of a token whose signature was verified. Only ``authn.tokens`` makes one."""
+    """The claims of a token whose signature was verified, or that its issuer said is active.
+
+    Only ``authn.tokens`` makes one. ``vouched_until`` is when an issuer's word ends, in seconds since the epoch, and
+    None for a signature. A token that was vouched for has no header, so no type.
+    """
 
     issuer: str
     token_type: str
     claims: Mapping[str, Any]
+    vouched_until: float | None = None
 
 
 class Session(NamedTuple):

@@ -110,6 +110,8 @@ class Problem(StrEnum):
     TOKEN_NOT_LISTED = auto()  # token, name
     TOKEN_REVOKED = auto()  # token, name
     TOKENS_OUT_OF_REACH = auto()  # because
+    TOKEN_NOT_ACTIVE = auto()  # issuer
+    TOKEN_CHECKS_FULL = auto()  # waiting, issuer
 
     # names and passwords
     PAIR_WRONG = auto()  # user, where it is known

@@ -14,6 +14,7 @@ from service.adapters.store import Store
 from service.adapters.users_file import UsersFile
 from service.authn.clients import Clients, Shared
 from service.authn.guard import Guard
+from service.authn.introspection import Introspection
 from service.authn.issuers import Issuer, TokenIssuer
 from service.authn.machines import Machines
 from service.authn.oidc import RelyingParty
@@ -36,6 +37,7 @@ from service.settings import IssuerSettings, Settings
 from service.settings.people import OIDCSettings
 from service.state.client_tokens import GrantPolicy
 from service.state.concurrency import RefusalDelay
+from service.state.introspections import IntrospectionPolicy
 from service.state.issuer_keys import KeyPolicy
 from service.state.process import ProcessState
 from service.state.revocation_log import RevocationLog
@@ -114,17 +116,17 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
     issuers = {one.url: _issuer(one, state) for one in settings.all_issuers}
     own_issuer = _own_issuer(settings, state)
     is_revoked = own_issuer.issued.is_revoked if own_issuer is not None else none_revoked
+    introspection = _introspection(settings, issuers, state, delay)
     shared = Shared(store, seal) if store is not None and settings.session.keys else None
     clients = {
         one.url: Clients(
             issuers[one.url],
             GrantPolicy(**one.client_credentials.model_dump()),
+            Tokens({one.url: issuers[one.url]}, grants, is_revoked, introspection if one.introspection else None),
             state.client,
             state.client_tokens,
             delay,
-            grants=grants,
             shared=shared,
-            is_revoked=is_revoked,
         )
         for one in settings.all_issuers
         if one.client_credentials is not None
@@ -172,7 +174,7 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
         ),
         issuers=MappingProxyType(issuers),
         own_issuer=own_issuer,
-        tokens=Tokens(_token_issuers(issuers, own_issuer), grants, is_revoked),
+        tokens=Tokens(_token_issuers(issuers, own_issuer), grants, is_revoked, introspection),
         clients=MappingProxyType(clients),
         users=users,
         passwords=passwords,
@@ -200,6 +202,18 @@ def _issuer(settings: IssuerSettings, state: ProcessState) -> Issuer:
         ca_file=str(settings.jwks_ca_file or ""),
     )
     return Issuer(settings.trust(), state.keys.of_tokens(source), KeyPolicy(**settings.keys.model_dump()))
+
+
+def _introspection(
+    settings: Settings, issuers: Mapping[str, Issuer], state: ProcessState, delay: RefusalDelay
+) -> Introspection | None:
+    """Return what asks about opaque tokens. The settings name at most one issuer for that."""
+    for one in settings.all_issuers:
+        if one.introspection is not None:
+            secret = one.introspection.client_secret.get_secret_value()
+            policy = IntrospectionPolicy(**{**one.introspection.model_dump(), "client_secret": secret})
+            return Introspection(issuers[one.url], policy, state.client, state.introspections, delay)
+    return None
 
 
 def _provider_issuer(oidc: OIDCSettings, state: ProcessState) -> Issuer:

@@ -126,6 +126,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     "roles, or for a claim with fewer groups.",
     _P.TOKEN_NOT_LISTED: "This token is not in the list of tokens that were issued here: obtain a new one.",
     _P.TOKEN_REVOKED: "This token was revoked: obtain a new one.",
+    _P.TOKEN_NOT_ACTIVE: "The identity provider says that this token is not valid, or not any more: obtain a new one.",
+    _P.TOKEN_CHECKS_FULL: "Too many tokens are being checked at once: try again shortly.",
     _P.TOKENS_OUT_OF_REACH: "The list of issued tokens cannot be read just now: try again shortly.",
     # names and passwords
     **dict.fromkeys((_P.PAIR_WRONG, _P.PASSWORD_CHANGED), _PAIR_WRONG),
@@ -136,7 +138,7 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.CLIENT_NOT_AUTHORIZED: "The identity provider does not allow this client the client-credentials grant, or not "
     "for this API: change the client's settings there.",
     _P.CLIENT_TOKEN_NOT_A_JWT: "The identity provider gave this client an opaque token, which is not accepted here: "
-    "set up the client there so that its access tokens are JWTs.",
+    "set up the client there so that its access tokens are JWTs, or set issuer.introspection.",
     _P.CLIENT_TOKEN_NOT_ACCEPTED: "The identity provider knows this client, but gave it no token that is accepted "
     "here: tell whoever runs this.",
     _P.TOO_MANY_GUESSES: "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",

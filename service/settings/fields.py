@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Final, Self, get_args
+from typing import Annotated, Any, Final, Self, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
@@ -84,10 +84,16 @@ class Section(BaseModel):
 
 
 def holds_secret(annotation: Any) -> bool:
-    """Tell whether a key of this type is a secret, or has one somewhere below it."""
+    """Tell whether a key of this type is a secret, or has one somewhere below it.
+
+    A list of tables is none: nobody can give one member's secret apart from the others.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return any(holds_secret(field.annotation) for field in annotation.model_fields.values())
-    return annotation is SecretStr or any(map(holds_secret, get_args(annotation)))
+    members = get_args(annotation)
+    if get_origin(annotation) is tuple and isinstance(members[0], type) and issubclass(members[0], BaseModel):
+        return False
+    return annotation is SecretStr or any(map(holds_secret, members))
 
 
 class KeySettings(Section):

@@ -244,6 +244,7 @@ def _known(name: str) -> bool:
 def _annotation(name: str) -> Any:
     """Return the type of the key that a variable is named after, or None where there is no such key."""
     section: type[BaseModel] = Settings
+    annotation: Any = None
     for part in name.removeprefix(PREFIX).lower().split("__"):
         field = section.model_fields.get(part)
         if field is None:
@@ -251,8 +252,8 @@ def _annotation(name: str) -> Any:
         below = next((one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)), None)
         if below is None:
             return field.annotation
-        section = below
-    return section
+        section, annotation = below, field.annotation
+    return annotation
 
 
 def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:

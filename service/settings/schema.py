@@ -49,6 +49,7 @@ from service.settings.fields import (
     split,
     split_types,
 )
+from service.settings.introspection import IntrospectionSettings
 from service.settings.people import OIDCSettings, SessionSettings, SignInSettings, StoreSettings
 from service.settings.tokens import TokensSettings
 
@@ -134,7 +135,11 @@ class IssuerSettings(Section):
     groups_claim: str = Field("groups", description="The claim with the groups. Dots lead into nested claims.")
     keys: KeySettings = Field(KeySettings(), description="How long the issuer's keys are used.")
     client_credentials: ClientCredentialsSettings | None = Field(
-        None, description="Client ids and secrets that this issuer checks. Its tokens must be JWTs."
+        None,
+        description="Client ids and secrets that this issuer checks. Without `introspection`, its tokens must be JWTs.",
+    )
+    introspection: IntrospectionSettings | None = Field(
+        None, description="Opaque tokens that this issuer is asked about. At most one issuer can have this."
     )
 
     @classmethod
@@ -162,6 +167,15 @@ class IssuerSettings(Section):
             check_issuer_url(value.token_endpoint, allow_http=bool(info.data.get("allow_http")))
         elif value and info.data.get("jwks_url"):
             raise ValueError("token_endpoint is needed: with jwks_url, nothing is discovered")
+        return value
+
+    @field_validator("introspection")
+    @classmethod
+    def _can_introspect(cls, value: IntrospectionSettings | None, info: ValidationInfo) -> IntrospectionSettings | None:
+        if value and value.endpoint:
+            check_issuer_url(value.endpoint, allow_http=bool(info.data.get("allow_http")))
+        elif value and info.data.get("jwks_url"):
+            raise ValueError("endpoint is needed: with jwks_url, nothing is discovered")
         return value
 
     @field_validator("audiences")
@@ -341,6 +355,10 @@ class Settings(BaseSettings):
             yield "tokens.issuer", "is another issuer's: choose a name of its own"
         for text in shared_names([(one.url, one.client_credentials) for one in self.all_issuers]):
             yield "client_credentials.clients", text
+        asked = [one.url for one in self.all_issuers if one.introspection is not None]
+        if len(asked) > 1:
+            why = "an opaque token does not say whose it is, and must not be shown to another issuer"
+            yield "introspection", f"only one issuer can have it, not each of {', '.join(asked)}: {why}"
         if self.sign_in.local and self.users is None and "users" not in unread:
             yield "sign_in.local", "needs a users file (users.file)"
         yield from self._unsafe_issuers(unread)

@@ -6,6 +6,7 @@ from typing import Self
 import httpx
 
 from service.state.client_tokens import ClientTokens
+from service.state.introspections import Introspections
 from service.state.issuer_keys import KeysByIssuer
 from service.state.passwords import KnownPairs, VerifiedPasswords
 from service.state.renewals import Renewals
@@ -30,6 +31,7 @@ class ProcessState:
     telemetry: Telemetry = field(default_factory=Telemetry)
     client_tokens: ClientTokens = field(default_factory=ClientTokens)
     failed_attempts: FailedAttempts = field(default_factory=FailedAttempts)
+    introspections: Introspections = field(default_factory=Introspections)
     known_pairs: KnownPairs = field(default_factory=KnownPairs)
     passwords: VerifiedPasswords = field(default_factory=VerifiedPasswords)
     renewals: Renewals = field(default_factory=Renewals)

@@ -126,6 +126,13 @@ class ServiceCollector(Collector):
             if url in self._wiring.clients:
                 grants.add_metric([url, outcome], count)
         yield grants
+        asked = CounterMetricFamily(
+            "forward_auth_introspections", "Issuers asked about opaque tokens", labels=["issuer", "outcome"]
+        )
+        for (url, said), count in sorted(self._wiring.state.introspections.outcomes.items()):
+            if url in self._wiring.issuers:
+                asked.add_metric([url, said], count)
+        yield asked
 
     def _users(self) -> Iterator[Any]:
         users, passwords = self._wiring.users, self._wiring.passwords

@@ -17,6 +17,7 @@ from service.adapters.store import Store
 from service.authn import clients as module
 from service.authn.clients import CALLS_AT_ONCE, CALLS_WAITING, Clients, Shared
 from service.authn.seal import Seal
+from service.authn.tokens import Tokens
 from service.core.errors import OutOfReach, Refusal, Rejected, Throttled, Unclear
 from service.core.model import ALGORITHMS, Basic, IssuerTrust
 from service.core.problems import Problem
@@ -61,9 +62,9 @@ async def asking(
     trusted = {"audiences": frozenset({"prefect"}), "algorithms": ALGORITHMS, "role": "worker", **trust}
     async with open_client("test") as client:
         issuer = issuer_of(IssuerTrust(url, **trusted), client, policy=KeyPolicy(timeout=5, cooldown=0.01))
-        yield Clients(
-            issuer, policy, client, ClientTokens() if memory is None else memory, RefusalDelay(), shared=shared
-        )
+        tokens = Tokens({issuer.trust.issuer: issuer})
+        memory = ClientTokens() if memory is None else memory
+        yield Clients(issuer, policy, tokens, client, memory, RefusalDelay(), shared=shared)
         await issuer.keys.close()
 
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.support.waiting import wait_until
 
 WORKERS = ROOT / "deploy" / "workers"
 INSTALLED = "/opt/prefect-worker/bin"
+COMMAND = str(Path(sys.executable).with_name("prefect-forward-auth"))
 CONFIGURED = "/etc/prefect-worker"
 HOST = "prefect-m2m.example.com"
 
@@ -94,9 +96,8 @@ def forge(folder: Path, github: Issuer) -> Iterator[Forge]:
         (etc / "git" / "known_hosts").write_text(f"[127.0.0.1]:{ssh.port} {ssh.host_key}\n")
         config = (etc / "git" / "gitconfig").read_text()
         config = config.replace(CONFIGURED, str(etc)).replace("https://github.com", http.url)
-        python = require(prefect_part(SERVER_VERSION))
-        config = replace_once(config, f"{INSTALLED}/python", str(python))
-        config = replace_once(config, "--key ", f"--api {github.url} --key ")
+        config = replace_once(config, "/opt/prefect-agent/bin/prefect-forward-auth", COMMAND)
+        config = replace_once(config, "--key ", f"--host 127.0.0.1:{http.port} --api {github.url} --key ")
         (etc / "git" / "gitconfig").write_text(config)
         ssh_config = (etc / "git" / "ssh_config").read_text().replace(CONFIGURED, str(etc))
         (etc / "git" / "ssh_config").write_text(ssh_config)
@@ -104,7 +105,7 @@ def forge(folder: Path, github: Issuer) -> Iterator[Forge]:
 
         def token(call: Call) -> Reply:
             forge.asked.append(call)
-            return Reply({"token": "token-of-the-app"}, status=201)
+            return Reply({"token": "token-of-the-app", "expires_at": "2099-01-01T00:00:00Z"}, status=201)
 
         github.replies["/app/installations/7891011/access_tokens"] = token
         yield forge
@@ -241,7 +242,7 @@ def test_an_app_that_github_does_not_know_is_told(forge: Forge, github: Issuer, 
     finally:
         github.replies[path] = right
     assert done.returncode != 0
-    assert "no token from the GitHub App 123456: HTTP Error 401" in done.stderr
+    assert f"no token from the GitHub App 123456: {github.url} answered 401 (Bad credentials)" in done.stderr
 
 
 def test_a_worker_with_a_wrong_credential_ends_and_says_why(worker: Worker, site: Site, issuer: Issuer) -> None:

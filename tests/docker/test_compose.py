@@ -130,6 +130,21 @@ def test_the_workers_password_is_in_its_volume_and_nowhere_else(stack: Stack) ->
         assert secret not in printed
 
 
+def test_the_doctor_finds_nothing_wrong(stack: Stack) -> None:
+    """Beside the service, and where the worker is: with its volume, on its network, by its variables."""
+    told = stack.compose("exec", "-T", "forward-auth", "prefect-forward-auth", "doctor", "--server")
+    assert "Prefect answers at http://prefect:4200/api" in told
+    variables = [one for one in stack.inspect("worker")["Config"]["Env"] if one.startswith("PREFECT_")]
+    argv = ["run", "--rm", "--network", f"{stack.project}_front", "--entrypoint", "prefect-forward-auth"]
+    argv += ["--volume", f"{stack.project}_worker:/var/lib/prefect-worker:ro"]
+    for variable in variables:
+        argv += ["--env", variable]
+    told = stack.run(stack.docker, *argv, f"{stack.project}:latest", "doctor")
+    for word in ("is a gate", "lets this credential in over HTTP", "A WebSocket for events reaches Prefect"):
+        assert word in told
+    assert "change " not in told
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_containers_can_do_little(stack: Stack, service: str) -> None:
     container = stack.inspect(service)

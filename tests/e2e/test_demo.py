@@ -117,6 +117,17 @@ def test_printed_commands_run_a_flow(credential: str, demo: Process, person: Coo
     assert re.search(r"200 allowed +demo-worker +\w+ +/api/events/in", demo.text()), "the decisions are streamed"
 
 
+@pytest.mark.parametrize("credential", CREDENTIALS.values(), ids=CREDENTIALS)
+def test_the_doctor_finds_nothing_wrong_with_what_is_printed(credential: str, demo: Process, tmp_path: Path) -> None:
+    export = printed(demo, credential, "#|Then run")
+    (flow,) = printed(demo, "Then run a flow", "Or deploy")
+    python = flow.split()[0]
+    told = shell(demo, tmp_path, [*export, f"cd {ROOT}", f"{sys.executable} -m service doctor --python {python}"])
+    assert f"Prefect {SERVER_VERSION} carries" in told
+    assert "A WebSocket for events reaches Prefect" in told
+    assert "change " not in told
+
+
 def test_printed_commands_run_a_deployment_by_a_worker(demo: Process, person: CookieClient, tmp_path: Path) -> None:
     export = printed(demo, "# 2", "#|Then run")
     create, deploy, worker = printed(demo, "Or deploy", "See the runs")

@@ -111,6 +111,7 @@ class Call(NamedTuple):
     path: str
     headers: Mapping[str, str]
     form: dict[str, str]
+    body: str = ""
 
 
 def _client_of(call: Call) -> tuple[str, str]:
@@ -238,7 +239,7 @@ class Issuer:
                 self._reply(self.rfile.read(int(self.headers["Content-Length"])).decode())
 
             def _reply(self, body: str) -> None:
-                call = Call(self.path.partition("?")[0], dict(self.headers), dict(parse_qsl(body)))
+                call = Call(self.path.partition("?")[0], dict(self.headers), dict(parse_qsl(body)), body)
                 issuer.calls.append(call)
                 reply = issuer.replies.get(call.path, Reply(status=404))
                 reply = reply if isinstance(reply, Reply) else reply(call)

@@ -74,7 +74,7 @@ class OpenIDProvider:
             self._process = None
 
     def token(self, alg: str = "RS256") -> str:
-        """Return an access token of the client `worker`, signed with this algorithm."""
+        """Return an access token of the client `worker`, signed with this algorithm; `opaque` is none."""
         answer = httpx.post(
             f"{self.url}/token",
             auth=("worker", "worker-secret"),
@@ -82,6 +82,11 @@ class OpenIDProvider:
         )
         answer.raise_for_status()
         return str(answer.json()["access_token"])
+
+    def revoke(self, token: str) -> None:
+        """Have a token of the client `worker` forgotten."""
+        answer = httpx.post(f"{self.url}/token/revocation", auth=("worker", "worker-secret"), data={"token": token})
+        answer.raise_for_status()
 
     def rotate(self) -> None:
         """Sign with new keys from now on; those before stay published."""

@@ -86,6 +86,8 @@ def test_what_init_writes_says_what_is_in_force(tmp_path: Path, monkeypatch: pyt
     given = {
         "FORWARD_AUTH_ISSUER__URL": "https://a.example",
         "FORWARD_AUTH_ISSUER__CLIENT_CREDENTIALS__CLIENTS": "*",
+        "FORWARD_AUTH_ISSUER__INTROSPECTION__CLIENT_ID": "x",
+        "FORWARD_AUTH_ISSUER__INTROSPECTION__CLIENT_SECRET": "x",
         "FORWARD_AUTH_USERS__FILE": "u",
         "FORWARD_AUTH_OIDC__ISSUER": "https://b.example",
         "FORWARD_AUTH_OIDC__CLIENT_ID": "x",

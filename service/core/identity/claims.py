@@ -25,20 +25,47 @@ _ID_TOKEN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})  #
 _SENDER_CONSTRAINTS: Final = frozenset({"jkt", "x5t#S256"})
 _NOT_ACCESS: Final = (
     ("typ", frozenset({"ID", "Refresh", "Offline", "Logout"})),  # Keycloak writes the kind into the claims
-    ("token_use", frozenset({"id"})),  # Cognito does
+    ("token_use", frozenset({"id", "refresh_token"})),  # Cognito does, and Ory Hydra when it is asked about a token
 )
+_BEARER: Final = frozenset({"bearer"})
+_BEARER_OR_BOUND: Final = frozenset({"bearer", "dpop"})
 
 
 def principal_from(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> Principal:
-    """Return the principal that a verified token names, or raise Rejected."""
+    """Return the principal that a verified token names, or raise Rejected.
+
+    The issuer's word for an opaque token ends with the principal that it proves.
+    """
+    if verified.issuer != trust.issuer:
+        raise Rejected(Problem.ISSUER_NOT_TRUSTED, expected=trust.issuer)
+    if verified.vouched_until is not None:
+        principal = principal_if_signed(_of_answer(verified.claims, trust), trust, now)
+        return principal._replace(expires=min(principal.expires, verified.vouched_until))
     kind = verified.token_type.lower()
     if kind not in trust.token_types and kind.removeprefix("application/") not in trust.token_types:
         raise Rejected(
             Problem.TOKEN_TYPE_NOT_ACCEPTED, got=verified.token_type[:40], expected=sorted(trust.token_types)
         )
-    if verified.issuer != trust.issuer:
-        raise Rejected(Problem.ISSUER_NOT_TRUSTED, expected=trust.issuer)
     return principal_if_signed(verified.claims, trust, now)
+
+
+def _of_answer(answer: Mapping[str, Any], trust: IssuerTrust) -> Mapping[str, Any]:
+    """Return what an issuer says of an opaque token (RFC 7662 §2.2) as the claims of a JWT.
+
+    An issuer answers about refresh tokens, too. It names their type as something else than Bearer, or names none; then
+    only an audience tells that a token is for a resource. Without ``iss`` a token is of the issuer that answered.
+    Without ``sub`` its client is the subject if the configuration names principals by ``client_id``.
+    """
+    if "token_type" in answer:
+        accepted = _BEARER_OR_BOUND if trust.allow_sender_constrained else _BEARER
+        if _word(answer["token_type"]).lower() not in accepted:
+            raise Rejected(Problem.NOT_AN_ACCESS_TOKEN, claim="token_type")
+    elif "aud" not in answer:
+        raise Rejected(Problem.NOT_AN_ACCESS_TOKEN, claim="token_type")
+    claims = {"iss": trust.issuer, **answer}
+    if "sub" not in answer and trust.principal_claim == "client_id":
+        claims["sub"] = answer.get("client_id")
+    return claims
 
 
 def principal_if_signed(claims: Mapping[str, Any], trust: IssuerTrust, now: float) -> Principal:

@@ -10,7 +10,7 @@ from typing import Final
 
 from service.core.errors import MalformedCredential
 from service.core.problems import Problem
-from service.core.request.headers import is_jwt
+from service.core.request.headers import is_token
 from service.core.strict_json import no_constant, unique_members
 
 SUBPROTOCOL: Final = "prefect"
@@ -39,9 +39,10 @@ def first_message(auth_string: str | None) -> str:
 def authorization_of(token: str) -> bytes:
     """Return the Authorization header that carries the same credential as a token of a first message.
 
-    So both are proved by the same code. Forms: ``user:password``, ``anything:JWT``, a JWT, and ``Bearer JWT``.
+    So both are proved by the same code. Forms: ``user:password``, ``anything:JWT``, a token, and ``Bearer TOKEN``.
+    What has no colon is no pair, and PREFECT_API_KEY as it is.
     """
-    if is_jwt(token):
+    if is_token(token):
         return b"Bearer " + token.encode("ascii")
     try:
         return b"Basic " + base64.b64encode(token.encode("utf-8"))

@@ -143,8 +143,9 @@ def parse_client_version(user_agent: bytes) -> ClientVersion | None:
 def parse_credential(authorization: bytes) -> Bearer | Basic:
     """Return what was presented, by its shape alone. Nothing is verified, and no second form is tried.
 
-    The forms: ``Bearer JWT`` (RFC 6750 §2.1), ``Basic user:password`` (RFC 7617), ``Basic anything:JWT``, and
-    ``Basic`` of the text ``Bearer JWT``. Schemes are case-insensitive (RFC 9110 §11.1).
+    The forms: ``Bearer TOKEN`` (RFC 6750 §2.1), ``Basic user:password`` (RFC 7617), ``Basic anything:JWT``, and
+    ``Basic`` of the text ``Bearer TOKEN``. Schemes are case-insensitive (RFC 9110 §11.1). An opaque token where a
+    password stands cannot be told from one, and is a password.
     """
     if len(authorization) > MAX_AUTHORIZATION:
         raise MalformedCredential(Problem.AUTHORIZATION_TOO_LARGE, size=len(authorization))
@@ -189,6 +190,11 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
 def is_jwt(text: str) -> bool:
     """Tell whether text has the shape of a JWT (RFC 7515 §3.1), which no password can have here."""
     return text.startswith(_JSON_OBJECT) and _JWT_SHAPE.fullmatch(text) is not None
+
+
+def is_token(text: str) -> bool:
+    """Tell whether text is made of the characters of a token alone (RFC 9110 §11.2): there is no colon among them."""
+    return bool(text) and text.isascii() and not text.encode().translate(None, _TOKEN68)
 
 
 def parse_pair(username: str, password: str) -> Basic:

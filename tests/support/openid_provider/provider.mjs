@@ -7,6 +7,7 @@
 //
 // An access token is a JWT (typ at+jwt) signed with the algorithm that ends the resource asked for:
 //   resource=https://prefect.test/ES256   → ES256, audience https://prefect.test
+//   resource=https://prefect.test/opaque  → no JWT: only /token/introspection knows whose it is
 // POST /test/rotate     new keys sign, those before stay published
 // POST /test/drop-old   only the keys that sign stay published
 // POST /test/groups?user=alice&groups=a,b   from now on
@@ -119,8 +120,9 @@ function configuration(keys) {
           scope: 'prefect:read prefect:write',
           audience: AUDIENCE,
           accessTokenTTL: lifetime,
-          accessTokenFormat: 'jwt',
-          jwt: { sign: { alg: resource.split('/').pop() } },
+          ...(resource.endsWith('/opaque')
+            ? { accessTokenFormat: 'opaque' }
+            : { accessTokenFormat: 'jwt', jwt: { sign: { alg: resource.split('/').pop() } } }),
         }),
       },
     },
