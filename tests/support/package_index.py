@@ -62,5 +62,7 @@ def install_beside_prefect(version: str, folder: Path) -> Path:
     (packages,) = python.parent.parent.glob("lib/python*/site-packages")
     (own,) = venv.glob("lib/python*/site-packages")
     (own / "prefect.pth").write_text(f"{packages}\n")
+    for program in python.parent.glob("uv*"):  # which Prefect 3.2 looks for beside its Python
+        (venv / "bin" / program.name).symlink_to(program)
     run_in(venv, folder, "pip", "install", "--quiet", f"prefect=={version}", clone_to(folder / f"clone-{version}"))
     return venv
