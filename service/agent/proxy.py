@@ -206,9 +206,10 @@ class _Exchange:
             with suppress(OSError):  # it may have answered, and closed the connection
                 await upstream.send(head, *data, h11.EndOfMessage())
             return await response_on(upstream)
-        await upstream.send(head, *data)
-        self._upload = asyncio.ensure_future(_pass_up(self._client, upstream))
         answer = asyncio.ensure_future(response_on(upstream))
+        with suppress(OSError):  # likewise
+            await upstream.send(head, *data)
+        self._upload = asyncio.ensure_future(_pass_up(self._client, upstream))
         await asyncio.wait({self._upload, answer}, return_when=asyncio.FIRST_COMPLETED)
         if self._upload.done() and self._upload.exception() is not None:
             answer.cancel()
