@@ -126,6 +126,12 @@ def ended(server: Server, run: str) -> bool:
     return server.state_of(run) not in {"SCHEDULED", "PENDING", "RUNNING"}
 
 
+def refusals(pool: Pool) -> list[str]:
+    """Return the lines in which the worker tells of a 401, or the agent that it passed one on."""
+    seen = re.compile(r"401 Unauthorized|HTTP 401|refuses the credential")
+    return [line for line in pool.process.text().splitlines() if seen.search(line)]
+
+
 def outcome(pool: Pool, server: Server) -> Outcome:
     """Wait for the last flow run, and count."""
     wait_until(lambda: ended(server, pool.runs[-1]), timeout=300, what="the end of the last flow run")
@@ -144,7 +150,7 @@ def outcome(pool: Pool, server: Server) -> Outcome:
         [server.state_of(run) for run in pool.runs].count("COMPLETED"),
         len(states),
         states.count("COMPLETED"),
-        len(re.findall(r"\b401\b", pool.process.text())),
+        len(refusals(pool)),
         pool.memory[0],
         pool.memory[-1] - pool.memory[0],
     )
@@ -185,7 +191,7 @@ def main() -> int:
         outcomes = [outcome(pool, server) for pool in pools]
         renewed = len(re.findall(r'" 401 ', site.traefik.text()))
         for pool in pools:
-            print(pool.process.tail(15))
+            print("\n".join(refusals(pool)) or f"{pool.version}: no 401")
     rows = [asdict(one) for one in outcomes]
     print(f"{options.minutes:g} minutes, tokens of {TOKEN_SECONDS} s; the gate answered the agents 401 {renewed} times")
     print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
