@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 PYTEST := pytest -q -n 3 --no-loadscope-reorder
 QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings agent doctor state issuing authn gate cli web))
 
-.PHONY: help init hooks parts check types test test-quick coverage bench client-matrix demo docs lock clean
+.PHONY: help init hooks parts check types test test-quick coverage bench client-matrix long-run demo docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ bench: parts ## measure the speed, print a table, write build/bench.json
 
 client-matrix: parts ## run each version of Prefect's client with each form of credential, print what arrives
 	$(RUN)/python -m tests.e2e.client_matrix
+
+long-run: parts ## ten minutes of workers behind the agent, with tokens of 20 s, restarts and new keys
+	$(RUN)/python -m tests.e2e.long_run
 
 demo: ## Traefik, Prefect and the service on 127.0.0.1, without Docker
 	$(PYTHON) deploy/demo/demo.py

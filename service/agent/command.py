@@ -8,12 +8,14 @@ import re
 import shlex
 import ssl
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import certifi
 
 from service.agent import child
+from service.agent.clouds import NotThereError, Surroundings, azure, github_actions, google
 from service.agent.connections import Pool, Upstream
 from service.agent.proxy import HOLD_SECONDS, Proxy
 from service.agent.sources import ClientCredentials, TokenCommand, TokenFile
@@ -29,11 +31,15 @@ _OPTIONS: Final = {
     "client-id": "the id of the OAuth client",
     "client-secret-file": "the file with its secret",
     "scope": "the scope to ask for",
-    "audience": "the audience to ask for, where the issuer has such a parameter",
+    "audience": "the audience to ask for, as the gate expects it",
     "token-file": "have tokens from this file, which something else rotates",
     "token-command": "have tokens from this command, which prints a token or JSON",
+    "github-actions": "have tokens from GitHub, in a job of GitHub Actions",
+    "google": "have tokens from Google's metadata server, as the machine's service account",
+    "azure": "have tokens from Azure, as the machine's managed identity",
     "ca-file": "trust the authorities of this file (default: $PREFECT_API_SSL_CERT_FILE, or $SSL_CERT_FILE)",
 }
+_SURROUNDINGS: Final = ("github-actions", "google", "azure")
 
 
 class MistakeError(Exception):
@@ -48,7 +54,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     ):
         parser = commands.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
         for option, explanation in _OPTIONS.items():
-            parser.add_argument(f"--{option}", help=f"{explanation} [{_variable(option)}]", default="")
+            flag: dict[str, Any] = {"action": "store_const", "const": "true"} if option in _SURROUNDINGS else {}
+            parser.add_argument(f"--{option}", help=f"{explanation} [{_variable(option)}]", default="", **flag)
         parser.add_argument("--client-auth", choices=("basic", "post"), help="how the secret is sent (default: basic)")
         parser.add_argument("--allow-http", action="store_true", help="permit http:// to other machines")
         if name == "run":
@@ -70,7 +77,6 @@ def main(arguments: list[str]) -> int:
 def run(options: argparse.Namespace) -> int:
     """Serve a command, or whoever knows the address; return its status, 2 for a mistake, 1 where there is no token."""
     logging.basicConfig(level=logging.INFO, format="prefect-forward-auth: %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     command: list[str] = getattr(options, "command", [])
     try:
         tls = _tls(_value(options, "ca-file"))
@@ -152,10 +158,11 @@ def _upstream(options: argparse.Namespace, tls: ssl.SSLContext) -> Upstream:
 def source_of(options: argparse.Namespace, tls: ssl.SSLContext) -> Source:
     """Return the one source that the options and the environment name, or raise MistakeError."""
     values = {name: _value(options, name) for name in _OPTIONS}
-    kinds = [name for name in ("token-file", "token-command", "token-url", "issuer") if values[name]]
+    kinds = [name for name in ("token-file", "token-command", "token-url", "issuer", *_SURROUNDINGS) if values[name]]
     if len(kinds) != 1:
         raise MistakeError(
-            "name one source of tokens: --issuer or --token-url, --token-file, or --token-command"
+            "name one source of tokens: --issuer or --token-url, --token-file, --token-command, "
+            "--github-actions, --google or --azure"
             + (f" (there are {' and '.join('--' + kind for kind in kinds)})" if kinds else "")
         )
     if kinds == ["token-file"]:
@@ -168,6 +175,8 @@ def source_of(options: argparse.Namespace, tls: ssl.SSLContext) -> Source:
         if not argv:
             raise MistakeError("--token-command is empty")
         return TokenCommand(tuple(argv))
+    if kinds[0] in _SURROUNDINGS:
+        return _surroundings(kinds[0], values, tls)
     try:
         Upstream.parse(values[kinds[0]], tls, allow_http=options.allow_http)
     except ValueError as problem:
@@ -188,6 +197,22 @@ def source_of(options: argparse.Namespace, tls: ssl.SSLContext) -> Source:
         values["audience"],
         auth,
     )
+
+
+def _surroundings(kind: str, values: Mapping[str, str], tls: ssl.SSLContext) -> Surroundings:
+    if values[kind].lower() not in {"1", "true"}:
+        raise MistakeError(f"{_variable(kind)} is 'true', or not set")
+    audience = values["audience"]
+    if not audience:
+        raise MistakeError(f"--{kind} needs --audience: the one that the gate expects")
+    try:
+        if kind == "github-actions":
+            return github_actions(os.environ, audience, tls)
+    except NotThereError as problem:
+        raise MistakeError(f"--github-actions: {problem}") from None
+    if kind == "google":
+        return google(os.environ, audience, tls)
+    return azure(os.environ, audience, values["client-id"], tls)
 
 
 def _secret(file: str) -> str:

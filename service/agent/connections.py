@@ -134,6 +134,11 @@ class _Reader(asyncio.StreamReader):
         self.touched = True
         super().feed_eof()
 
+    def set_exception(self, exc: Exception) -> None:
+        """End here: a reset does not take back what came before it, such as an answer to half a body."""
+        del exc
+        self.feed_eof()
+
 
 class Pool:
     """Connections to the upstream."""

@@ -75,11 +75,11 @@ def unverified_expiry(token: str) -> float | None:
 
 
 def expiry_in(answer: dict[str, Any]) -> float | None:
-    """Return when a token ends by the answer that it came in: ``expires_in``, or ``expires_at`` as number or text."""
+    """Return when a token ends by the answer that it came in: ``expires_in``, or the time itself as number or text."""
     seconds = _number(answer.get("expires_in"))
     if seconds is not None:
         return time.time() + seconds
-    for name in ("expires_at", "expirationTimestamp"):
+    for name in ("expires_at", "expires_on", "expirationTimestamp"):
         value = answer.get(name)
         number = _number(value)
         if number is not None:

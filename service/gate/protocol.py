@@ -98,7 +98,7 @@ class RelayProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.logger = self.conn.logger = _log
-        self.conn.max_message_size = MAX_FIRST_MESSAGE
+        self._accept_messages_of(MAX_FIRST_MESSAGE)
         self.close_timeout = CLOSE_SECONDS
         self._proved = False
 
@@ -110,8 +110,12 @@ class RelayProtocol(WebSocketsSansIOProtocol):
 
     def proved(self) -> None:
         """Accept messages of up to ``MAX_MESSAGE`` bytes from now on, and queue pings for the application."""
-        self.conn.max_message_size = MAX_MESSAGE
+        self._accept_messages_of(MAX_MESSAGE)
         self._proved = True
+
+    def _accept_messages_of(self, size: int) -> None:
+        for name in ("max_message_size", "max_size"):  # as websockets calls it from 16 on, and before
+            setattr(self.conn, name, size)
 
     def forget_handshake(self) -> None:
         """Let go of the headers of the upgrade, which is accepted: nothing reads them any more."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+import h11
 import httpx
 import pytest
 
+from service.agent.connections import Pool, Upstream, response_on
 from tests.agent.conftest import Agent, StartAgent
 
 Begin: TypeAlias = Callable[..., Agent]
@@ -77,6 +82,24 @@ def test_an_answer_to_half_a_body_arrives(play: Begin, status: int, keep: bool) 
         client.sendall(b"POST /%s/logs/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n" % path.encode())
         client.sendall(b"x" * 2_000_000)
         assert client.recv(100).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.anyio
+async def test_a_reset_does_not_take_back_the_answer_before_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url, tls = f"http://127.0.0.1:{listener.getsockname()[1]}/api", ssl.create_default_context()
+        connection = await Pool(Upstream.parse(url, tls)).take(asyncio.get_running_loop().time() + 10)
+        await connection.send(h11.Request(method="GET", target="/", headers=[("host", "x")]), h11.EndOfMessage())
+        server, _ = listener.accept()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at its end
+        server.sendall(OK)
+        async with asyncio.timeout(10):
+            while not connection.reader.touched:  # type: ignore[attr-defined]
+                await asyncio.sleep(0.01)
+            server.close()
+            while not connection.writer.is_closing():
+                await asyncio.sleep(0.01)
+            assert (await response_on(connection)).status_code == 200
 
 
 def test_an_interim_answer_is_not_the_answer(play: Begin) -> None:

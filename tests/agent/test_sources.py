@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from service.agent.sources import ClientCredentials, TokenCommand, TokenFile
 from service.agent.tokens import Source, SourceError, Token
+from tests.support.forward_proxy import ForwardProxy
 from tests.support.issuer import Issuer, Reply
 
 LATE = 4102444800  # 2100-01-01
@@ -136,3 +138,22 @@ async def test_an_issuer_that_is_away(issuer: Issuer) -> None:
 async def test_a_discovery_document_is_of_that_very_issuer(issuer: Issuer, metadata: dict[str, Any], told: str) -> None:
     issuer.metadata = metadata
     assert told in await refused(client("", token_url="", issuer=issuer.url))
+
+
+async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ForwardProxy() as proxy:
+        address = proxy.url.removeprefix("http://")
+        monkeypatch.setenv("HTTP_PROXY", address)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:p%40ss@{address}")
+        assert await refused(client("http://issuer.test")) == "it gave no token"
+        await refused(client("https://issuer.test"))
+        monkeypatch.setenv("NO_PROXY", "issuer.test")
+        assert (await refused(client("http://issuer.test"))).startswith("ConnectError")
+    assert proxy.asked == ["POST http://issuer.test/token HTTP/1.1", "CONNECT issuer.test:443 HTTP/1.1"]
+    assert proxy.credentials == ["Basic " + base64.b64encode(b"user:p@ss").decode()]
+
+
+async def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:hidden@127.0.0.1:1080")
+    told = await refused(client("https://issuer.test"))
+    assert told == "the proxy that the environment names is no URL of HTTP"

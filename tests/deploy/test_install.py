@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,41 +12,24 @@ import httpx
 import pytest
 
 from service import __version__
-from tests.support.parts import ROOT, Part, require
+from tests.support.package_index import clone_to, pip_environment, require_index
+from tests.support.parts import ROOT
 from tests.support.processes import Process, clean_environment
 from tests.support.waiting import accepts, free_port, wait_until
 
 (BLOCK,) = re.findall(r"## Install the command\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 LINES = [line.partition("#")[0].strip() for line in BLOCK.splitlines()]
-BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "service")
-
-
-def _pip(folder: Path) -> dict[str, str]:
-    """Return an environment in which pip knows where packages come from, and nothing else of ours."""
-    told = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))}
-    return clean_environment(folder / "home", {**told, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
-
-
-def _reachable(folder: Path) -> Path | None:
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), "hatchling"]
-    done = subprocess.run(argv, env=_pip(folder), capture_output=True, check=False, timeout=120)
-    return None if done.returncode else folder
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the command that the README's first line installs from a clone."""
     folder = tmp_path_factory.mktemp("install")
-    require(Part("a package index", lambda: _reachable(folder), "connect to the network, or set PIP_INDEX_URL"))
-    clone = folder / "clone"
-    clone.mkdir()
-    for name in BUILT_FROM:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, clone / name)
+    require_index(folder)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, capture_output=True)
     program, *arguments = LINES[0].split()
-    env = _pip(folder)
     argv = [folder / "venv" / "bin" / program, *arguments, "--quiet"]
+    env, clone = pip_environment(folder), clone_to(folder / "clone")
     done = subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "venv" / "bin" / "prefect-forward-auth"

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.issuer import Issuer
 from tests.support.parts import ROOT, STRACE, SYSTEMD, require
 from tests.support.processes import Process, clean_environment
 from tests.support.raw_http import basic
@@ -25,9 +26,15 @@ HERE = ROOT / "deploy" / "systemd"
 SERVICE = HERE / "prefect-forward-auth.service"
 SOCKET = HERE / "prefect-forward-auth.socket"
 WORKER = ROOT / "deploy" / "workers" / "process" / "prefect-worker@.service"
+AGENT = WORKER.with_name("agent.conf")
 ETC = "/etc/prefect-forward-auth"
 # No new rights to execute memory from here on, as MemoryDenyWriteExecute= has it (PR_SET_MDWE of Linux 6.3).
 MDWE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+COMMANDS = (
+    "/opt/prefect-forward-auth/bin/prefect-forward-auth",
+    "/opt/prefect-worker/bin/prefect-forward-auth",
+    "/opt/prefect-worker/bin/prefect",
+)
 
 
 def _analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -38,24 +45,30 @@ def _analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """Return a folder with the units, their drop-in, and commands that exist here."""
-    for file in (SERVICE, SOCKET, WORKER):
+    units = {file: file.name.replace("@", "@pool") for file in (SERVICE, SOCKET, WORKER)}
+    units |= {HERE / "socket.conf": f"{SERVICE.name}.d/socket.conf"}
+    units |= {AGENT: "prefect-worker@agent.service.d/agent.conf"}
+    for file, name in units.items():
         text = file.read_text()
-        for command in ("/opt/prefect-forward-auth/bin/prefect-forward-auth", "/opt/prefect-worker/bin/prefect"):
+        for command in COMMANDS:
             text = text.replace(command, "/bin/true")
-        (tmp_path / file.name.replace("@", "@pool")).write_text(text)
-    drop_in = tmp_path / f"{SERVICE.name}.d"
-    drop_in.mkdir()
-    shutil.copy(HERE / "socket.conf", drop_in)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    shutil.copy(tmp_path / "prefect-worker@pool.service", tmp_path / "prefect-worker@agent.service")
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [SERVICE.name, SOCKET.name, "prefect-worker@pool.service"])
+@pytest.mark.parametrize(
+    "name", [SERVICE.name, SOCKET.name, "prefect-worker@pool.service", "prefect-worker@agent.service"]
+)
 def test_systemd_finds_no_fault(name: str, installed: Path) -> None:
     done = _analyze("verify", installed / name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize(("name", "most"), [(SERVICE.name, 15), ("prefect-worker@pool.service", 20)])
+@pytest.mark.parametrize(
+    ("name", "most"), [(SERVICE.name, 15), ("prefect-worker@pool.service", 20), ("prefect-worker@agent.service", 20)]
+)
 def test_little_is_exposed(name: str, most: int, installed: Path) -> None:
     """In tenths of systemd's own scale, which ends at 10; above 5 it says medium."""
     done = _analyze("security", "--offline=true", f"--threshold={most}", installed / name)
@@ -173,3 +186,26 @@ def test_the_filter_of_system_calls_leaves_what_it_needs(tmp_path: Path) -> None
     calls = {call for call in calls if not call.startswith("-")}
     assert len(calls) > 30
     assert calls - allowed() == set()
+
+
+def test_the_worker_s_agent_has_a_token_by_what_its_drop_in_says(tmp_path: Path) -> None:
+    told = unit(AGENT)
+    (credential,) = told["Service.LoadCredential"]
+    (tmp_path / credential.partition(":")[0]).write_text("s3cret\n")
+    issuer_url, secret = "https://idp.example.com", "FORWARD_AUTH_AGENT_CLIENT_SECRET_FILE"
+    with Issuer() as issuer:
+        issuer.grant_to({"prefect-worker": "s3cret"})
+        lines = " ".join(told["Service.Environment"]).replace("%d", str(tmp_path)).replace(issuer_url, issuer.url)
+        variables = dict(word.split("=", 1) for word in shlex.split(lines))
+        assert variables[secret].startswith(str(tmp_path))
+        reset, command = told["Service.ExecStart"]
+        program, *words = shlex.split(command)
+        assert (reset, program) == ("", "/opt/prefect-worker/bin/prefect-forward-auth")
+        (as_without,) = unit(WORKER)["Service.ExecStart"]
+        assert shlex.join(words[words.index("--") + 1 :]) == as_without, "the same worker as without the agent"
+        argv = [sys.executable, "-m", "service", *words[: words.index("--") + 1], "printenv", "PREFECT_API_URL"]
+        env = clean_environment(tmp_path / "home", {**variables, "PREFECT_API_URL": "https://prefect.test/api"})
+        with Process("the agent", argv, env=env, log=tmp_path / "log", cwd=ROOT) as agent:
+            assert agent.wait(timeout=30) == 0, agent.tail()
+        assert "http://127.0.0.1:" in agent.text()
+        assert [call.path for call in issuer.calls] == ["/token"]

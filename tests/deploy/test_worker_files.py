@@ -6,13 +6,17 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from tests.support.agent_gate import AgentGate
 from tests.support.parts import (
+    KUBECTL,
     OLDER_CLIENTS,
     PREFECT_KUBERNETES,
     ROOT,
@@ -22,8 +26,9 @@ from tests.support.parts import (
     prefect_part,
     require,
 )
-from tests.support.processes import clean_environment
+from tests.support.processes import Process, clean_environment
 from tests.support.systemd_files import environment_file
+from tests.support.waiting import free_port
 
 WORKERS = ROOT / "deploy" / "workers"
 API, UI = "https://prefect-m2m.example.com/api", "https://prefect.example.com"
@@ -136,6 +141,69 @@ def test_the_kubernetes_worker_is_as_kubernetes_wants_it(tmp_path: Path) -> None
     assert env["PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"] == deployment["metadata"]["namespace"]
     template = json.loads((WORKERS / "kubernetes" / "base-job-template.json").read_text())
     assert template["variables"]["properties"]["namespace"]["default"] == deployment["metadata"]["namespace"]
+
+
+BEHIND = WORKERS / "kubernetes-agent"
+ITS_OWN = "http://127.0.0.1:4201/of-this-pod/api"
+AUDIENCE = {"audience": "prefect", "expirationSeconds": 3600, "path": "token"}
+
+
+@pytest.fixture(scope="module")
+def worker_behind_its_agent() -> dict[str, Any]:
+    """Return the pod of the worker, as kubectl builds it without a cluster."""
+    argv: list[str | Path] = [require(KUBECTL), "kustomize", BEHIND]
+    objects = list(yaml.safe_load_all(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout))
+    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
+    pod: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return {"objects": objects, "pod": pod}
+
+
+@pytest.fixture(scope="module")
+def job_behind_its_agent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what the worker submits for a flow run: its own address is that of its agent."""
+    told = {"PREFECT_API_URL": ITS_OWN, "PYTHONPATH": str(require(PREFECT_KUBERNETES))}
+    folder = tmp_path_factory.mktemp("job")
+    words = (BEHIND / "base-job-template.json", json.dumps({"env": {"LEVEL": "debug"}}))
+    (job,) = ask_prefect(SERVER_VERSION, JOB, *words, home=folder, **told)
+    return dict(job)
+
+
+def test_a_worker_and_its_runs_behind_agents_are_as_kubernetes_wants_them(
+    worker_behind_its_agent: dict[str, Any], job_behind_its_agent: dict[str, Any], tmp_path: Path
+) -> None:
+    job = job_behind_its_agent | {"metadata": job_behind_its_agent["metadata"] | {"name": "a-run-1"}}
+    validate(tmp_path, *worker_behind_its_agent["objects"], job)
+    for pod in (worker_behind_its_agent["pod"], job["spec"]["template"]["spec"]):
+        (agent,), (container,) = pod["initContainers"], pod["containers"]
+        assert agent["restartPolicy"] == "Always"
+        env = {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+        assert env["PREFECT_API_URL"] == ITS_OWN
+        assert not {"PREFECT_CLIENT_CUSTOM_HEADERS", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"} & set(env)
+        assert not any("token" in mount["name"] for mount in container.get("volumeMounts", [])), "the agent's alone"
+        sources = [each["projected"]["sources"] for each in pod["volumes"] if each["name"] == "token"]
+        assert sources == [[{"serviceAccountToken": AUDIENCE}]]
+
+
+@pytest.mark.parametrize("whose", ["the worker's", "a flow run's"])
+def test_the_agent_of_a_pod_serves_what_its_neighbour_calls(
+    whose: str, worker_behind_its_agent: dict[str, Any], job_behind_its_agent: dict[str, Any], tmp_path: Path
+) -> None:
+    job = job_behind_its_agent["spec"]["template"]["spec"]
+    (agent,) = (worker_behind_its_agent["pod"] if whose == "the worker's" else job)["initContainers"]
+    (tmp_path / "token").write_text("good")
+    arguments = [word.replace("/var/run/secrets/prefect", str(tmp_path)) for word in agent["args"]]
+    port = free_port()  # another test may have 4201
+    with AgentGate("good") as gate:
+        (url,) = agent["env"]
+        assert url == {"name": "FORWARD_AUTH_AGENT_URL", "value": API}
+        env = clean_environment(tmp_path / "home", {url["name"]: f"{gate.url}/api"})
+        argv = [sys.executable, "-m", "service", *arguments, "--listen", f"127.0.0.1:{port}"]
+        with Process("the agent", argv, env=env, log=tmp_path / "log", cwd=ROOT) as process:
+            process.wait_for_line("PREFECT_API_URL=", timeout=30)
+            probe = [word.replace("4201", str(port)) for word in agent["startupProbe"]["exec"]["command"]]
+            subprocess.run([sys.executable, *probe[1:]], check=True, timeout=30)
+            answer = httpx.get(f"{ITS_OWN.replace('4201', str(port))}/flows")
+            assert answer.status_code == 200, process.tail()
 
 
 # Docker -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,26 @@ def test_the_lines_of_the_readme_run_a_flow_and_show_its_task_runs(
     assert len(re.findall(r"│ count-.*│ COMPL", shown)) == 2, shown
     runs = stack.ask(MACHINES, "/api/task_runs/filter", worker, {}).json()
     assert [(one["name"].partition("-")[0], one["state_name"]) for one in runs] == [("count", "Completed")] * 2
+
+
+def test_the_worker_s_image_with_the_agent_calls_through_the_gate(stack: Stack) -> None:
+    """Its token is one of this service, as there is no issuer here; the worker in service goes on as it is."""
+    files = [stack.environment["COMPOSE_FILE"], "deploy/compose/agent.yml"]
+    if "host.yml" in files[0]:  # see Stack
+        (stack.folder / "agent-host.yml").write_text("services: {worker: {build: {network: host}}}\n")
+        files.append("agent-host.yml")
+    client = {"AGENT_ISSUER": "https://idp.test", "AGENT_CLIENT_ID": "worker", "AGENT_CLIENT_SECRET": "s3cret"}
+    command = ("exec", "-T", "forward-auth", "prefect-forward-auth", "token", "issue", "--name", "agent")
+    token = stack.compose(*command, "--role", "worker").strip()
+    behind = copy(stack)
+    behind.environment = stack.environment | client | {"COMPOSE_FILE": ":".join(files)}
+    try:
+        behind.compose("--profile", "worker", "build", "worker")
+        agent = ("prefect-forward-auth", "run", "--allow-http", "--token-command", f"echo {token}", "--")
+        run = ("run", "--rm", "-T", "-e", "FORWARD_AUTH_AGENT_ISSUER=", "worker", *agent)
+        assert "default" in behind.compose(*run, "prefect", "work-pool", "ls")
+    finally:
+        behind.try_to(stack.docker, "image", "rm", "--force", "prefect-forward-auth-worker:local")
 
 
 def test_all_are_healthy_and_the_users_are_made(stack: Stack) -> None:

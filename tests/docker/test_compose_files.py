@@ -26,6 +26,8 @@ OVERRIDES = {
 }
 """Each file that can be added, and which ones it says that it needs, itself included."""
 
+AGENT = {"AGENT_ISSUER": "https://idp.test", "AGENT_CLIENT_ID": "worker", "AGENT_CLIENT_SECRET": "s3cret"}
+
 
 def _compose() -> Path | None:
     docker = shutil.which("docker")
@@ -72,7 +74,7 @@ def composed() -> dict[str, Any]:
 
 @pytest.mark.parametrize("files", _combinations(), ids=lambda files: "+".join(Path(one).stem for one in files))
 def test_every_combination_is_read_and_as_closed_as_the_base(files: list[str]) -> None:
-    variables = {"COMPOSE_FILE": ":".join(files), "GATE_ACME_EMAIL": "someone@example.com"}
+    variables = {"COMPOSE_FILE": ":".join(files), "GATE_ACME_EMAIL": "someone@example.com", **AGENT}
     plain = _config(**variables)["services"]
     assert not {"worker", "cli", "database", "postgres"} & set(plain)
     services = _config("--profile", "*", **variables)["services"]
@@ -114,6 +116,27 @@ def test_each_secret_is_mounted_where_it_is_used_and_nowhere_else() -> None:
         "database": {"postgres-password"},
         "postgres": {"postgres-password"},
     }
+
+
+def test_a_worker_behind_the_agent_has_no_password() -> None:
+    files = f"{BASE}:deploy/compose/agent.yml"
+    services = _config("--profile", "*", COMPOSE_FILE=files, **AGENT)["services"]
+    worker, before = services["worker"], _config("--profile", "*")["services"]["worker"]
+    command = worker["command"]
+    assert command[: command.index("--") + 1] == ["prefect-forward-auth", "run", "--allow-http", "--"]
+    assert command[command.index("--") + 1 :] == before["command"]
+    assert _secret_volumes(worker) == set()
+    assert worker["environment"]["PREFECT_PROFILES_PATH"].startswith("/tmp/")
+    told = {name.removeprefix("FORWARD_AUTH_"): value for name, value in worker["environment"].items()}
+    assert {name: told[name] for name in AGENT} == AGENT
+    others = json.dumps({name: one for name, one in services.items() if name != "worker"})
+    assert "s3cret" not in others
+
+
+def test_a_worker_behind_the_agent_needs_a_client() -> None:
+    done = _read("config", "--quiet", COMPOSE_FILE=f"{BASE}:deploy/compose/agent.yml")
+    assert done.returncode
+    assert "AGENT_" in done.stderr
 
 
 def test_the_worker_and_the_command_line_are_outside_the_gate() -> None:

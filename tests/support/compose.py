@@ -39,7 +39,7 @@ DOCKER = Part(
 
 def without_settings() -> dict[str, str]:
     """Return this environment without what would set the Compose files otherwise than a newcomer has them."""
-    own = re.compile("COMPOSE_|GATE_|FORWARD_AUTH_|TRAEFIK_|PREFECT_|POSTGRES_|VALKEY_")
+    own = re.compile("COMPOSE_|AGENT_|GATE_|FORWARD_AUTH_|TRAEFIK_|PREFECT_|POSTGRES_|VALKEY_")
     return {name: value for name, value in os.environ.items() if not own.match(name) or name in IMAGES}
 
 

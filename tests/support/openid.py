@@ -61,10 +61,13 @@ class OpenIDProvider:
             },
         )
         self._process: Process | None = None
+        self._starts = 0
 
     def start(self) -> None:
         """Start with fresh keys, and return once it listens."""
-        self._process = Process("OpenID Provider", ["node", SCRIPT], env=self._env, log=self._folder / "openid.log")
+        env = {**self._env, "GENERATION": str(1000 * self._starts)}
+        self._starts += 1
+        self._process = Process("OpenID Provider", ["node", SCRIPT], env=env, log=self._folder / "openid.log")
         self._process.wait_for_line("listening http", timeout=20)
 
     def stop(self) -> None:

@@ -1,6 +1,7 @@
 // A certified OpenID Provider (npm oidc-provider) for the tests: in memory, on loopback, with keys that turn on request.
 //
-// Environment: PORT, MODULES (the folder that holds node_modules), TOKEN_SECONDS (life of access tokens);
+// Environment: PORT, MODULES (the folder that holds node_modules), TOKEN_SECONDS (life of access tokens),
+// GENERATION (from which the ids of keys are counted);
 // of the clients `browser` and `public`, commas between several: REDIRECT_URIS, POST_LOGOUT_REDIRECT_URIS, and
 // BACKCHANNEL_LOGOUT_URI (one); CLIENTS, a JSON list of more clients like those two.
 // Prints one line, "listening <issuer>", when it serves.
@@ -37,7 +38,7 @@ const KEY_KINDS = {
 const denied = new Set();
 const adapter = createMemoryAdapter(); // what was issued outlives the keys
 
-let generation = 0;
+let generation = Number(process.env.GENERATION ?? 0); // a key id names one key, also after a restart
 
 function newKeys() {
   generation += 1;
