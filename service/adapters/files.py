@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from service.core.mistakes import MistakeError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -20,7 +22,7 @@ _NEW_FILE: Final = 0o600
 _NOT_YOURS: Final = "its owner and group could not be kept: run this as its owner, or as root"
 
 
-class FileError(Exception):
+class FileError(MistakeError):
     """A file that could not be changed. The message names the file and the cause."""
 
 

@@ -17,6 +17,7 @@ from typing import Final
 from passlib.hash import bcrypt
 
 from service.adapters.files import locked, replace, writers
+from service.core.mistakes import MistakeError
 from service.core.names import is_visible_name
 from service.core.request.headers import MAX_USERNAME
 
@@ -44,7 +45,7 @@ _WRITTEN_BY_BCRYPT: Final = re.compile(
 )
 
 
-class UsersFileError(Exception):
+class UsersFileError(MistakeError):
     """A users file that cannot be used, with all of its problems. Hashes are never quoted."""
 
 

@@ -20,9 +20,8 @@ from service.agent.connections import Pool, Upstream
 from service.agent.proxy import HOLD_SECONDS, Proxy
 from service.agent.sources import ClientCredentials, TokenCommand, TokenFile
 from service.agent.tokens import Keeper, Source
+from service.core.mistakes import MistakeError
 from service.core.request.proxies import is_loopback
-
-_MISTAKE: Final = 2
 
 _OPTIONS: Final = {
     "url": "the API behind the gate, such as https://prefect-m2m.example.com/api (default: $PREFECT_API_URL)",
@@ -42,50 +41,37 @@ _OPTIONS: Final = {
 _SURROUNDINGS: Final = ("github-actions", "google", "azure")
 
 
-class MistakeError(Exception):
-    """The options do not fit; the message says what to do."""
+def define_run(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``run``."""
+    _define(parser)
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --, the command and its arguments")
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the commands ``run`` and ``agent`` and their options."""
-    for name, text in (
-        ("run", "run a command, such as a Prefect worker, with a credential that is always fresh"),
-        ("agent", "the same for commands that something else starts: print PREFECT_API_URL for them, and serve"),
-    ):
-        parser = commands.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
-        for option, explanation in _OPTIONS.items():
-            flag: dict[str, Any] = {"action": "store_const", "const": "true"} if option in _SURROUNDINGS else {}
-            parser.add_argument(f"--{option}", help=f"{explanation} [{_variable(option)}]", default="", **flag)
-        parser.add_argument("--client-auth", choices=("basic", "post"), help="how the secret is sent (default: basic)")
-        parser.add_argument("--allow-http", action="store_true", help="permit http:// to other machines")
-        if name == "run":
-            parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --, the command and its arguments")
-        else:
-            parser.add_argument("--listen", default="127.0.0.1:4201", help="the address of loopback (%(default)s)")
-            parser.add_argument("--path", default="", help="the secret in the path (default: a random one)")
-        parser.set_defaults(run=run)
+def define_agent(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``agent``."""
+    _define(parser)
+    parser.add_argument("--listen", default="127.0.0.1:4201", help="the address of loopback (%(default)s)")
+    parser.add_argument("--path", default="", help="the secret in the path (default: a random one)")
 
 
-def main(arguments: list[str]) -> int:
-    """Run one command of this package, without loading what the service needs."""
-    parser = argparse.ArgumentParser(prog="prefect-forward-auth", allow_abbrev=False)
-    add_commands(parser.add_subparsers(required=True, metavar="command"))
-    options = parser.parse_args(arguments)
-    return int(options.run(options))
+def _define(parser: argparse.ArgumentParser) -> None:
+    parser.allow_abbrev = False
+    for option, explanation in _OPTIONS.items():
+        flag: dict[str, Any] = {"action": "store_const", "const": "true"} if option in _SURROUNDINGS else {}
+        parser.add_argument(f"--{option}", help=f"{explanation} [{_variable(option)}]", default="", **flag)
+    parser.add_argument("--client-auth", choices=("basic", "post"), help="how the secret is sent (default: basic)")
+    parser.add_argument("--allow-http", action="store_true", help="permit http:// to other machines")
+    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve a command, or whoever knows the address; return its status, 2 for a mistake, 1 where there is no token."""
+    """Serve a command, or whoever knows the address; return its status, or 1 where there is no token."""
     logging.basicConfig(level=logging.INFO, format="prefect-forward-auth: %(message)s", stream=sys.stderr)
     command: list[str] = getattr(options, "command", [])
-    try:
-        tls = _tls(_value(options, "ca-file"))
-        upstream = _upstream(options, tls)
-        source = source_of(options, tls)
-        host, port, path = ("127.0.0.1", 0, "") if command else _address(options)
-    except MistakeError as problem:
-        print(f"prefect-forward-auth: {problem}", file=sys.stderr)
-        return _MISTAKE
+    tls = _tls(_value(options, "ca-file"))
+    upstream = _upstream(options, tls)
+    source = source_of(options, tls)
+    host, port, path = ("127.0.0.1", 0, "") if command else _address(options)
     work = _serve(upstream, source, command, host, port, path)
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
@@ -113,8 +99,7 @@ async def _serve(upstream: Upstream, source: Source, command: list[str], host: s
         print(f"prefect-forward-auth: no token from {source} within {HOLD_SECONDS:g} s", file=sys.stderr)
         return 1
     except OSError as problem:
-        print(f"prefect-forward-auth: --listen {host}:{port}: {problem.strerror}", file=sys.stderr)
-        return _MISTAKE
+        raise MistakeError(f"--listen {host}:{port}: {problem.strerror}") from None
     else:
         logging.getLogger(__name__).info("Calls go to %s, with tokens from %s.", upstream.url, source)
         if command:

@@ -23,6 +23,7 @@ import certifi
 from service.agent.github_app import GitHubApp, credential
 from service.agent.token_cache import TokenCache, cache_folder
 from service.agent.tokens import SourceError
+from service.core.mistakes import MistakeError
 from service.core.request.proxies import is_loopback
 
 KEY_VARIABLE: Final = "FORWARD_AUTH_GIT_APP_KEY"
@@ -32,16 +33,9 @@ _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _PUBLIC: Final = "github.com"
 
 
-class MistakeError(Exception):
-    """The options do not fit; the message says what to do."""
-
-
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command ``git-credential``."""
-    text = "answer Git's questions for a credential, as its credential helper"
-    helpers = commands.add_parser("git-credential", help=text, description=f"{text}.").add_subparsers(
-        required=True, metavar="KIND"
-    )
+def define(parser: argparse.ArgumentParser) -> None:
+    """Add the kinds of credential, and their options."""
+    helpers = parser.add_subparsers(required=True, metavar="KIND")
     text = "tokens of an hour, made by a GitHub App when Git needs one"
     parser = helpers.add_parser("github-app", help=text, description=f"{text}.", allow_abbrev=False)
     parser.add_argument("--app", required=True, help="the app's client id, or its id")
@@ -60,16 +54,8 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(run=run)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command of this module, without loading what the service needs."""
-    parser = argparse.ArgumentParser(prog="prefect-forward-auth", allow_abbrev=False)
-    add_command(parser.add_subparsers(required=True, metavar="command"))
-    options = parser.parse_args(arguments)
-    return int(options.run(options))
-
-
 def run(options: argparse.Namespace) -> int:
-    """Answer one question; return 0, also for what is not answered, 1 where there is no token, 2 for a mistake."""
+    """Answer one question; return 0, also for what is not answered, or 1 where there is no token."""
     if options.action not in {"get", "erase"}:  # `store`, and what later versions of Git may ask
         return 0
     try:
@@ -78,9 +64,6 @@ def run(options: argparse.Namespace) -> int:
         if not _is_for_us(asked, options.host, owner, repository):
             return 0
         return _answer(options, asked, repository)
-    except MistakeError as problem:
-        print(f"prefect-forward-auth: {problem}", file=sys.stderr)
-        return 2
     except SourceError as problem:
         print(f"prefect-forward-auth: no token from the GitHub App {options.app}: {problem}", file=sys.stderr)
         return 1

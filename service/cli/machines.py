@@ -2,20 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
+from service.cli.options import add_configuration
 from service.cli.tokens import check_role, configured, machine_name, moment, print_table
 from service.issuing.ledger import Machine
 
 _COLUMNS: Final = ("NAME", "ROLE", "SECRET", "CREATED (UTC)", "LAST USED (UTC)")
 
 
-def add_machine_commands(commands: Any, configurable: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add the commands; ``configurable`` adds the options that name the configuration to a command."""
-    machines = commands.add_parser(
-        "machines", help="let machines obtain short tokens from this service with a name and a secret"
-    ).add_subparsers(required=True)
+def define(parser: argparse.ArgumentParser) -> None:
+    """Add the commands and their options."""
+    machines = parser.add_subparsers(required=True)
     for name, run, explanation in (
         ("add", _add, "add a machine, and print its secret once, alone on standard output"),
         ("list", _list, "list the machines and their secrets, with their last use"),
@@ -31,7 +30,7 @@ def add_machine_commands(commands: Any, configurable: Callable[[argparse.Argumen
             command.add_argument("name", help="the machine's name")
         if name == "remove-secret":
             command.add_argument("id", help="the id of the secret, from `machines list`")
-        configurable(command)
+        add_configuration(command)
         command.set_defaults(run=run)
 
 

@@ -5,10 +5,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from service.cli.options import add_configuration
 from service.core.model import Allow
 from service.core.prefect.roles import BUILT_IN, Access
 from service.core.prefect.routes import Capability
@@ -28,13 +27,9 @@ from service.settings import ConfigError, Settings, is_configured, load
 from service.settings.access import table_of
 
 
-def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add the commands; ``configurable`` adds the options that name the configuration to a command."""
-    explanation = commands.add_parser(
-        "explain",
-        help="show what the gate answers to a call, and why",
-        description="Shows what the gate answers to a call, and why. Exits with 1 if that is a refusal.",
-    )
+def define_explain(explanation: argparse.ArgumentParser) -> None:
+    """Add the options of ``explain``."""
+    explanation.description = "Shows what the gate answers to a call, and why. Exits with 1 if that is a refusal."
     explanation.add_argument("method", help="GET, POST …; WS for a WebSocket")
     explanation.add_argument("target", help="path and query, as /api/flows/filter")
     caller = explanation.add_mutually_exclusive_group(required=True)
@@ -49,13 +44,15 @@ def add_role_commands(commands: Any, configurable: Callable[[argparse.ArgumentPa
     )
     explanation.add_argument("--issuer", default="", help="the issuer of those claims, if they have no iss")
     explanation.add_argument("--body", help="the call's body, as the proxy sends it along")
-    configurable(explanation)
+    add_configuration(explanation)
     explanation.set_defaults(run=_explain)
 
-    routes = commands.add_parser("routes", help="print the routes of Prefect, and what opens each")
+
+def define_routes(routes: argparse.ArgumentParser) -> None:
+    """Add the options of ``routes``, and its ``diff``."""
     routes.add_argument("--role", default="", help="only those that this role opens")
     routes.add_argument("--capability", default="", choices=[str(one) for one in Capability], metavar="CAPABILITY")
-    configurable(routes)
+    add_configuration(routes)
     routes.set_defaults(run=_routes)
     diff = routes.add_subparsers(metavar="diff").add_parser(
         "diff", help="compare with a version of Prefect; exit 1 if it has routes, or flags, that are not known"

@@ -4,11 +4,12 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from service.cli.options import add_configuration
 from service.core.identity.claims import MAX_TEXT
 from service.core.names import is_visible_name
 from service.issuing.configured import ledger_of
@@ -26,11 +27,9 @@ _COLUMNS: Final = ("ID", "NAME", "ROLE", "CREATED (UTC)", "EXPIRES (UTC)", "LAST
 _REVOKED: Final = ("ISSUER", "JTI", "REVOKED (UTC)", "KEPT UNTIL (UTC)")
 
 
-def add_token_commands(commands: Any, configurable: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add the commands; ``configurable`` adds the options that name the configuration to a command."""
-    token = commands.add_parser("token", help="issue, list and revoke tokens for machines").add_subparsers(
-        required=True
-    )
+def define(parser: argparse.ArgumentParser) -> None:
+    """Add the commands and their options."""
+    token = parser.add_subparsers(required=True)
     issue = token.add_parser(
         "issue",
         help="issue a token, and print it once",
@@ -79,7 +78,7 @@ def add_token_commands(commands: Any, configurable: Callable[[argparse.ArgumentP
     backup.add_argument("file", type=Path, help="the file to write; it must not exist")
     backup.set_defaults(run=_backup)
     for command in (issue, listing, revoke, backup):
-        configurable(command)
+        add_configuration(command)
 
 
 def machine_name(text: str) -> str:

@@ -27,8 +27,13 @@ _LENGTH: Final = re.compile(r"(\d{1,6})([smhd])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def define(parser: argparse.ArgumentParser) -> None:
     """Add the options of a worker's machine."""
+    parser.description = (
+        "Look at Prefect's settings here, call the gate, and say what to change. Run it where and as whom the worker "
+        "runs. Exits with 0, or with 1 if there is something to change. --server looks at the service."
+    )
+    parser.allow_abbrev = False
     parser.add_argument(
         "--python", metavar="PATH", help="the interpreter of Prefect (default: that of prefect in $PATH)"
     )
@@ -40,20 +45,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="for how long a credential has to last, such as 12h or 7d (default: 1h)",
     )
     parser.add_argument("--offline", action="store_true", help="look at the settings only, and call nobody")
-    parser.set_defaults(run=run)
-
-
-def main(arguments: list[str]) -> int:
-    """Run ``doctor`` without loading what the service needs."""
-    parser = argparse.ArgumentParser(
-        prog="prefect-forward-auth doctor",
-        allow_abbrev=False,
-        description="Look at Prefect's settings here, call the gate, and say what to change. Run it where and as whom "
-        "the worker runs. Exits with 0, or with 1 if there is something to change. --server looks at the service.",
-    )
-    add_options(parser)
-    options = parser.parse_args(arguments)
-    return run(options)
 
 
 def run(options: argparse.Namespace) -> int:

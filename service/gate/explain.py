@@ -28,6 +28,7 @@ from service.core.identity.claims import (
 )
 from service.core.identity.grant_index import GrantIndex
 from service.core.identity.grants import NO_CLAIMS
+from service.core.mistakes import MistakeError
 from service.core.model import Allow, Bearer, ForwardedRequest, Gate, IssuerTrust, Principal
 from service.core.policy import decide
 from service.core.prefect.roles import Access
@@ -47,7 +48,7 @@ _OF_PEOPLE: Final = "oidc.role"
 _OWN: Final = "the token"  # says the role itself
 
 
-class CannotExplainError(Exception):
+class CannotExplainError(MistakeError):
     """A question that cannot be answered; the message says why."""
 
 

@@ -12,12 +12,13 @@ from types import FrameType
 from typing import Literal, NoReturn
 
 from service.adapters.files import exposure, locked, replace
+from service.core.mistakes import MistakeError
 from service.settings.starter import SECRETS_MODE, secrets_text
 
 Wish = Literal["edit", "write", "discard"]
 
 
-class EditError(Exception):
+class EditError(MistakeError):
     """The file stays as it is; the message says why."""
 
 

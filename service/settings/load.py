@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from service.adapters.environment import problems_of_environment
+from service.core.mistakes import MistakeError
 from service.settings.clouds import CloudError, read_place
 from service.settings.fields import check_place, holds_secret, split
 from service.settings.files import check_folder, read_toml, read_value
@@ -30,7 +31,7 @@ _LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
 _Layer = tuple[dict[str, Any], str]  # values, and the source they were taken from
 
 
-class ConfigError(Exception):
+class ConfigError(MistakeError):
     """A configuration that cannot be used, with every problem that was found; values are never quoted.
 
     ``draft`` is what is right of it, for a caller who can find more problems.
@@ -40,6 +41,12 @@ class ConfigError(Exception):
         super().__init__("; ".join(problems))
         self.problems = problems
         self.draft = draft
+
+    def report(self) -> str:
+        """Return the problems, a line each."""
+        return "\n".join(
+            [f"The configuration has {len(self.problems)} problem(s):", *(f"  - {one}" for one in self.problems)]
+        )
 
 
 @dataclass(frozen=True, slots=True)

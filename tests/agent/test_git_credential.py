@@ -23,7 +23,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from service.agent.git_credential import main
+from service.cli.main import main
 from service.agent.token_cache import SPARE_SECONDS, TokenCache, cache_folder
 from service.agent.tokens import Token
 from tests.support.git import HTTPServer, make_repository
@@ -118,9 +118,10 @@ class Helper:
             mock.patch.object(sys, "stdin", asked),
             redirect_stdout(out),
             redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
         ):
-            status = main([*self.argv[3:], action])
-        return subprocess.CompletedProcess(self.argv, status, out.getvalue(), err.getvalue())
+            main([*self.argv[3:], action])
+        return subprocess.CompletedProcess(self.argv, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     def answer(self) -> str:
         """Return the answer of a process."""

@@ -120,7 +120,7 @@ def test_it_loads_nothing_of_the_service(issuer: Issuer, tmp_path: Path) -> None
     source = ["--url", URL, "--token-url", f"{issuer.url}/token", "--client-id", "worker"]
     argv = ["prefect-forward-auth", "run", *source, "--", "true"]
     code = (
-        f"import sys; sys.argv = {argv!r}; from service.__main__ import main\ntry: main()\nfinally: print(*sys.modules)"
+        f"import sys; sys.argv = {argv!r}; from service.cli.main import main\ntry: main()\nfinally: print(*sys.modules)"
     )
     env = clean_environment(tmp_path, {"FORWARD_AUTH_AGENT_CLIENT_SECRET": "s3cret"})
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True)

@@ -14,7 +14,7 @@ import pytest
 from websockets.sync.server import Server, ServerConnection, serve
 
 from service.doctor import calls
-from service.doctor.command import main
+from service.cli.main import main
 from service.doctor.settings import read_settings
 from tests.support.issuer import Call, Issuer, Reply
 from tests.support.parts import ROOT
@@ -61,8 +61,9 @@ def diagnose(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     python = ["--python", interpreter(folder, version)] if version else []
-    status = main([*python, *options])
-    return status, capsys.readouterr().out.splitlines()
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *python, *options])
+    return int(ended.value.code or 0), capsys.readouterr().out.splitlines()
 
 
 # the version of Prefect, what is set in place of GOOD (None is not set), and what is to change
@@ -218,7 +219,8 @@ def test_the_version_is_that_of_the_command_in_the_path(
     _, lines = diagnose(here, monkeypatch, capsys, GOOD, "--offline", version="")
     assert any("Prefect 3.6.11" in line for line in lines)
     for path in ("/nonexistent", sys.executable):  # not there, and without Prefect
-        assert main(["--offline", "--python", path]) == 1
+        with pytest.raises(SystemExit, match="1"):
+            main(["doctor", "--offline", "--python", path])
         assert "does not say which version" in capsys.readouterr().out
     monkeypatch.setenv("PATH", "/nonexistent")
     status, lines = diagnose(here, monkeypatch, capsys, GOOD, "--offline", version="")
@@ -360,7 +362,7 @@ def test_a_socket_is_opened_as_the_version_does(
 def test_the_command_loads_nothing_of_the_service(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['x', 'doctor', '--offline']\n"
-        "from service.__main__ import main\n"
+        "from service.cli.main import main\n"
         "try: main()\nexcept SystemExit as end: status = end.code\n"
         "assert not {'fastapi', 'pydantic', 'service.gate', 'service.settings'} & set(sys.modules)\n"
         "sys.exit(status)"
@@ -374,6 +376,6 @@ def test_the_command_loads_nothing_of_the_service(tmp_path: Path) -> None:
 @pytest.mark.parametrize("needs", ["1", "1w", "h", "-1h"])
 def test_a_time_is_a_number_and_a_unit(needs: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([f"--needs={needs}"])
+        main(["doctor", f"--needs={needs}"])
     assert ended.value.code == 2
     assert "such as 12h" in capsys.readouterr().err
