@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("a-secret-of-more-than-thirty-two-characters", "another-secret-of-more-than-thirty-two")
 DAY = 86_400.0
 ROTATE = 30 * DAY
-KILLS = 10
+KILLS = 5
 
 
 def open_ledger(folder: Path, passphrases: tuple[str, ...] = ()) -> Ledger:

@@ -18,7 +18,7 @@ from tests.support.prefect_sockets import PrefectSockets
 from tests.support.relay_gate import closed, served
 from tests.support.waiting import wait_until
 from tests.web.conftest import Caller, basic
-from tests.web.test_own_tokens import IN_FORCE, NAME, ask, command, printed, until_refused
+from tests.web.test_own_tokens import IN_FORCE, NAME, ask, until_refused
 from tests.web.test_serve import serving
 
 pytestmark = pytest.mark.anyio
@@ -136,7 +136,9 @@ async def test_a_revocation_outlives_a_ledger_that_cannot_be_read(
 # the command ----------------------------------------------------------------------------------------------
 
 
-def test_the_command_revokes_and_lists_for_every_process(tmp_path: Path, folder: Path, provider: Provider) -> None:
+def test_the_command_revokes_and_lists_for_every_process(
+    tmp_path: Path, folder: Path, provider: Provider, operator: Operator
+) -> None:
     variables = {
         "FORWARD_AUTH_ISSUER__URL": provider.url,
         "FORWARD_AUTH_ISSUER__AUDIENCES": "prefect",
@@ -146,11 +148,11 @@ def test_the_command_revokes_and_lists_for_every_process(tmp_path: Path, folder:
     with serving(tmp_path, "--workers", "2", FORWARD_AUTH_TOKENS__FOLDER=str(folder), **variables) as (_, port):
         assert {ask(port, token) for _ in range(20)} == {200}
         exp = soon()
-        revoke = ("revoke", "--issuer", provider.url, "--jti", "stolen")
-        assert "is revoked" in printed(command(folder, *revoke, "--expires-at", str(exp), **variables))
+        revoke = ("token", "revoke", "--issuer", provider.url, "--jti", "stolen")
+        assert "is revoked" in operator(*revoke, "--expires-at", str(exp), **variables).out
         wait_until(lambda: {ask(port, token) for _ in range(20)} == {401}, timeout=IN_FORCE, what="a refusal by both")
-        assert "is revoked" in printed(command(folder, *revoke, **variables))  # now for as long as it can be
-        listed = printed(command(folder, "list", **variables)).splitlines()
+        assert "is revoked" in operator(*revoke, **variables).out  # now for as long as it can be
+        listed = operator("token", "list", **variables).out.splitlines()
         assert listed[-2].split()[:2] == ["ISSUER", "JTI"]
         assert listed[-1].split()[:2] == [provider.url, "stolen"]
         until = datetime.strptime(" ".join(listed[-1].split()[-2:]), "%Y-%m-%d %H:%M").replace(tzinfo=UTC).timestamp()
