@@ -174,6 +174,7 @@ def main() -> int:
             "FORWARD_AUTH_ISSUER__LEEWAY": "0",
         }
         site = stack.enter_context(Site(folder / "site", server.url, settings))
+        before = len(site.traefik.text())
         pools = [start(version, folder, site, server, provider) for version in options.versions]
         for pool in pools:
             stack.enter_context(pool.process)
@@ -189,7 +190,7 @@ def main() -> int:
                 happen()
             time.sleep(1)
         outcomes = [outcome(pool, server) for pool in pools]
-        renewed = len(re.findall(r'" 401 ', site.traefik.text()))
+        renewed = len(re.findall(r'" 401 ', site.traefik.text()[before:]))
         for pool in pools:
             print("\n".join(refusals(pool)) or f"{pool.version}: no 401")
     rows = [asdict(one) for one in outcomes]
