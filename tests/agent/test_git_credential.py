@@ -23,9 +23,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from service.cli.main import main
 from service.agent.token_cache import SPARE_SECONDS, TokenCache, cache_folder
 from service.agent.tokens import Token
+from service.cli.main import main
 from tests.support.git import HTTPServer, make_repository
 from tests.support.issuer import Call, Issuer, Reply
 from tests.support.parts import ROOT

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from websockets.sync.server import Server, ServerConnection, serve
 
-from service.doctor import calls
 from service.cli.main import main
+from service.doctor import calls
 from service.doctor.settings import read_settings
 from tests.support.issuer import Call, Issuer, Reply
 from tests.support.parts import ROOT
