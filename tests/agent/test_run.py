@@ -139,7 +139,7 @@ def test_it_loads_nothing_of_the_service(issuer: Issuer, tmp_path: Path) -> None
     }
     assert not of_the_gate & loaded
     floors = {name.split(".")[1] for name in loaded if name.startswith("service.")}
-    assert floors == {"__main__", "agent", "core"}
+    assert floors == {"agent", "cli", "core"}
 
 
 def test_every_option_is_documented(run: Run) -> None:
