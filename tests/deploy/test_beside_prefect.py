@@ -14,6 +14,8 @@ from tests.support.agent_gate import AgentGate
 from tests.support.package_index import install_beside_prefect, run_in
 from tests.support.parts import ROOT, prefect_part, require
 
+pytestmark = pytest.mark.long
+
 OLDEST, NEWEST = "3.2.15", "3.9.1"
 ASK = """
 import asyncio, prefect

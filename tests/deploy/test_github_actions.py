@@ -90,6 +90,7 @@ def test_the_job_may_ask_for_a_token_and_holds_no_secret() -> None:
         assert len(step.get("uses", "@" + "0" * 40).partition("@")[2]) == 40, "pinned by commit"
 
 
+@pytest.mark.long
 def test_the_workflow_deploys(site: Site, prefect_server: Server, github: Issuer, tmp_path: Path) -> None:
     job = workflow()["jobs"]["deploy"]
     step = job["steps"][-1]

@@ -17,6 +17,8 @@ from tests.support.parts import ROOT
 from tests.support.processes import Process, clean_environment
 from tests.support.waiting import accepts, free_port, wait_until
 
+pytestmark = pytest.mark.long
+
 (BLOCK,) = re.findall(r"## Install the command\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 LINES = [line.partition("#")[0].strip() for line in BLOCK.splitlines()]
 

@@ -164,14 +164,14 @@ def ended(server: Server, flow_run: str) -> Callable[[], str | None]:
 
 
 CASES = [
-    (1, "deploy-key"),  # JWT in custom headers
-    (2, "token"),  # password in custom headers
-    (3, "github-app"),  # JWT in the URL
-    (4, "deploy-key"),  # password in the URL
+    pytest.param(1, "deploy-key", marks=pytest.mark.long),  # JWT in custom headers
+    pytest.param(2, "token", marks=pytest.mark.long),  # password in custom headers
+    pytest.param(3, "github-app"),  # JWT in the URL
+    pytest.param(4, "deploy-key", marks=pytest.mark.long),  # password in the URL
 ]
 
 
-@pytest.mark.parametrize(("form", "how"), CASES, ids=[f"form-{form}-{how}" for form, how in CASES])
+@pytest.mark.parametrize(("form", "how"), CASES)
 def test_a_flow_run_completes_with_its_task_runs(
     form: int, how: str, worker: Worker, site: Site, issuer: Issuer, prefect_server: Server, forge: Forge
 ) -> None:

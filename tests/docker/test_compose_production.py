@@ -16,6 +16,8 @@ from tests.support.certificates import write_certificate
 from tests.support.compose import MACHINES, NAVIGATION, PEOPLE, Person, Stack
 from tests.support.raw_http import basic
 
+pytestmark = pytest.mark.long
+
 IN_POSTGRES = ("exec", "-T", "postgres", "psql", "--username", "prefect", "--tuples-only", "--no-align", "--command")
 
 

@@ -16,6 +16,8 @@ from tests.support.parts import ROOT, require
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 NO_CREDENTIAL = None
 REPLICAS = ("forward-auth", "forward-auth-2")
 RATE = 500  # requests a second

@@ -45,6 +45,7 @@ def site(
         yield site
 
 
+@pytest.mark.long
 def test_a_run_outlives_its_tokens(
     site: Site, prefect_server: Server, provider: OpenIDProvider, tmp_path: Path
 ) -> None:

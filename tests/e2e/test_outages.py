@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+import pytest
+
 from tests.support.echo import Echo
 from tests.support.issuer import Issuer
 from tests.support.parts import TRAEFIK, require
@@ -28,6 +30,7 @@ def issuer_state(site: Site, issuer: Issuer) -> str:
     return str(state["issuers"][issuer.url]["state"])
 
 
+@pytest.mark.long
 def test_calls_wait_for_a_service_that_is_away_and_get_a_503_if_it_stays_away(
     folder: Path, service_settings: Mapping[str, str]
 ) -> None:

@@ -782,6 +782,7 @@ def test_what_prefect_refuses_is_its_own_word(status: int, proxy: Proxy, sites: 
         assert Received.from_json(json.loads(answer.body)).path == f"/api/status/{status}"
 
 
+@pytest.mark.long
 def test_a_flow_run_with_its_tasks(proxy: Proxy, sites: ProxySites, prefect_server: Server) -> None:
     """The real client at the real server: HTTP, and the WebSocket on which task runs travel."""
     well = sites.by_state["well"]

@@ -21,6 +21,8 @@ from tests.support.processes import Process
 from tests.support.site import MACHINES, Site
 from tests.support.waiting import accepts, free_port, wait_until
 
+pytestmark = pytest.mark.long
+
 AWAY_SECONDS = 15.0
 VERSIONS = ("3.6.11", "3.9.1")
 

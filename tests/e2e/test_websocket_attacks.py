@@ -209,6 +209,7 @@ def test_nothing_arrives_after_the_end_of_a_token(site: Site, prefect_server: Se
 # floods ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_thousands_of_silent_sockets_keep_nobody_out(site: Site, tmp_path: Path) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE)
     request = f"GET {EVENTS} HTTP/1.1\r\nHost: {MACHINES}\r\n{head}Sec-WebSocket-Key: {'A' * 22}==\r\n\r\n".encode()
