@@ -160,6 +160,20 @@ def test_a_sign_out_is_known_to_both_at_once(stack: Stack, admins_password: str)
     assert statuses(copy) == {401}
 
 
+def test_a_token_that_one_issues_is_good_at_both_until_the_other_revokes_it(stack: Stack) -> None:
+    def token(replica: str, *words: str) -> str:
+        return stack.compose("exec", "-T", replica, "prefect-forward-auth", "token", *words)
+
+    def answers() -> set[int]:
+        sent = {"headers": {"Authorization": f"Bearer {issued}"}}
+        return {stack.send("GET", MACHINES, "/api/health", **sent).status_code for _ in range(12)}
+
+    issued = token(REPLICAS[0], "issue", "--name", "etl-worker", "--role", "worker").strip()
+    assert answers() == {200}
+    token(REPLICAS[1], "revoke", "--name", "etl-worker")
+    wait_until(lambda: answers() == {401}, timeout=5, what="a revoked token refused by both")
+
+
 def test_wrong_passwords_are_counted_together(stack: Stack) -> None:
     form, seen = Person(stack), []
     page = form.get("/_auth/login", **NAVIGATION)
