@@ -142,6 +142,16 @@ class Telemetry:
             fields |= {"error": outcome, "reason": reason}
         log.info("token request refused" if reason else "token granted", extra={"fields": fields})
 
+    def own_token(
+        self, done: Literal["issued", "revoked"], who: Session, token_id: str, role: str, client: str
+    ) -> None:
+        """Log that a person has issued or revoked a token of one's own."""
+        log.info(
+            "token %s by its owner",
+            done,
+            extra={"fields": {**_who(who), "token": token_id, "role": role, "client": client}},
+        )
+
     def websocket_ended(self, request: ForwardedRequest, who: Principal, reason: str) -> None:
         """Count and log that a relayed WebSocket was closed because its credential is not valid any more."""
         endpoint = websocket_endpoint(request.path) or ""

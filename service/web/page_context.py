@@ -8,8 +8,10 @@ from typing import NamedTuple
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
+from service.authn.sessions import Opened
 from service.core.errors import Later, NotPermitted, Refusal, SessionEnded
 from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
+from service.core.problems import Problem
 from service.core.request.cookies import (
     HOST_PREFIX,
     clear_session,
@@ -115,6 +117,22 @@ class PageContext:
             pass
         return None
 
+    @property
+    def has_own_tokens(self) -> bool:
+        """Tell whether there are people who may issue tokens for themselves."""
+        settings = self.settings
+        return settings.people_sign_in and settings.tokens is not None and bool(settings.tokens.people)
+
+    async def open(self, page_request: PageRequest) -> Opened:
+        """Return the session, renewed if it is due: pass it to ``renewed()`` with the answer.
+
+        Raises SessionEnded if there is none, and otherwise as ``Sessions.open()`` does.
+        """
+        cookie = session_cookie(page_request.cookies)
+        if not isinstance(cookie, SessionCookie) or self.wiring.sessions is None:
+            raise SessionEnded(Problem.NOT_SIGNED_IN)
+        return await self.wiring.sessions.open(cookie)
+
     def refused(self, refusal: Refusal, return_to: str = HOME) -> Response:
         """Log a refusal, and return its page; ``return_to`` is where the person wants to get to."""
         request_id, switch = secrets.token_hex(8), switch_href(self.settings, return_to)
@@ -140,6 +158,13 @@ class PageContext:
             headers["Retry-After"] = str(refusal.retry_after)
         content = refusal_content(refusal.code, refusal.cause, request_id)
         return JSONResponse(content, status or refusal.status, headers)
+
+
+def renewed(response: Response, opened: Opened, page_request: PageRequest) -> Response:
+    """Return the response, with the session if it was sealed anew: a refresh token may have been used up for that."""
+    if opened.sealed is not None:
+        page_request.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
+    return response
 
 
 def as_response(answer: Answer) -> Response:

@@ -26,6 +26,9 @@ from service.issuing.ledger import (
     LEAD,
     Ledger,
     LedgerError,
+    Token,
+    TooManyTokensError,
+    owner_of,
     signer_of,
 )
 from service.issuing.machine_secrets import split_secret
@@ -51,6 +54,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def issue(ledger: Ledger, name: str = "etl", lifetime: float = DAY, ago: float = 0) -> str:
     return ledger.issue(name, "worker", lifetime, "us", "prefect", time.time() - ago)[0]
+
+
+def owned(ledger: Ledger, owner: str) -> Token:
+    return ledger.issue("ada/laptop", "worker", DAY, "us", "prefect", owner=owner)[1]
 
 
 def key_id(token: str) -> str:
@@ -316,14 +323,46 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_token
     for statement in ledger_module._SCHEMA[0].split(";"):
         old.execute(statement)
     old.execute("PRAGMA user_version = 1")
-    old.execute(ledger_module._INSERT, ("an-id", "etl", "worker", 1, int(time.time()) + 60, None, None, "kid", 0))
+    old.execute(
+        "INSERT INTO tokens VALUES ('an-id', 'etl', 'worker', 'kid', 1, ?, NULL, NULL, 0)", (int(time.time()) + 60,)
+    )
     old.commit()
     old.close()
     with open_ledger(tmp_path) as ledger:
-        assert [one.name for one in ledger.tokens()] == ["etl"]
+        assert [(one.name, one.owner) for one in ledger.tokens()] == [("etl", "")]
         ledger.revoke_of("https://idp", "one", int(time.time()) + 60)
         assert len(ledger.revocations()) == 1
-    assert rows(tmp_path, "PRAGMA user_version") == [(2,)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(3,)]
+
+
+# of people --------------------------------------------------------------------------------------------------
+
+
+def test_a_person_has_a_bounded_number_of_tokens_and_revokes_only_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "MAX_OWNED", 2)
+    monkeypatch.setattr(ledger_module, "MAX_OWNED_A_DAY", 4)
+    ada, bob = owner_of("local", "ada"), owner_of("local", "bob")
+    with open_ledger(tmp_path) as ledger:
+        (first, second) = (owned(ledger, ada) for _ in range(2))
+        other, operators = owned(ledger, bob), owned(ledger, "")
+        with pytest.raises(TooManyTokensError, match="valid"):
+            owned(ledger, ada)
+        for not_hers in (other.id, operators.id):
+            assert ledger.revoke_owned(ada, not_hers) == []
+        assert ledger.revoke_owned(ada, first.id) == [first]
+        assert ledger.revoke_owned(ada, first.id) == []
+        assert ledger.tokens_of(ada) == [second]
+        third = owned(ledger, ada)
+        assert {one.id for one in ledger.revoke_owned(ada)} == {second.id, third.id}
+        owned(ledger, ada)
+        with pytest.raises(TooManyTokensError, match="day"):
+            owned(ledger, ada)
+        assert len(ledger.tokens()) == 6
+        assert ledger.tokens_of(bob) == [other]
+        for _ in range(5):
+            issue(ledger)
 
 
 def _file_in(folder: Path) -> Path:

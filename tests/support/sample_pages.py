@@ -8,7 +8,7 @@ from typing import Any
 from service.core.errors import Broken, Code, MalformedRequest, NotFound, OutOfReach, SignInFailed, Throttled
 from service.core.model import Deny, Session, Unavailable
 from service.core.problems import Cause, Problem
-from service.rendering.pages import Pages
+from service.rendering.pages import OwnToken, Pages
 from service.rendering.wire import Answer
 
 NOW = 1_790_000_000.0
@@ -47,6 +47,19 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
         "claims": {"user": say("sub"), "groups": say("groups")},
         "ends": NOW + 13 * 3_600,
         "ends_when_idle": NOW + 8 * 3_600,
+        "now": NOW,
+        "tokens_href": "/_auth/tokens",
+    }
+    own = [
+        OwnToken("1f", say("laptop"), say("deployer"), int(NOW) - 86_400, int(NOW) + 90 * 86_400, int(NOW) - 600),
+        OwnToken("2e", say("notebook server"), say("viewer"), int(NOW) - 60, int(NOW) + 86_400, None),
+    ]
+    tokens: dict[str, Any] = {
+        "action": "/_auth/tokens",
+        "csrf": say("csrf"),
+        "roles": [say("viewer"), say("deployer")],
+        "lifetimes": [86_400, 30 * 86_400],
+        "lifetime": 86_400,
         "now": NOW,
     }
     return {
@@ -122,6 +135,10 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
             NotFound(Problem.NOT_FOUND), request_id=say(REQUEST_ID), again_href="", switch_href=""
         ),
         "me": pages.me(session, [say("viewer")], **me),
+        "tokens-none": pages.tokens([], **{**tokens, "roles": []}),
+        "tokens": pages.tokens(own, notice=say("The token is revoked."), **tokens),
+        "tokens-issued": pages.tokens(own, issued=(say("laptop"), say("eyJ" + "A" * 700)), **tokens),
+        "tokens-problem": pages.tokens(own, problem=say("No."), name=say("laptop"), status=400, **tokens),
         "me-without-role": pages.me(session, [], home_is_open=False, **me),
         **{f"gate-{name}": page for name, page in every_refusal(pages, say).items()},
     }
