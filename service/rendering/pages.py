@@ -59,6 +59,17 @@ class OwnToken(NamedTuple):
     used: int | None
 
 
+class OwnSession(NamedTuple):
+    """A session as its person sees it. Times are in seconds since the epoch."""
+
+    id: str
+    device: str
+    address: str
+    began: float
+    seen: float
+    is_this: bool
+
+
 class Pages:
     """The pages, with one title, and the static files that they refer to.
 
@@ -182,7 +193,11 @@ class Pages:
         return self._page(
             "me.html",
             200,
-            links={"sign_out_href": f"{PAGES}logout", "tokens_href": tokens_href},
+            links={
+                "sign_out_href": f"{PAGES}logout",
+                "sessions_href": f"{PAGES}sessions",
+                "tokens_href": tokens_href,
+            },
             who=[row for row in rows if row[1]],
             way=Link(f"Open {self._title}", HOME) if home_is_open else Link("Whom can I ask?", f"{PAGES}denied"),
         )
@@ -222,7 +237,7 @@ class Pages:
         return self._page(
             "tokens.html",
             status,
-            links={"action": action, "back_href": f"{PAGES}me"},
+            links={"action": action, "back_href": f"{PAGES}me", "sessions_href": f"{PAGES}sessions"},
             csrf=csrf,
             tokens=rows,
             roles=roles,
@@ -232,6 +247,32 @@ class Pages:
             notice=notice,
             problem=problem,
             issued=issued,
+        )
+
+    def sessions(
+        self,
+        sessions: Sequence[OwnSession],
+        *,
+        action: str,
+        csrf: str,
+        now: float,
+        shared: bool,
+        notice: str = "",
+        problem: str = "",
+        status: int = 200,
+    ) -> Answer:
+        """Return one's own sessions by device; ``shared`` tells whether other replicas' are among them."""
+        rows = [{**one._asdict(), "began": Moment(one.began, now), "seen": Moment(one.seen, now)} for one in sessions]
+        return self._page(
+            "sessions.html",
+            status,
+            links={"action": action, "back_href": f"{PAGES}me", "sign_out_href": f"{PAGES}logout"},
+            csrf=csrf,
+            sessions=rows,
+            others=any(not one.is_this for one in sessions),
+            shared=shared,
+            notice=notice,
+            problem=problem,
         )
 
     # refused ------------------------------------------------------------------------------------------------

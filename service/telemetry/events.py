@@ -120,10 +120,10 @@ class Telemetry:
         self.sign_ins["signed_in"] += 1
         log.info("signed in", extra={"fields": {**_who(session), "client": client}})
 
-    def signed_out(self, session: Session) -> None:
-        """Count and log a sign-out."""
+    def signed_out(self, session: Session, by: Session | None = None) -> None:
+        """Count and log a sign-out; ``by`` is another session of the same person that has ended it."""
         self.sign_ins["signed_out"] += 1
-        log.info("signed out", extra={"fields": _who(session)})
+        log.info("signed out", extra={"fields": _who(session) | ({"by_session": by.id[:8]} if by is not None else {})})
 
     def sign_in_refused(self, refusal: Refusal, request_id: str) -> None:
         """Count and log a refused sign-in or sign-out."""

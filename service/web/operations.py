@@ -22,6 +22,7 @@ from service.web.account import AccountRoutes
 from service.web.login import LoginRoutes
 from service.web.logout import LogoutRoutes
 from service.web.metrics import create_registry
+from service.web.own_sessions import OwnSessionRoutes
 from service.web.own_tokens import OwnTokenRoutes
 from service.web.page_context import PageContext
 from service.web.published import MOUNT, PublishedRoutes
@@ -65,8 +66,9 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
         return context.answered(request, MalformedRequest(_PROBLEMS.get(status, Problem.FORM_UNREADABLE)), status)
 
     published = PublishedRoutes(context)
-    pages = LoginRoutes(context), LogoutRoutes(context), AccountRoutes(context), OwnTokenRoutes(context)
-    for routes in (*pages, TokenRoutes(context), published):
+    pages = LoginRoutes(context), LogoutRoutes(context), AccountRoutes(context)
+    own = OwnTokenRoutes(context), OwnSessionRoutes(context)
+    for routes in (*pages, *own, TokenRoutes(context), published):
         app.include_router(routes.router, prefix=MOUNT)
     app.include_router(published.inserted)
 

@@ -20,6 +20,7 @@ from service.core.request.cookies import (
     set_cookie,
     set_session,
 )
+from service.core.request.devices import device_in
 from service.core.request.faces import parse_browser, parse_routed, shows_answer
 from service.core.request.redirects import HOME, PAGES, sign_in_href
 from service.gate.refusals import switch_href
@@ -35,6 +36,7 @@ class PageRequest(NamedTuple):
 
     request: ForwardedRequest
     browser: Browser
+    device: str
     cookies: dict[bytes, bytes]  # of this service only, without the prefix of their names
     secure: bool
 
@@ -105,7 +107,7 @@ class PageContext:
             cookies = own_cookies(found.get(b"cookie", b""), HOST_PREFIX if secure else b"")
         except SessionEnded:
             cookies = {}  # none of them can be believed
-        return PageRequest(routed, parse_browser(found, routed), cookies, secure)
+        return PageRequest(routed, parse_browser(found, routed), device_in(scope["headers"]), cookies, secure)
 
     def session(self, page_request: PageRequest) -> Session | None:
         """Return the session as it was sealed, or None if there is none or it has ended."""
@@ -131,7 +133,10 @@ class PageContext:
         cookie = session_cookie(page_request.cookies)
         if not isinstance(cookie, SessionCookie) or self.wiring.sessions is None:
             raise SessionEnded(Problem.NOT_SIGNED_IN)
-        return await self.wiring.sessions.open(cookie)
+        opened = await self.wiring.sessions.open(cookie)
+        client = page_request.request.client
+        self.wiring.state.sightings.note(opened.session, page_request.device, client, time.time())
+        return opened
 
     def refused(self, refusal: Refusal, return_to: str = HOME) -> Response:
         """Log a refusal, and return its page; ``return_to`` is where the person wants to get to."""
