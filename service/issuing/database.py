@@ -64,11 +64,11 @@ class Database(ABC):
     def transaction(self, *, writes: bool = False) -> Iterator[None]:
         """Hold one transaction: it is on the disk at the end, or nothing of it. One that writes keeps others out."""
         with self._told():
-            self._begin(writes=writes)
             try:
+                self._begin(writes=writes)
                 yield
             except BaseException:
-                with suppress(Exception):  # the connection may be gone, and the transaction with it
+                with suppress(Exception):  # there may be none, or no connection any more
                     self.run("ROLLBACK")
                 raise
             self.run("COMMIT")

@@ -33,7 +33,7 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("a-secret-of-more-than-thirty-two-characters", "another-secret-of-more-than-thirty-two")
-KILLS = 5
+KILLS = 3
 
 
 def open_ledger(folder: Path) -> Ledger:
@@ -313,9 +313,13 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_token
 
 BUSY = """
 import sys
-from tests.issuing.conftest import in_place
+from pathlib import Path
+from service.issuing.ledger import Ledger
+from service.issuing.postgresql import PostgreSQL
+from service.issuing.sqlite import SQLite
 
-ledger = in_place(sys.argv[1]).ledger()
+place = sys.argv[1]
+ledger = Ledger(PostgreSQL(place) if "://" in place else SQLite(Path(place)), rotate=86_400)
 ledger.open()
 while True:
     kept = ledger.issue("kept", "worker", 3600, "us", "prefect")[1]

@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -78,6 +80,15 @@ class PostgreSQLServer:
             self._process.wait(timeout=30)
             self._process.stop()
             self._process = None
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Be away within the `with` block, and there again behind it."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def new_database(self) -> str:
         """Return the URL of an empty database."""
