@@ -28,6 +28,7 @@ _DEFAULTS: Final = {  # whatever the URL does not say
     "keepalives_interval": "5",
     "keepalives_count": "3",
 }
+_PLACE: Final = "SELECT to_regclass('version')::oid::bigint, extract(epoch FROM pg_postmaster_start_time())::bigint"
 _DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
@@ -41,7 +42,7 @@ class PostgreSQL(Database):
         self._url = url
         self.name = "PostgreSQL at " + url.partition("?")[0].rpartition("@")[2].rpartition("://")[2]
         self._connection: Connection | None = None
-        self._place = 0
+        self._place: tuple[int, ...] = ()
         self._options: dict[str, Any] = {}
         self._errors: tuple[type[Exception], ...] = ()  # the driver's
 
@@ -77,7 +78,7 @@ class PostgreSQL(Database):
                 self.run("CREATE TABLE IF NOT EXISTS version (number BIGINT NOT NULL)")
                 self.run("INSERT INTO version SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM version)")
             place = self._found_place()
-        self._place = place or 0
+        self._place = place or ()
 
     def close(self) -> None:
         """Close the connection."""
@@ -100,7 +101,7 @@ class PostgreSQL(Database):
     def stamp(self) -> Stamp:
         """Return the stamp of now."""
         with self.transaction():
-            return Stamp((self._place,), self.number("SELECT number FROM revision"))
+            return Stamp(self._place, self.number("SELECT number FROM revision"))
 
     def is_replaced(self) -> bool:
         """Tell whether the connection is gone, or the tables are others, as after a restore."""
@@ -118,11 +119,11 @@ class PostgreSQL(Database):
             f"`pg_dump --schema={SCHEMA}`"
         )
 
-    def _found_place(self) -> int | None:
-        """Return what another table in the place of ours would not have."""
+    def _found_place(self) -> tuple[int, ...] | None:
+        """Return what other tables in the place of ours would not have, and no other server behind a pooler."""
         with self.transaction():
-            (place,) = self.run("SELECT to_regclass('version')::oid::bigint").fetchone()
-        return None if place is None else int(place)
+            table, *server = self.run(_PLACE).fetchone()
+        return None if table is None else (table, *server)
 
     @contextmanager
     def transaction(self, *, writes: bool = False) -> Iterator[None]:
