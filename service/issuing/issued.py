@@ -170,7 +170,7 @@ class IssuedTokens:
         now = self._ledger.stamp()
         if now == stamp:
             return now, None, False
-        if stamp is not None:
+        if stamp is not None and now.place == stamp.place:
             changes = self._ledger.changes_since(revision)
             if changes.revision >= revision:
                 return now, self._with_signing(changes), False

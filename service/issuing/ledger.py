@@ -151,9 +151,13 @@ class Ledger:
     def open(self) -> None:
         """Open the ledger, or make it with its first signing key. Raises LedgerError."""
         with self._lock:
-            self._database.open()
-            self._set_up()
-            self.rotate_keys()
+            try:
+                self._database.open()
+                self._set_up()
+                self.rotate_keys()
+            except BaseException:
+                self._database.close()  # so that it is opened again, and not used as it is
+                raise
 
     def close(self) -> None:
         """Close the ledger."""

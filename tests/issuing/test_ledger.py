@@ -272,8 +272,23 @@ def test_a_later_ledger_is_refused(place: Place) -> None:
     database = place.database()
     with Ledger(database, rotate=ROTATE), database.transaction(writes=True):
         database.set_version(99)
+    ledger = place.ledger()
     with pytest.raises(LedgerError, match=r"is of a later version \(99\): update this service"):
-        place.ledger().open()
+        ledger.open()
+    with pytest.raises(LedgerError, match="is not"):  # open
+        ledger.stamp()
+    assert ledger.is_replaced()
+
+
+def test_whoever_reads_sees_one_moment(place: Place, ledger: Ledger) -> None:
+    reader = place.database()
+    reader.open()
+    with reader.transaction():
+        before = reader.number("SELECT number FROM revision")
+        issue(ledger)
+        assert reader.number("SELECT number FROM revision") == before
+        assert reader.run("SELECT id FROM tokens").fetchall() == []
+    reader.close()
 
 
 def test_a_revocation_of_another_issuers_token_is_kept_until_no_clock_lets_it_in(ledger: Ledger) -> None:

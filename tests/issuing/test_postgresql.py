@@ -96,6 +96,16 @@ def test_the_tables_are_in_a_schema_of_their_own_that_somebody_else_may_have_mad
         issue(ledger, "etl")
 
 
+def test_a_change_is_on_the_disk_also_where_the_database_would_not_wait_for_it(postgresql: PostgreSQLServer) -> None:
+    url = postgresql.new_database()
+    postgresql.run(f"ALTER DATABASE {url.rpartition('/')[2]} SET synchronous_commit = off")
+    database = PostgreSQL(url)
+    database.open()
+    with database.transaction(writes=True):
+        assert database.run("SHOW synchronous_commit").fetchone() == ("on",)
+    database.close()
+
+
 def test_a_problem_names_the_place_and_never_the_password(postgresql: PostgreSQLServer) -> None:
     url = postgresql.new_database()
     at = f"PostgreSQL at 127.0.0.1:{postgresql.port}/"
