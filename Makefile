@@ -72,7 +72,7 @@ docs: init ## write the generated documents
 
 lock: init ## update the locks to the newest dependencies (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  --upgrade --extra redis pyproject.toml -o requirements.lock
+	  --upgrade --extra redis --extra postgresql pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  --upgrade --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 

@@ -5,10 +5,15 @@ import ssl
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import certifi
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.postgresql import PostgreSQLServer
 
 # What starts much shares it, so it stays in one process; the longest come first, so that none is left for the end.
 TOGETHER = {
@@ -65,6 +70,15 @@ def _trust_one_authority(config: pytest.Config) -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQLServer]:
+    """Return a running PostgreSQL, one for each process that runs tests."""
+    from tests.support.postgresql import PostgreSQLServer  # noqa: PLC0415 - here alone, where it is wanted
+
+    with PostgreSQLServer() as server:
+        yield server
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,6 +9,7 @@ from service.adapters.users_file import read_users
 from service.cli.loading import load_checked
 from service.cli.options import add_configuration
 from service.core.identity.presets import PRESETS
+from service.issuing.configured import ledger_of
 from service.rendering.presets import list_lines, preset_lines
 from service.settings import ConfigError, Settings, load
 from service.settings.advice import warnings_about
@@ -86,8 +87,8 @@ def _check(options: argparse.Namespace) -> int:
     print(f"The configuration {good}. Issuers: {issuers}. Users file: {users_file}.")
     at_provider = f"at {settings.oidc.issuer}" if settings.oidc else ""
     form = "with the form, as users of the file" if settings.local_sign_in else ""
-    if settings.tokens is not None:
-        print(f"This service issues tokens. Their list: {settings.tokens.folder}.")
+    if (ledger := ledger_of(settings)) is not None:
+        print(f"This service issues tokens. Their list: {ledger.name}.")
     print(f"People sign in {' or '.join(filter(None, (at_provider, form))) or 'nowhere'}.")
     warnings = list(warnings_about(loaded))
     for warning in warnings:

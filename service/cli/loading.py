@@ -3,7 +3,7 @@
 import argparse
 
 from service.adapters.users_file import UsersFileError, read_users
-from service.issuing.ledger import LedgerError, check_folder
+from service.issuing.configured import problem_of_database
 from service.settings import ConfigError, Loaded, Settings, load
 
 
@@ -30,10 +30,6 @@ def _problems_of_files(settings: Settings | None) -> list[str]:
             read_users(users.file, users.max_cost, users.max_size)
         except UsersFileError as problem:
             found.append(f"users.file: {users.file}: {problem}")
-    tokens = settings.tokens if settings is not None and settings.tokens and str(settings.tokens.folder) else None
-    if tokens is not None:
-        try:
-            check_folder(tokens.folder)
-        except LedgerError as problem:
-            found.append(f"tokens.folder: {problem}")
+    if settings is not None and (told := problem_of_database(settings)):
+        found.append(told)
     return found

@@ -13,7 +13,8 @@ from service.cli.options import add_configuration
 from service.core.identity.claims import MAX_TEXT
 from service.core.names import is_visible_name
 from service.issuing.configured import ledger_of
-from service.issuing.ledger import Ledger, LedgerError, Token
+from service.issuing.database import LedgerError
+from service.issuing.ledger import Ledger, Token
 from service.settings import Settings, load
 from service.settings.tokens import TokensSettings
 
@@ -118,7 +119,7 @@ def configured(options: argparse.Namespace) -> tuple[Settings, TokensSettings, L
     if settings.tokens is None or ledger is None:
         raise LedgerError(
             "no tokens are issued here: set tokens.folder (FORWARD_AUTH_TOKENS__FOLDER) to a folder that the service "
-            "may write to, for this command and for the service"
+            "may write to, or tokens.database to the URL of PostgreSQL, for this command and for the service"
         )
     return settings, settings.tokens, ledger
 

@@ -20,7 +20,7 @@ from service.core.request.first_message import SUBPROTOCOL, first_message
 from service.doctor.findings import Finding, change, note, ok
 from service.gate.generation import Generation
 from service.gate.wiring import Wiring, new_state, wire
-from service.issuing.ledger import LedgerError
+from service.issuing.database import LedgerError
 from service.rendering.sentences import sentence
 from service.settings import Settings
 
@@ -72,12 +72,13 @@ async def _files(generation: Generation) -> AsyncIterator[Finding]:
             yield ok(f"{where} has {count} users.") if count else change(f"{where} has no user: 'users add' adds one.")
         except (UsersFileError, OSError) as problem:
             yield change(f"The users file {settings.users.file} cannot be used: {problem}.")
-    if wiring.own_issuer is not None and settings.tokens is not None:
+    if wiring.own_issuer is not None:
+        issued = wiring.own_issuer.issued
         try:
-            await wiring.own_issuer.issued.start()
-            yield ok(f"The list of tokens in {settings.tokens.folder} can be read.")
+            await issued.start()
+            yield ok(f"The list of tokens in {issued.place} can be read.")
         except (LedgerError, OSError) as problem:
-            yield change(f"The list of tokens in {settings.tokens.folder} cannot be used: {problem}.")
+            yield change(f"The list of tokens in {issued.place} cannot be used: {problem}.")
 
 
 async def _issuers(wiring: Wiring) -> AsyncIterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from service.adapters.users_file import UsersFileError
 from service.gate.generation import Generation
 from service.gate.wiring import wire
-from service.issuing.ledger import LedgerError
+from service.issuing.database import LedgerError
 from service.settings import ConfigError, Settings
 from service.telemetry.events import configure_logging
 
@@ -83,7 +83,7 @@ def _refuse(before: Generation, problem: Exception) -> None:
     elif isinstance(problem, UsersFileError):
         problems = [f"users.file: {problem}"]
     elif isinstance(problem, LedgerError):
-        problems = [f"tokens.folder: {problem}"]
+        problems = [f"tokens: {problem}"]
     else:
         problems = [f"failed with {type(problem).__name__}"]
         log.error("configuration: reading it failed", exc_info=problem)

@@ -12,14 +12,13 @@ from typing import Any, Final
 
 from service.adapters.jwks import NO_KEYS, KeySet, parse_jwks
 from service.adapters.users_file import Users
+from service.issuing.database import LedgerError, Stamp
 from service.issuing.ledger import (
     KEEP_REVOKED,
     Changes,
     DatedKey,
     Ledger,
-    LedgerError,
     Machine,
-    Stamp,
     Token,
     signer_of,
 )
@@ -57,6 +56,11 @@ class IssuedTokens:
 
     def __len__(self) -> int:
         return len(self._tokens)
+
+    @property
+    def place(self) -> str:
+        """Return where the ledger is, for messages."""
+        return self._ledger.name
 
     def find(self, token_id: str) -> Token | None:
         """Return what is known of a token."""
@@ -112,6 +116,8 @@ class IssuedTokens:
                 await self.look()
             except Exception:
                 log.exception("tokens: looking at the ledger failed; it is tried again")
+            if self.problem:  # what cannot be read need not be written to: there would be one more problem to log
+                continue
             if time.monotonic() >= note_at:
                 await self._write(self._note_uses)
                 note_at = time.monotonic() + NOTE_USES
@@ -164,7 +170,7 @@ class IssuedTokens:
         now = self._ledger.stamp()
         if now == stamp:
             return now, None, False
-        if stamp is not None:
+        if stamp is not None and now.place == stamp.place:
             changes = self._ledger.changes_since(revision)
             if changes.revision >= revision:
                 return now, self._with_signing(changes), False
@@ -208,8 +214,13 @@ class IssuedTokens:
 
     def _note_uses(self) -> None:
         uses, self._uses = self._uses, {}
-        if uses:
+        if not uses:
+            return
+        try:
             self._ledger.note_uses(uses)
+        except LedgerError:
+            self._uses = uses | self._uses  # for the next time
+            raise
 
     async def _write(self, work: Callable[[], None]) -> None:
         async with self._one_at_a_time:

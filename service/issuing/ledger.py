@@ -1,4 +1,4 @@
-"""The ledger: signing keys, issued tokens and revoked ones, in one SQLite file in a folder of the service.
+"""The ledger: signing keys, issued tokens and revoked ones, in a database: a SQLite file, or tables in PostgreSQL.
 
 A token itself is never kept. Every change is one transaction that is on the disk before its caller is told, so a
 process that is killed in the middle leaves the whole change, or nothing of it. Each change of a token has the number
@@ -6,23 +6,19 @@ of a revision, which tells processes what they have not read yet.
 """
 
 import json
-import os
 import secrets
-import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from service.adapters.files import FileError, exposure, locked, writers
+from service.issuing.database import Database, LedgerError, Rows, Stamp
 from service.issuing.machine_secrets import new_secret
 from service.issuing.signing import SigningKey, key_from_pem, new_key
 from service.settings.tokens import MAX_UNLISTED
 
-FILE: Final = "tokens.sqlite3"
 KEEP_EXPIRED: Final = 30 * 86_400  # seconds for which an expired token stays in the list
 KEEP_REVOKED: Final = 3_600  # seconds for which an expired token stays revoked: more than any leeway
 KEEP_KEY: Final = 600  # seconds for which a key is published after its last token, for clocks that differ
@@ -30,49 +26,43 @@ LEAD: Final = 600  # seconds for which a key is published before it signs, for t
 MAX_OWNED: Final = 20  # valid tokens of one person
 MAX_OWNED_A_DAY: Final = 40  # tokens that one person issues: also a revoked one stays in the list for a while
 MAX_SECRETS: Final = 2  # of one machine: the one that it has, and the one that it gets
-_WAIT: Final = 30.0  # seconds for another process's change
-_WRITABLE: Final = "tokens.folder must be a folder that the service may write to, in one that exists"
 _SCHEMA: Final = (  # what each version adds to the one before
     """
 CREATE TABLE keys (
-  kid TEXT PRIMARY KEY, jwk TEXT NOT NULL, private TEXT NOT NULL, created INTEGER NOT NULL
+  kid TEXT PRIMARY KEY, jwk TEXT NOT NULL, private TEXT NOT NULL, created BIGINT NOT NULL
 );
 CREATE TABLE tokens (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, kid TEXT NOT NULL,
-  created INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER, used INTEGER, changed INTEGER NOT NULL
+  created BIGINT NOT NULL, expires BIGINT NOT NULL, revoked BIGINT, used BIGINT, changed BIGINT NOT NULL
 );
 CREATE INDEX tokens_changed ON tokens (changed);
-CREATE TABLE revision (number INTEGER NOT NULL);
+CREATE TABLE revision (number BIGINT NOT NULL);
 INSERT INTO revision VALUES (0);
 """,
     """
 CREATE TABLE revoked (
-  issuer TEXT NOT NULL, jti TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL,
-  changed INTEGER NOT NULL, PRIMARY KEY (issuer, jti)
+  issuer TEXT NOT NULL, jti TEXT NOT NULL, created BIGINT NOT NULL, expires BIGINT NOT NULL,
+  changed BIGINT NOT NULL, PRIMARY KEY (issuer, jti)
 );
 CREATE INDEX revoked_changed ON revoked (changed);
-CREATE TABLE machines (name TEXT PRIMARY KEY, role TEXT NOT NULL, created INTEGER NOT NULL);
+CREATE TABLE machines (name TEXT PRIMARY KEY, role TEXT NOT NULL, created BIGINT NOT NULL);
 CREATE TABLE secrets (
-  id TEXT PRIMARY KEY, machine TEXT NOT NULL, hash TEXT NOT NULL, created INTEGER NOT NULL, used INTEGER
+  id TEXT PRIMARY KEY, machine TEXT NOT NULL, hash TEXT NOT NULL, created BIGINT NOT NULL, used BIGINT
 );
 """,
     """
+ALTER TABLE secrets ADD COLUMN changed BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE tokens ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 """,
 )
 _VERSION: Final = len(_SCHEMA)
 _SELECT: Final = "SELECT id, name, role, created, expires, revoked, used, owner FROM tokens"
 _SELECT_REVOKED: Final = "SELECT issuer, jti, created, expires FROM revoked"
-_FIELDS: Final = "id, hash, created, used"
-_ADD_SECRET: Final = "INSERT INTO secrets (id, machine, hash, created) VALUES (?, ?, ?, ?)"  # noqa: S105 - SQL
+_ADD_SECRET: Final = "INSERT INTO secrets (id, machine, hash, created, changed) VALUES (?, ?, ?, ?, ?)"  # noqa: S105 - SQL
 _INSERT: Final = """
 INSERT INTO tokens (id, name, role, created, expires, revoked, used, owner, kid, changed)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-
-
-class LedgerError(FileError):
-    """A ledger that cannot be used. The message names the file, the cause and the cure."""
 
 
 class TooManyTokensError(LedgerError):
@@ -146,27 +136,22 @@ class DatedKey(NamedTuple):
     key: SigningKey
 
 
-class Stamp(NamedTuple):
-    """What differs if another connection has changed the ledger, or it was opened again."""
-
-    device: int
-    inode: int
-    version: int
-
-
 class Ledger:
-    """The ledger in a folder. ``passphrases`` encrypt the private keys: the first one encrypts, any of them decrypts.
+    """The ledger in a database. ``passphrases`` encrypt the private keys: the first one encrypts, any of them decrypts.
 
     A key signs for ``rotate`` seconds, and is published until its last token has expired. Threads wait for each other.
     """
 
-    def __init__(self, folder: Path, passphrases: Sequence[str] = (), *, rotate: float) -> None:
-        self.path = folder / FILE
+    def __init__(self, database: Database, passphrases: Sequence[str] = (), *, rotate: float) -> None:
+        self._database = database
         self._passphrases = passphrases
         self._rotate = rotate
-        self._connection: sqlite3.Connection | None = None
-        self._place = (0, 0)
         self._lock = threading.RLock()
+
+    @property
+    def name(self) -> str:
+        """Return where the ledger is, for messages."""
+        return self._database.name
 
     def __enter__(self) -> Self:
         self.open()
@@ -177,26 +162,19 @@ class Ledger:
 
     def open(self) -> None:
         """Open the ledger, or make it with its first signing key. Raises LedgerError."""
-        self.close()
-        with self._told():
-            _make(self.path)
-            status = self.path.stat()
-            self._connection = sqlite3.connect(
-                self.path, timeout=_WAIT, isolation_level=None, check_same_thread=False, cached_statements=32
-            )
-            self._place = status.st_dev, status.st_ino
-            self._sql("PRAGMA synchronous = FULL")
-            if self._number("PRAGMA user_version") != _VERSION:
-                with locked(self.path):
-                    self._set_up()
-        self.rotate_keys()
+        with self._lock:
+            try:
+                self._database.open()
+                self._set_up()
+                self.rotate_keys()
+            except BaseException:
+                self._database.close()  # so that it is opened again, and not used as it is
+                raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the ledger."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._database.close()
 
     # what operators do ------------------------------------------------------------------------------------
 
@@ -236,8 +214,9 @@ class Ledger:
 
     def tokens(self) -> list[Token]:
         """Return the tokens of the list, by name, the oldest of a name first. Raises LedgerError."""
-        with self._told():
-            return [Token(*row) for row in self._sql(_SELECT + " ORDER BY name, created, id")]
+        with self._reading():
+            rows = self._sql(_SELECT).fetchall()
+        return sorted((Token(*row) for row in rows), key=lambda one: (one.name, one.created, one.id))
 
     def revoke(self, *, token_id: str = "", name: str = "") -> list[Token]:
         """Revoke one token, or all tokens of a name; return those that were valid before, once it is on the disk.
@@ -256,17 +235,13 @@ class Ledger:
 
     def tokens_of(self, owner: str) -> list[Token]:
         """Return the tokens of a person that have not ended, the newest first. Raises LedgerError."""
-        now = int(time.time())
-        with self._told():
-            rows = self._sql(
-                _SELECT + " WHERE owner = ? AND revoked IS NULL AND expires > ? ORDER BY created DESC, id", (owner, now)
-            ).fetchall()
-        return [Token(*row) for row in rows]
+        with self._reading():
+            return self._tokens_of(owner)
 
     def revoke_owned(self, owner: str, token_id: str = "") -> list[Token]:
         """Revoke the tokens of a person, or the one of them with this id; otherwise as ``revoke()``."""
         with self._change() as revision:
-            revoked = [one for one in self.tokens_of(owner) if token_id in {"", one.id}]
+            revoked = [one for one in self._tokens_of(owner) if token_id in {"", one.id}]
             for one in revoked:
                 self._sql(
                     "UPDATE tokens SET revoked = ?, changed = ? WHERE id = ?", (int(time.time()), revision, one.id)
@@ -280,34 +255,33 @@ class Ledger:
             self._prune(now)
             self._sql(
                 "INSERT INTO revoked (issuer, jti, created, expires, changed) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires), changed = excluded.changed",
+                "ON CONFLICT (issuer, jti) DO UPDATE SET changed = excluded.changed, expires = "
+                "CASE WHEN excluded.expires > revoked.expires THEN excluded.expires ELSE revoked.expires END",
                 (issuer, jti, now, expires, revision),
             )
 
     def revocations(self) -> list[Revocation]:
         """Return the tokens that ``revoke_of()`` has revoked and that have not expired. Raises LedgerError."""
-        with self._told():
-            rows = self._sql(
-                _SELECT_REVOKED + " WHERE expires > ? ORDER BY issuer, created, jti", (int(time.time()),)
-            ).fetchall()
-        return [Revocation(*row) for row in rows]
+        with self._reading():
+            rows = self._sql(_SELECT_REVOKED + " WHERE expires > ?", (int(time.time()),)).fetchall()
+        return sorted((Revocation(*row) for row in rows), key=lambda one: (one.issuer, one.created, one.jti))
 
     def add_machine(self, name: str, role: str) -> str:
         """Add a machine, and return its first secret, once that is on the disk. Raises LedgerError."""
         secret = new_secret()
-        with self._change():
+        with self._change() as revision:
             if self._sql("SELECT 1 FROM machines WHERE name = ?", (name,)).fetchone():
                 told = f"`machines rotate {name}` makes another secret"
                 raise LedgerError(f"there is a machine {name!r} already: {told}, and `machines remove` removes it")
             now = int(time.time())
             self._sql("INSERT INTO machines (name, role, created) VALUES (?, ?, ?)", (name, role, now))
-            self._sql(_ADD_SECRET, (secret.id, name, secret.hash, now))
+            self._sql(_ADD_SECRET, (secret.id, name, secret.hash, now, revision))
         return secret.text
 
     def add_secret(self, name: str) -> tuple[str, list[Secret]]:
         """Return another secret of a machine, once that is on the disk, and those that it had. Raises LedgerError."""
         secret = new_secret()
-        with self._change():
+        with self._change() as revision:
             if not self._sql("SELECT 1 FROM machines WHERE name = ?", (name,)).fetchone():
                 raise LedgerError(f"there is no machine {name!r}: see `machines list`")
             before = self._secrets(name)
@@ -317,7 +291,7 @@ class Ledger:
                 raise LedgerError(
                     f"{name!r} has {MAX_SECRETS} secrets already: {told}; `machines list` has the last uses"
                 )
-            self._sql(_ADD_SECRET, (secret.id, name, secret.hash, int(time.time())))
+            self._sql(_ADD_SECRET, (secret.id, name, secret.hash, int(time.time()), revision))
         return secret.text, before
 
     def remove_secret(self, name: str, secret_id: str) -> bool:
@@ -335,58 +309,45 @@ class Ledger:
 
     def machines(self) -> tuple[Machine, ...]:
         """Return the machines by name, with their secrets, the oldest first. Raises LedgerError."""
-        with self._told():
+        with self._reading():
             return self._machines()
 
     def back_up(self, target: Path) -> None:
         """Write a copy of the ledger to a new file, for its owner alone, while others go on. Raises LedgerError."""
-        try:
-            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        except OSError as problem:
-            raise LedgerError(f"{target} cannot be written: {problem.strerror}: name a new file") from None
-        with self._told():
-            copy = sqlite3.connect(target)
-            try:
-                self._opened.backup(copy)
-            finally:
-                copy.close()
+        with self._lock:
+            self._database.back_up(target)
 
     # what the service does --------------------------------------------------------------------------------
 
     def stamp(self) -> Stamp:
         """Return the stamp of now. Raises LedgerError."""
-        with self._told():
-            return Stamp(*self._place, self._number("PRAGMA data_version"))
+        with self._lock:
+            return self._database.stamp()
 
     def is_replaced(self) -> bool:
-        """Tell whether the file is not the one that is open. Raises LedgerError if it is gone."""
-        with self._told():
-            status = self.path.stat()
-            return self._connection is None or self._place != (status.st_dev, status.st_ino)
+        """Tell whether the ledger must be opened again, and read from the start. Raises LedgerError if it is gone."""
+        with self._lock:
+            return self._database.is_replaced()
 
     def changes_since(self, revision: int) -> Changes:
         """Return what has changed after a revision; everything after -1. Raises LedgerError."""
-        with self._told():
-            self._sql("BEGIN")
-            try:
-                number = self._number("SELECT number FROM revision")
-                rows = self._sql(_SELECT + " WHERE changed > ?", (revision,)).fetchall()
-                revoked = self._sql(_SELECT_REVOKED + " WHERE changed > ?", (revision,)).fetchall()
-                machines = self._machines()
-                keys = [json.loads(jwk) for (jwk,) in self._sql("SELECT jwk FROM keys ORDER BY created DESC, kid")]
-            finally:
-                self._sql("COMMIT")
+        with self._reading():
+            number = self._database.number("SELECT number FROM revision")
+            rows = self._sql(_SELECT + " WHERE changed > ?", (revision,)).fetchall()
+            revoked = self._sql(_SELECT_REVOKED + " WHERE changed > ?", (revision,)).fetchall()
+            machines = self._machines()
+            jwks = self._sql("SELECT jwk FROM keys ORDER BY created DESC, kid").fetchall()
         return Changes(
             number,
             tuple(Token(*row) for row in rows),
             tuple(Revocation(*row) for row in revoked),
             machines,
-            json.dumps({"keys": keys}),
+            json.dumps({"keys": [json.loads(jwk) for (jwk,) in jwks]}),
         )
 
     def note_uses(self, uses: Mapping[str, int]) -> None:
         """Remember when tokens and secrets were last used, by their ids. Raises LedgerError."""
-        with self._told(), self._transaction():
+        with self._lock, self._database.transaction(writes=True):
             for used_id, used in uses.items():
                 for table in ("tokens", "secrets"):
                     self._sql(
@@ -400,7 +361,7 @@ class Ledger:
         A key that is encrypted for somebody else, who goes on signing with it, is enough unless this one ``must_sign``.
         """
         now = int(time.time())
-        with self._told():
+        with self._reading():
             newest = self._sql("SELECT private, created FROM keys ORDER BY created DESC, kid LIMIT 1").fetchone()
             if newest is not None and newest[1] > now - self._rotate:
                 found = key_from_pem(newest[0], self._passphrases)
@@ -412,7 +373,7 @@ class Ledger:
 
     def signing_keys(self) -> list[DatedKey]:
         """Return the keys that can sign, the newest first. Raises LedgerError."""
-        with self._told():
+        with self._reading():
             return [key for key, _ in self._signing_keys()]
 
     # how --------------------------------------------------------------------------------------------------
@@ -440,23 +401,25 @@ class Ledger:
     def _machines(self) -> tuple[Machine, ...]:
         secrets_of: dict[str, list[Secret]] = {}
         for machine, *secret in self._sql(
-            "SELECT machine, id, hash, created, used FROM secrets ORDER BY created, rowid"
-        ):
+            "SELECT machine, id, hash, created, used FROM secrets ORDER BY created, changed"
+        ).fetchall():
             secrets_of.setdefault(machine, []).append(Secret(*secret))
-        rows = self._sql("SELECT name, role, created FROM machines ORDER BY name").fetchall()
-        return tuple(Machine(name, role, made, tuple(secrets_of.get(name, ()))) for name, role, made in rows)
+        rows = self._sql("SELECT name, role, created FROM machines").fetchall()
+        return tuple(Machine(name, role, made, tuple(secrets_of.get(name, ()))) for name, role, made in sorted(rows))
 
     def _secrets(self, name: str) -> list[Secret]:
-        rows = self._sql(
-            "SELECT id, hash, created, used FROM secrets WHERE machine = ? ORDER BY created, rowid", (name,)
-        )
-        return [Secret(*row) for row in rows]
+        selected = "SELECT id, hash, created, used FROM secrets WHERE machine = ? ORDER BY created, changed"
+        return [Secret(*row) for row in self._sql(selected, (name,)).fetchall()]
+
+    def _tokens_of(self, owner: str) -> list[Token]:
+        where = " WHERE owner = ? AND revoked IS NULL AND expires > ? ORDER BY created DESC, id"
+        return [Token(*row) for row in self._sql(_SELECT + where, (owner, int(time.time()))).fetchall()]
 
     def _check_owner(self, owner: str, now: int) -> None:
         """Raise TooManyTokensError if a person may issue no more. Within a change."""
         if not owner:
             return
-        if len(self.tokens_of(owner)) >= MAX_OWNED:
+        if len(self._tokens_of(owner)) >= MAX_OWNED:
             raise TooManyTokensError(f"{MAX_OWNED} tokens of one person are valid already")
         (today,) = self._sql(
             "SELECT count(*) FROM tokens WHERE owner = ? AND created > ?", (owner, now - 86_400)
@@ -478,67 +441,35 @@ class Ledger:
         )
 
     def _set_up(self) -> None:
-        """Make the tables of a new file, or those that a file of an earlier version lacks."""
-        self._sql("PRAGMA journal_mode = WAL")
-        with self._transaction():
-            version = self._number("PRAGMA user_version")
-            if version == _VERSION:
-                return  # another process was faster
+        """Make the tables of a new ledger, or those that one of an earlier version lacks."""
+        with self._database.transaction():
+            version = self._database.version()
+        if version == _VERSION:
+            return
+        with self._database.transaction(writes=True):
+            version = self._database.version()  # another process may have been faster
             if version > _VERSION:
-                told = f"{self.path} is of a later version ({version}): update this service, or name another folder"
+                told = f"{self.name} is of a later version ({version}): update this service, or name another place"
                 raise LedgerError(told)
             for statement in filter(str.strip, "".join(_SCHEMA[version:]).split(";")):
                 self._sql(statement)
-            self._sql(f"PRAGMA user_version = {_VERSION}")
+            self._database.set_version(_VERSION)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Hold one transaction that reads."""
+        with self._lock, self._database.transaction():
+            yield
 
     @contextmanager
     def _change(self) -> Iterator[int]:
         """Hold one transaction that changes tokens or keys, and yield the number of its revision."""
-        with self._told(), self._transaction():
+        with self._lock, self._database.transaction(writes=True):
             self._sql("UPDATE revision SET number = number + 1")
-            yield self._number("SELECT number FROM revision")
+            yield self._database.number("SELECT number FROM revision")
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._sql("BEGIN IMMEDIATE")  # one writer at a time; others wait
-        try:
-            yield
-        except BaseException:
-            with suppress(sqlite3.Error):
-                self._sql("ROLLBACK")
-            raise
-        self._sql("COMMIT")
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell every problem as a LedgerError."""
-        try:
-            with self._lock:
-                yield
-        except sqlite3.OperationalError as problem:
-            raise LedgerError(f"{self.path} cannot be used: {problem}: {_cure(problem)}") from None
-        except sqlite3.DatabaseError as problem:
-            raise LedgerError(f"{self.path} cannot be used: {problem}: put a backup in its place") from None
-        except OSError as problem:
-            where = problem.filename or self.path
-            raise LedgerError(f"{where} cannot be used: {problem.strerror}: {_WRITABLE}") from None
-        except LedgerError:
-            raise
-        except FileError as problem:
-            raise LedgerError(str(problem)) from None
-
-    @property
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise LedgerError(f"{self.path} is not open")
-        return self._connection
-
-    def _sql(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        return self._opened.execute(statement, values)
-
-    def _number(self, statement: str) -> int:
-        (number,) = self._sql(statement).fetchone()
-        return int(number)
+    def _sql(self, statement: str, values: Sequence[Any] = ()) -> Rows:
+        return self._database.run(statement, values)
 
 
 def owner_of(issuer: str, subject: str) -> str:
@@ -552,45 +483,3 @@ def signer_of(keys: Sequence[DatedKey], now: float) -> SigningKey:
     ``keys`` are the newest first, and at least one. An only key signs at once, since there is nothing to wait for.
     """
     return next((one.key for one in keys if one.created <= now - LEAD), keys[-1].key)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise LedgerError unless the folder can be used, or made. Nothing is changed."""
-    try:
-        there = folder if folder.exists() else folder.parent
-        status = there.stat()
-        if there == folder and (open_to := writers(status)):
-            raise LedgerError(f"{folder}: {open_to}: chmod go-w {folder}, or name a folder inside it")
-        if not stat.S_ISDIR(status.st_mode) or not os.access(there, os.W_OK | os.X_OK):
-            raise LedgerError(f"{there} is not a folder that can be written to: {_WRITABLE}")
-        path = folder / FILE
-        if path.exists() and (open_to := exposure(path.stat())):
-            raise LedgerError(f"{path}: {open_to}: chmod 600 {path}")
-    except OSError as problem:
-        raise LedgerError(f"{problem.filename} cannot be used: {problem.strerror}: {_WRITABLE}") from None
-
-
-def _make(path: Path) -> None:
-    """Make the folder and an empty file for their owner alone, or check that nobody else can change those there are."""
-    check_folder(path.parent)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    status = path.parent.stat()
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    try:
-        if status.st_uid != os.geteuid():  # root must not shut the service out of its own folder
-            with suppress(PermissionError):
-                os.fchown(descriptor, status.st_uid, status.st_gid)
-    finally:
-        os.close(descriptor)
-
-
-def _cure(problem: sqlite3.OperationalError) -> str:
-    text = str(problem)
-    if "locked" in text:
-        return f"another process has been changing it for {_WAIT:g} s: try again"
-    if "full" in text:
-        return "free some space on its disk"
-    return _WRITABLE

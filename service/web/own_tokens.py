@@ -23,11 +23,11 @@ from service.core.names import is_visible_name
 from service.core.problems import Problem
 from service.core.request.redirects import PAGES
 from service.issuing.configured import ledger_of
+from service.issuing.database import LedgerError
 from service.issuing.ledger import (
     MAX_OWNED,
     MAX_OWNED_A_DAY,
     Ledger,
-    LedgerError,
     Token,
     TooManyTokensError,
     owner_of,

@@ -23,6 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from service.issuing.ledger import Ledger
+from service.issuing.sqlite import SQLite
 from tests.support.claimed_headers import CLAIMED
 from tests.support.echo import Echo, Received
 from tests.support.issuer import Issuer
@@ -224,7 +225,7 @@ def test_the_machines_host_has_the_api_alone(gated: Gated) -> None:
 
 
 def test_machines_obtain_tokens_and_others_find_the_keys(gated: Gated) -> None:
-    with Ledger(gated.tokens, rotate=86_400) as ledger:
+    with Ledger(SQLite(gated.tokens), rotate=86_400) as ledger:
         secret = ledger.add_machine("etl", "admin")
     url, form = f"http://127.0.0.1:{gated.port}/_auth/token", {"grant_type": "client_credentials"}
     answer = httpx.post(url, data=form, headers={"Host": MACHINES}, auth=("etl", secret))

@@ -184,7 +184,7 @@ def test_the_example_names_every_setting_and_no_other(composed: dict[str, Any]) 
 
 def test_the_example_is_what_the_service_understands() -> None:
     told = {name: value for name, value in _example().items() if name.startswith("FORWARD_AUTH_")}
-    set_by_compose = {"FORWARD_AUTH_USERS__FILE": "users.htpasswd", "FORWARD_AUTH_TOKENS__FOLDER": "tokens"}
+    set_by_compose = {"FORWARD_AUTH_USERS__FILE": "users.htpasswd"}
     settings = load(told | set_by_compose).settings
     assert len(settings.all_issuers) == 3
     assert settings.all_issuers[0].required_claims == {"tenant": frozenset({"data", "science"})}

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from service.issuing.ledger import Ledger
+from service.issuing.sqlite import SQLite
 from tests.support.openid import OpenIDProvider
 from tests.support.parts import ROOT, SERVER_VERSION, TRAEFIK, prefect_part, require
 from tests.support.prefect import Client, Server
@@ -113,7 +114,7 @@ def test_the_service_itself_gives_the_agent_its_tokens(
         "FORWARD_AUTH_SESSION__KEYS": "",
     }
     secret = tmp_path / "client-secret"
-    with site, Ledger(folder, rotate=86_400) as ledger:
+    with site, Ledger(SQLite(folder), rotate=86_400) as ledger:
         secret.write_text(ledger.add_machine("worker", "worker"))
         url = issuer if found_by == "--issuer" else f"{issuer}/token"
         ask = "import os, urllib.request as r; print(r.urlopen(os.environ['PREFECT_API_URL'] + '/health').read())"

@@ -207,3 +207,65 @@ def test_a_byte_order_mark_is_no_part_of_a_value(tmp_path: Path) -> None:
     (tmp_path / "host").write_bytes(mark + b"::1\r\n")
     settings = load({**ISSUER, "FORWARD_AUTH_HOST_FILE": str(tmp_path / "host")}).settings
     assert (settings.port, settings.host) == (1, "::1")
+
+
+# the place of our own tokens ----------------------------------------------------------------------------------
+
+SECRET = "never-shown"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://gate:{SECRET}@db/gate",
+        f"postgres://gate:{SECRET}%40x@db.example.com:5432/gate?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+        f"postgresql://gate:{SECRET}@[::1]:5432/gate",
+        f"postgresql://gate:{SECRET}@one:5432,two:5432/gate?target_session_attrs=read-write",
+        "postgresql://gate@%2Fvar%2Frun%2Fpostgresql/gate",
+        "postgresql:///gate?host=/var/run/postgresql",
+    ],
+)
+def test_the_url_of_a_postgresql_database_is_taken(url: str) -> None:
+    tokens = load({"FORWARD_AUTH_TOKENS__DATABASE": url}).settings.tokens
+    assert tokens is not None
+    assert tokens.database is not None
+    assert tokens.database.get_secret_value() == url
+    assert SECRET not in repr(tokens)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+asyncpg://gate:{SECRET}@db/gate",
+        f"mysql://gate:{SECRET}@db/gate",
+        f"gate:{SECRET}@db/gate",
+        f"postgresql://gate:{SECRET}@db",
+        f"postgresql://gate:p@{SECRET}@db/gate",  # libpq would take a part of each password for a host or a port
+        f"postgresql://gate:p/{SECRET}@db/gate",
+        f"postgresql://gate:p?{SECRET}@db/gate",
+        f"postgresql://gate:p#{SECRET}@db/gate",
+        f"postgresql://gate:p {SECRET}@db/gate",
+        f"postgresql://gate:{SECRET}/gate",
+        f"postgresql://gate@db:{SECRET}/gate",
+        f"host=db user=gate password={SECRET}",
+    ],
+)
+def test_what_is_no_such_url_is_refused_and_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({"FORWARD_AUTH_TOKENS__DATABASE": url})
+    (told,) = error.value.problems
+    assert told.startswith("tokens.database: expected postgresql://user:password@host:port/database")
+    assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"FOLDER": "t", "DATABASE": f"postgresql://gate:{SECRET}@db/gate"}, {"ISSUER": "us"}],
+    ids=["both", "none"],
+)
+def test_tokens_are_in_exactly_one_place(given: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({f"FORWARD_AUTH_TOKENS__{name}": value for name, value in given.items()})
+    (told,) = [one for one in error.value.problems if one.startswith("tokens: ")]
+    assert told.startswith("tokens: needs either folder or database (PostgreSQL): set exactly one of them")
+    assert SECRET not in str(error.value)

@@ -58,6 +58,13 @@ def _redis() -> Path | None:
     return Path(on_path) if on_path else None
 
 
+def _postgresql() -> Path | None:
+    """Return the server's program, which Debian keeps apart from those of users."""
+    apart = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    on_path = shutil.which("postgres")
+    return apart[-1] if apart else _existing(Path(on_path)) if on_path else None
+
+
 def _in_wheel(part: str, pattern: str) -> Path | None:
     """Return the program inside an installed wheel; wheels do not always mark it as one."""
     found = next(iter(sorted((PARTS / part).glob(pattern))), None)
@@ -148,6 +155,7 @@ AXE = Part(
     f"install Node.js with npm, then run `{INSTALL} axe-core`",
 )
 REDIS = Part("Redis", _redis, "run `apt-get install redis-server`")
+POSTGRESQL = Part("PostgreSQL", _postgresql, "run `apt-get install postgresql`")
 
 
 def require(part: Part) -> Path:

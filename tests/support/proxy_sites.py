@@ -11,6 +11,7 @@ from service.authn.seal import Seal
 from service.core.identity.sessions import dump_session, load_session
 from service.core.request.cookies import set_session
 from service.issuing.ledger import Ledger
+from service.issuing.sqlite import SQLite
 from tests.support.cookie_client import CookieClient
 from tests.support.issuer import Issuer
 from tests.support.proxies import Proxy, start
@@ -97,7 +98,7 @@ class ProxySites:
 
     def new_machine(self, name: str) -> str:
         """Return the secret of a new machine of the site `well`."""
-        with Ledger(self.tokens, (KEY,), rotate=86_400) as ledger:
+        with Ledger(SQLite(self.tokens), (KEY,), rotate=86_400) as ledger:
             return ledger.add_machine(name, "admin")
 
     def session_as(self, proxy: Proxy, *, seen: float, groups: int) -> list[str]:

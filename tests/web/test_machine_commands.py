@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.issuing.ledger import Ledger
+from service.issuing.sqlite import SQLite
 from tests.support.operator import Operator
 
 
@@ -63,5 +64,5 @@ def test_a_second_machine_of_a_name_is_refused(operator: Operator, tmp_path: Pat
     done = operator("machines", "add", "etl", "--role", "admin")
     assert (done.code, done.out) == (2, "")
     assert "there is a machine 'etl' already" in done.err
-    with Ledger(tmp_path / "tokens", rotate=86_400) as ledger:
+    with Ledger(SQLite(tmp_path / "tokens"), rotate=86_400) as ledger:
         assert [(one.name, one.role, len(one.secrets)) for one in ledger.machines()] == [("etl", "worker", 1)]

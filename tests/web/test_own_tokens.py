@@ -16,8 +16,9 @@ import pytest
 from service.gate.application import ForwardAuth
 from service.gate.explain import caller_from_token
 from service.issuing import issued
-from service.issuing.ledger import FILE, Ledger
+from service.issuing.ledger import Ledger
 from service.issuing.signing import SigningKey, new_key
+from service.issuing.sqlite import FILE, SQLite
 from service.settings import Settings
 from service.web.app import create_app
 from tests.support.prefect_sockets import PrefectSockets
@@ -57,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(folder: Path) -> Ledger:
     """Return the ledger as another process has it open."""
-    opened = Ledger(folder, rotate=86_400)
+    opened = Ledger(SQLite(folder), rotate=86_400)
     opened.open()
     return opened
 

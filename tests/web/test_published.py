@@ -13,6 +13,7 @@ from service.adapters.discovery import parse_discovery
 from service.agent.sources import ClientCredentials
 from service.gate.application import ForwardAuth
 from service.issuing.ledger import LEAD, Ledger
+from service.issuing.sqlite import SQLite
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.published import MAX_AGE, metadata_of
@@ -50,7 +51,7 @@ async def get(app: ForwardAuth, path: str, method: str = "GET") -> Answer:
 async def test_another_verifier_finds_the_keys_and_accepts_a_token(issuing: tuple[Gate, str], folder: Path) -> None:
     """The other one is this service again, with the first one as an issuer like any other."""
     _, url = issuing
-    with Ledger(folder, rotate=86_400) as ledger:
+    with Ledger(SQLite(folder), rotate=86_400) as ledger:
         token, _ = ledger.issue("etl", "worker", 3_600, url, "prefect")
     verifier = create_app(Settings(issuer={"url": url, "audiences": "prefect", "role": "viewer", "allow_http": True}))
     await verifier.start()
@@ -67,7 +68,7 @@ async def test_another_verifier_finds_the_keys_and_accepts_a_token(issuing: tupl
 
 async def test_an_agent_finds_the_token_endpoint_by_the_issuer_alone(issuing: tuple[Gate, str], folder: Path) -> None:
     gate, url = issuing
-    with Ledger(folder, rotate=86_400) as ledger:
+    with Ledger(SQLite(folder), rotate=86_400) as ledger:
         secret = ledger.add_machine("worker", "worker")
     token = await ClientCredentials("worker", secret, ssl.create_default_context(), issuer=url).fetch()
     assert (await Caller(gate.app)(f"Bearer {token.value}")).status == 200
@@ -91,7 +92,7 @@ async def test_only_public_members_of_keys_are_published(issuing: tuple[Gate, st
     gate, _ = issuing
     (key,) = (await get(gate.app, KEYS)).json()["keys"]
     assert key.keys() == {"kty", "crv", "x", "kid", "alg", "use"}
-    with Ledger(folder, rotate=86_400) as ledger:
+    with Ledger(SQLite(folder), rotate=86_400) as ledger:
         assert json.loads(ledger.changes_since(-1).jwks)["keys"] == [key]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.issuing.ledger import FILE, Ledger
+from service.issuing.ledger import Ledger
+from service.issuing.sqlite import FILE, SQLite
 from service.settings import Settings
 from service.web.app import create_app
 from tests.support.issuer import Issuer as Provider
@@ -33,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(folder: Path) -> Ledger:
     """Return the ledger as another process has it open."""
-    opened = Ledger(folder, rotate=86_400)
+    opened = Ledger(SQLite(folder), rotate=86_400)
     opened.open()
     return opened
 

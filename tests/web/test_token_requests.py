@@ -19,8 +19,9 @@ from service.agent.tokens import SourceError
 from service.core.identity.compact import decode_segment
 from service.gate.application import ForwardAuth
 from service.gate.explain import caller_from_token
-from service.issuing.ledger import FILE, Ledger
+from service.issuing.ledger import Ledger
 from service.issuing.machine_secrets import split_secret
+from service.issuing.sqlite import FILE, SQLite
 from service.settings import Settings
 from service.web.app import create_app
 from tests.support.prefect_sockets import PrefectSockets
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(folder: Path) -> Ledger:
     """Return the ledger as another process has it open."""
-    opened = Ledger(folder, rotate=86_400)
+    opened = Ledger(SQLite(folder), rotate=86_400)
     opened.open()
     return opened
 
@@ -380,7 +381,7 @@ def obtained(port: int, secret: str) -> str:
 def test_a_killed_service_has_lost_no_machine(tmp_path: Path, folder: Path) -> None:
     """What one process issued, others accept, before and after a kill; they refuse it when its machine is removed."""
     variables = {"FORWARD_AUTH_TOKENS__FOLDER": str(folder)}
-    with Ledger(folder, rotate=86_400) as ledger:
+    with Ledger(SQLite(folder), rotate=86_400) as ledger:
         secret = ledger.add_machine("etl", "worker")
         with serving(tmp_path, **variables) as (process, port):
             token = obtained(port, secret)
