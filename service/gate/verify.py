@@ -31,7 +31,6 @@ from service.core.prefect.client_events import run_in_path
 from service.core.prefect.secret_flags import MAX_BODY
 from service.core.problems import Problem
 from service.core.request.cookies import HOST_PREFIX, own_cookies, session_cookie, set_session, strip_own_cookies
-from service.core.request.devices import device_in
 from service.core.request.faces import browser_of, parse_browser, parse_call
 from service.core.request.headers import Headers, parse_client_version, parse_credential
 from service.gate.asgi import Message, Receive, Scope, Send, body_of
@@ -39,6 +38,7 @@ from service.gate.generation import Generation
 from service.gate.refusals import RefusalPages
 from service.gate.wiring import Wiring
 from service.rendering.answers import allow_headers, reaches_a_person, render
+from service.rendering.devices import device_in
 from service.rendering.forms import form_for
 from service.rendering.wire import WireHeaders
 

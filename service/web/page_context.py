@@ -20,12 +20,12 @@ from service.core.request.cookies import (
     set_cookie,
     set_session,
 )
-from service.core.request.devices import device_in
 from service.core.request.faces import parse_browser, parse_routed, shows_answer
 from service.core.request.redirects import HOME, PAGES, sign_in_href
 from service.gate.refusals import switch_href
 from service.gate.wiring import Wiring
 from service.rendering.answers import refusal_content
+from service.rendering.devices import device_in
 from service.rendering.pages import UNNAMED_PROVIDER, Pages, pages_of
 from service.rendering.wire import Answer
 from service.settings import Settings

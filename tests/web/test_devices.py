@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.core.request.devices import UNKNOWN, device_in, device_of
+from service.rendering.devices import UNKNOWN, device_in, device_of
 
 AGENTS = {
     "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0": "Firefox on Linux",
