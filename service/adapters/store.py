@@ -109,6 +109,29 @@ class Store:
         async with self._bounded():
             await self._client.hdel(self._prefix + name, member)
 
+    # hashes: members of one name, each with a value -------------------------------------------------------
+
+    async def put(self, name: str, member: str, value: str, seconds: float) -> int:
+        """Store a member's value, and return how many members there are. All expire ``seconds`` after the last put."""
+        key = self._prefix + name
+        async with self._bounded(), self._client.pipeline(transaction=True) as batch:
+            batch.hset(key, member, value)
+            batch.pexpire(key, _milliseconds(seconds))
+            batch.hlen(key)
+            *_, count = await batch.execute()
+            return int(count)
+
+    async def members(self, name: str) -> dict[str, str]:
+        """Return the members with their values."""
+        async with self._bounded():
+            found: dict[str, str] = await self._client.hgetall(self._prefix + name)
+            return found
+
+    async def remove(self, name: str, *members: str) -> None:
+        """Remove members."""
+        async with self._bounded():
+            await self._client.hdel(self._prefix + name, *members)
+
     # values -----------------------------------------------------------------------------------------------
 
     async def keep(self, name: str, value: str, seconds: float) -> None:

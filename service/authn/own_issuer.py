@@ -13,6 +13,7 @@ from service.issuing.issued import IssuedTokens
 from service.issuing.signing import ALGORITHM, TYPE
 
 CREDENTIAL_ID: Final = "credential_id"  # the claim with the id of the secret that a token was obtained with
+OF_PEOPLE: Final = "/people"  # behind our name, where a person has issued the token: no grant can name that issuer
 _RETRY_AFTER: Final = 5  # seconds
 
 
@@ -47,6 +48,9 @@ class OwnIssuer:
     async def admit(self, principal: Principal, claims: Mapping[str, Any]) -> Principal:
         """Return the principal with the role of its token.
 
+        The name of a token that a person has issued was chosen by that person, so no grant for a name may count:
+        such principals have an issuer of their own.
+
         Raises Rejected if the token is not in the list or was revoked, or if the secret that it was obtained with was
         removed.
         """
@@ -66,7 +70,7 @@ class OwnIssuer:
         if found.revoked is not None:
             raise Rejected(Problem.TOKEN_REVOKED, token=token_id, name=principal.name)
         self.issued.note_use(token_id)
-        return admitted
+        return admitted._replace(issuer=f"{admitted.issuer}{OF_PEOPLE}") if found.owner else admitted
 
     async def _check_secret(self, secret_id: str, name: str) -> None:
         if self.issued.machine_of(secret_id) is None:

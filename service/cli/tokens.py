@@ -24,7 +24,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _LIFETIME: Final = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
 KEEP_REVOKED: Final = 365 * 86_400  # seconds, where no expiry is given
 MAX_KEEP_REVOKED: Final = 10 * KEEP_REVOKED
-_COLUMNS: Final = ("ID", "NAME", "ROLE", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)", "STATE")
+_COLUMNS: Final = ("ID", "NAME", "ROLE", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)", "STATE", "OWNER")
 _REVOKED: Final = ("ISSUER", "JTI", "REVOKED (UTC)", "KEPT UNTIL (UTC)")
 
 
@@ -56,11 +56,12 @@ def define(parser: argparse.ArgumentParser) -> None:
         "revoke",
         help="revoke a token, all tokens of a name, or a token of another issuer",
         description="Revokes tokens for good. A running service refuses them within 5 seconds. Exits with 1 if no "
-        "valid token has this id or name.",
+        "valid token has this id, name or owner.",
     )
     which = revoke.add_mutually_exclusive_group(required=True)
     which.add_argument("id", nargs="?", help="the id of one token, from `token list`")
     which.add_argument("--name", help="revoke all tokens of this name")
+    which.add_argument("--owner", help="revoke all tokens of a person, as `token list` has them, such as 'local ada'")
     which.add_argument("--jti", help="revoke the token of --issuer with this claim 'jti'")
     revoke.add_argument("--issuer", help="the issuer of the token with --jti: its claim 'iss'")
     revoke.add_argument(
@@ -166,11 +167,15 @@ def _revoke(options: argparse.Namespace) -> int:
     if options.jti is not None or options.issuer is not None or options.expires_at is not None:
         return _revoke_of(options, settings, tokens, ledger)
     with ledger:
-        revoked = ledger.revoke(token_id=options.id or "", name=options.name or "")
+        if options.owner:
+            revoked = ledger.revoke_owned(options.owner)
+        else:
+            revoked = ledger.revoke(token_id=options.id or "", name=options.name or "")
     for one in revoked:
         print(f"Token {one.id} of {one.name!r} is revoked.")
     if not revoked:
-        which = f"the id {options.id!r}" if options.id else f"the name {options.name!r}"
+        given = {"id": options.id, "owner": options.owner, "name": options.name}
+        which = next(f"the {what} {value!r}" for what, value in given.items() if value or what == "name")
         print(f"No valid token has {which}: see `token list`.", file=sys.stderr)
         return 1
     return 0
@@ -205,7 +210,8 @@ def _backup(options: argparse.Namespace) -> int:
 def _row(token: Token, now: float) -> tuple[str, ...]:
     state = "revoked" if token.revoked is not None else "expired" if token.expires <= now else "valid"
     times = moment(token.created), moment(token.expires), moment(token.used)
-    return token.id, token.name, token.role, *times, state
+    owner = token.owner if token.owner.isprintable() else ascii(token.owner)  # a subject may be any text
+    return token.id, token.name, token.role, *times, state, owner
 
 
 def moment(seconds: int | None) -> str:

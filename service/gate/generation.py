@@ -40,6 +40,8 @@ class Generation:
             self._begin(wiring.own_issuer.issued.follow(), "issued tokens")
         if wiring.shared_reports is not None and wiring.notes_reporters:
             self._begin(wiring.shared_reports.write(), "reported runs")
+        if wiring.shared_sightings is not None:
+            self._begin(wiring.shared_sightings.write(), "seen sessions")
         await wiring.revocation_log.start()
         self.ready = True
 

@@ -31,8 +31,9 @@ from service.core.prefect.client_events import run_in_path
 from service.core.prefect.secret_flags import MAX_BODY
 from service.core.problems import Problem
 from service.core.request.cookies import HOST_PREFIX, own_cookies, session_cookie, set_session, strip_own_cookies
+from service.core.request.devices import device_in
 from service.core.request.faces import browser_of, parse_browser, parse_call
-from service.core.request.headers import parse_client_version, parse_credential
+from service.core.request.headers import Headers, parse_client_version, parse_credential
 from service.gate.asgi import Message, Receive, Scope, Send, body_of
 from service.gate.generation import Generation
 from service.gate.refusals import RefusalPages
@@ -97,7 +98,7 @@ class VerifyEndpoints(ABC):
             request, found = parse_call(face, scope["method"], target, scope["headers"], self.wiring.proxies)
             if gate is Gate.UI:
                 browser = parse_browser(found, request)
-                who, headers = await self._session_of(found.get(b"cookie"), request)
+                who, headers = await self._session_of(found.get(b"cookie"), request, scope["headers"])
             else:
                 browser = browser_of(found, request)
                 presented = found.get(b"authorization")
@@ -158,7 +159,7 @@ class VerifyEndpoints(ABC):
         await send({"type": "http.response.body", "body": answer.body})
 
     async def _session_of(
-        self, header: bytes | None, request: ForwardedRequest
+        self, header: bytes | None, request: ForwardedRequest, all_headers: Headers
     ) -> tuple[Principal | NoCredential, WireHeaders]:
         """Return whose session a Cookie header carries, and what the answer adds.
 
@@ -179,6 +180,7 @@ class VerifyEndpoints(ABC):
         era = self._verdicts.era
         with self.generation:
             opened = await sessions.open(cookie)
+        self.wiring.state.sightings.note(opened.session, device_in(all_headers), request.client, time.time())
         if opened.sealed is None:
             self._verdicts.remember(key, opened.proof, era)
             return opened.proof.principal, passed_on

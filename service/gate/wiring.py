@@ -31,6 +31,7 @@ from service.core.prefect.roles import Access
 from service.core.request.cookies import keeps_secure
 from service.core.request.proxies import TrustedProxies
 from service.gate.shared_reports import SharedReports
+from service.gate.shared_sightings import SharedSightings
 from service.issuing.configured import ledger_of
 from service.issuing.issued import IssuedTokens
 from service.settings import IssuerSettings, Settings
@@ -63,6 +64,7 @@ class Wiring:
     store: Store | None
     revocation_log: RevocationLog
     shared_reports: SharedReports | None
+    shared_sightings: SharedSightings | None
     issuers: Mapping[str, Issuer]
     own_issuer: OwnIssuer | None
     tokens: Tokens
@@ -171,6 +173,11 @@ def wire(settings: Settings, state: ProcessState) -> Wiring:
         revocation_log=revocation_log,
         shared_reports=(
             SharedReports(store, seal, state.reporters) if store is not None and settings.session.keys else None
+        ),
+        shared_sightings=(
+            SharedSightings(store, seal, state.sightings, session_policy.lifetime)
+            if store is not None and settings.session.keys and sessions is not None
+            else None
         ),
         issuers=MappingProxyType(issuers),
         own_issuer=own_issuer,

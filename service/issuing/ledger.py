@@ -23,6 +23,8 @@ KEEP_EXPIRED: Final = 30 * 86_400  # seconds for which an expired token stays in
 KEEP_REVOKED: Final = 3_600  # seconds for which an expired token stays revoked: more than any leeway
 KEEP_KEY: Final = 600  # seconds for which a key is published after its last token, for clocks that differ
 LEAD: Final = 600  # seconds for which a key is published before it signs, for those that cache the keys
+MAX_OWNED: Final = 20  # valid tokens of one person
+MAX_OWNED_A_DAY: Final = 40  # tokens that one person issues: also a revoked one stays in the list for a while
 MAX_SECRETS: Final = 2  # of one machine: the one that it has, and the one that it gets
 _SCHEMA: Final = (  # what each version adds to the one before
     """
@@ -49,20 +51,31 @@ CREATE TABLE secrets (
 );
 """,
     """
+ALTER TABLE tokens ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+""",
+    """
 ALTER TABLE secrets ADD COLUMN changed BIGINT NOT NULL DEFAULT 0;
 """,
 )
 _VERSION: Final = len(_SCHEMA)
-_SELECT: Final = "SELECT id, name, role, created, expires, revoked, used FROM tokens"
+_SELECT: Final = "SELECT id, name, role, created, expires, revoked, used, owner FROM tokens"
 _SELECT_REVOKED: Final = "SELECT issuer, jti, created, expires FROM revoked"
 _ADD_SECRET: Final = "INSERT INTO secrets (id, machine, hash, created, changed) VALUES (?, ?, ?, ?, ?)"  # noqa: S105 - SQL
 _INSERT: Final = """
-INSERT INTO tokens (id, name, role, created, expires, revoked, used, kid, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO tokens (id, name, role, created, expires, revoked, used, owner, kid, changed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
+class TooManyTokensError(LedgerError):
+    """A person has, or has issued today, as many tokens as one may."""
+
+
 class Token(NamedTuple):
-    """What is known of one issued token. Times are in seconds since the epoch."""
+    """What is known of one issued token. Times are in seconds since the epoch.
+
+    ``owner`` is the person who has issued it, see ``owner_of()``, or empty if an operator has.
+    """
 
     id: str
     name: str
@@ -71,6 +84,7 @@ class Token(NamedTuple):
     expires: int
     revoked: int | None
     used: int | None
+    owner: str = ""
 
     def ended(self, now: float) -> bool:
         """Tell whether the token is revoked or has expired."""
@@ -167,13 +181,25 @@ class Ledger:
     # what operators do ------------------------------------------------------------------------------------
 
     def issue(
-        self, name: str, role: str, lifetime: float, issuer: str, audience: str, now: float | None = None
+        self,
+        name: str,
+        role: str,
+        lifetime: float,
+        issuer: str,
+        audience: str,
+        now: float | None = None,
+        *,
+        owner: str = "",
     ) -> tuple[str, Token]:
-        """Return a new token and its entry, once that is on the disk. Raises LedgerError."""
+        """Return a new token and its entry, once that is on the disk.
+
+        Raises LedgerError, and TooManyTokensError if its owner may have no more.
+        """
         created = int(time.time() if now is None else now)
-        entry = Token(secrets.token_hex(8), name, role, created, int(created + lifetime), None, None)
+        entry = Token(secrets.token_hex(8), name, role, created, int(created + lifetime), None, None, owner)
         with self._change() as revision:
             self._prune(created)
+            self._check_owner(owner, created)
             key = self._signing_key(created)
             self._sql(_INSERT, (*entry, key.kid, revision))
         claims: Mapping[str, Any] = {
@@ -208,6 +234,21 @@ class Ledger:
                 (now, revision, token_id, name),
             )
         return valid
+
+    def tokens_of(self, owner: str) -> list[Token]:
+        """Return the tokens of a person that have not ended, the newest first. Raises LedgerError."""
+        with self._reading():
+            return self._tokens_of(owner)
+
+    def revoke_owned(self, owner: str, token_id: str = "") -> list[Token]:
+        """Revoke the tokens of a person, or the one of them with this id; otherwise as ``revoke()``."""
+        with self._change() as revision:
+            revoked = [one for one in self._tokens_of(owner) if token_id in {"", one.id}]
+            for one in revoked:
+                self._sql(
+                    "UPDATE tokens SET revoked = ?, changed = ? WHERE id = ?", (int(time.time()), revision, one.id)
+                )
+        return revoked
 
     def revoke_of(self, issuer: str, jti: str, expires: int) -> None:
         """Revoke a token that is not in the list, until it expires, once that is on the disk. Raises LedgerError."""
@@ -372,6 +413,22 @@ class Ledger:
         selected = "SELECT id, hash, created, used FROM secrets WHERE machine = ? ORDER BY created, changed"
         return [Secret(*row) for row in self._sql(selected, (name,)).fetchall()]
 
+    def _tokens_of(self, owner: str) -> list[Token]:
+        selected = _SELECT + " WHERE owner = ? AND revoked IS NULL AND expires > ? ORDER BY created DESC, id"
+        return [Token(*row) for row in self._sql(selected, (owner, int(time.time()))).fetchall()]
+
+    def _check_owner(self, owner: str, now: int) -> None:
+        """Raise TooManyTokensError if a person may issue no more. Within a change."""
+        if not owner:
+            return
+        if len(self._tokens_of(owner)) >= MAX_OWNED:
+            raise TooManyTokensError(f"{MAX_OWNED} tokens of one person are valid already")
+        (today,) = self._sql(
+            "SELECT count(*) FROM tokens WHERE owner = ? AND created > ?", (owner, now - 86_400)
+        ).fetchone()
+        if today >= MAX_OWNED_A_DAY:
+            raise TooManyTokensError(f"one person has issued {MAX_OWNED_A_DAY} tokens within a day")
+
     def _prune(self, now: int) -> None:
         """Drop tokens that expired long ago, and keys that sign no more and have no token left. Within a change.
 
@@ -415,6 +472,11 @@ class Ledger:
 
     def _sql(self, statement: str, values: Sequence[Any] = ()) -> Rows:
         return self._database.run(statement, values)
+
+
+def owner_of(issuer: str, subject: str) -> str:
+    """Return how a person is named as an owner: issuer and subject. No issuer has a space."""
+    return f"{issuer} {subject}"
 
 
 def signer_of(keys: Sequence[DatedKey], now: float) -> SigningKey:

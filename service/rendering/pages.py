@@ -48,6 +48,28 @@ class Moment(NamedTuple):
         return f"in {length}" if self.at > self.now else f"{length} ago"
 
 
+class OwnToken(NamedTuple):
+    """A token as its owner sees it. Times are in seconds since the epoch."""
+
+    id: str
+    name: str
+    role: str
+    created: int
+    expires: int
+    used: int | None
+
+
+class OwnSession(NamedTuple):
+    """A session as its person sees it. Times are in seconds since the epoch."""
+
+    id: str
+    device: str
+    address: str
+    began: float
+    seen: float
+    is_this: bool
+
+
 class Pages:
     """The pages, with one title, and the static files that they refer to.
 
@@ -136,7 +158,7 @@ class Pages:
 
     # signed in ----------------------------------------------------------------------------------------------
 
-    def me(
+    def me(  # noqa: PLR0913 - all that one can be told
         self,
         session: Session,
         roles: Sequence[str],
@@ -147,12 +169,13 @@ class Pages:
         ends_when_idle: float,
         now: float,
         home_is_open: bool = True,
+        tokens_href: str = "",
     ) -> Answer:
         """Return who one is here.
 
         ``provider`` is the name of the provider of this session, empty for a user of the users file; ``claims`` tells
         from which claim each part was taken. Times are in seconds since the epoch. ``home_is_open`` tells whether the
-        roles open the home page.
+        roles open the home page. ``tokens_href`` leads to the tokens of one's own, if there can be any.
         """
         rows: list[tuple[str, str | Sequence[str] | Moment]] = [
             ("Name", session.name),
@@ -170,9 +193,86 @@ class Pages:
         return self._page(
             "me.html",
             200,
-            links={"sign_out_href": f"{PAGES}logout"},
+            links={
+                "sign_out_href": f"{PAGES}logout",
+                "sessions_href": f"{PAGES}sessions",
+                "tokens_href": tokens_href,
+            },
             who=[row for row in rows if row[1]],
             way=Link(f"Open {self._title}", HOME) if home_is_open else Link("Whom can I ask?", f"{PAGES}denied"),
+        )
+
+    def tokens(  # noqa: PLR0913 - all that the page can say
+        self,
+        tokens: Sequence[OwnToken],
+        *,
+        action: str,
+        csrf: str,
+        roles: Sequence[str],
+        lifetimes: Sequence[int],
+        lifetime: int,
+        now: float,
+        name: str = "",
+        notice: str = "",
+        problem: str = "",
+        issued: tuple[str, str] | None = None,
+        status: int = 200,
+    ) -> Answer:
+        """Return one's own tokens, and the form that issues another with one of ``roles``, if there are any.
+
+        ``issued`` is the name of a new token and the token itself, which no other page shows. ``lifetimes`` are in
+        seconds, and ``lifetime`` is the one that is chosen at first.
+        """
+        rows = [
+            {
+                "id": one.id,
+                "name": one.name,
+                "role": one.role,
+                "created": Moment(one.created, now),
+                "expires": Moment(one.expires, now),
+                "used": Moment(one.used, now) if one.used is not None else None,
+            }
+            for one in tokens
+        ]
+        return self._page(
+            "tokens.html",
+            status,
+            links={"action": action, "back_href": f"{PAGES}me", "sessions_href": f"{PAGES}sessions"},
+            csrf=csrf,
+            tokens=rows,
+            roles=roles,
+            lifetimes=lifetimes,
+            lifetime=lifetime,
+            name=name,
+            notice=notice,
+            problem=problem,
+            issued=issued,
+        )
+
+    def sessions(
+        self,
+        sessions: Sequence[OwnSession],
+        *,
+        action: str,
+        csrf: str,
+        now: float,
+        shared: bool,
+        notice: str = "",
+        problem: str = "",
+        status: int = 200,
+    ) -> Answer:
+        """Return one's own sessions by device; ``shared`` tells whether other replicas' are among them."""
+        rows = [{**one._asdict(), "began": Moment(one.began, now), "seen": Moment(one.seen, now)} for one in sessions]
+        return self._page(
+            "sessions.html",
+            status,
+            links={"action": action, "back_href": f"{PAGES}me", "sign_out_href": f"{PAGES}logout"},
+            csrf=csrf,
+            sessions=rows,
+            others=any(not one.is_this for one in sessions),
+            shared=shared,
+            notice=notice,
+            problem=problem,
         )
 
     # refused ------------------------------------------------------------------------------------------------

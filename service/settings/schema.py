@@ -413,6 +413,7 @@ class Settings(BaseSettings):
         given += [(f"issuers.{number}.role", {one.role}) for number, one in enumerate(self.issuers)]
         singles = {"issuer": self.issuer, "users": self.users, "oidc": self.oidc}
         given += [(f"{name}.role", {one.role}) for name, one in singles.items() if one is not None]
+        given += [("tokens.people", set(self.tokens.people))] if self.tokens is not None else []
         known = {*BUILT_IN, *self.roles}
         for key, names in given:
             for name in sorted(names - known - {""}):

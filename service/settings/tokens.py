@@ -7,7 +7,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from service.core.names import is_visible_name
-from service.settings.fields import Section
+from service.settings.fields import Section, Words
 
 MAX_UNLISTED: Final = 86_400  # seconds that a token lives, at most, that is not in the list
 
@@ -52,6 +52,12 @@ class TokensSettings(Section):
         3_600,
         description="The lifetime of a token that a machine obtains at `/_auth/token`, in seconds. The default is an "
         "hour, the maximum a day.",
+    )
+    people: Words = Field(
+        frozenset(),
+        description="The roles whose people may issue tokens for themselves at `/_auth/tokens`. Without one, nobody "
+        "may, and there is no such page. A token can have no role that is above those of its person.",
+        examples=[["deployer", "admin"]],
     )
     rotate: Annotated[int, Field(ge=3_600, le=10 * 365 * 86_400)] = Field(
         90 * 86_400,

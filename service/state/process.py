@@ -12,6 +12,7 @@ from service.state.passwords import KnownPairs, VerifiedPasswords
 from service.state.renewals import Renewals
 from service.state.reporters import Reporters
 from service.state.revocations import Revocations
+from service.state.sightings import Sightings
 from service.state.throttle import FailedAttempts
 from service.state.verdicts import Verdicts
 from service.telemetry.events import Telemetry
@@ -36,6 +37,7 @@ class ProcessState:
     passwords: VerifiedPasswords = field(default_factory=VerifiedPasswords)
     renewals: Renewals = field(default_factory=Renewals)
     reporters: Reporters = field(default_factory=Reporters)
+    sightings: Sightings = field(default_factory=Sightings)
 
     @classmethod
     def empty(cls, client: httpx.AsyncClient) -> Self:

@@ -120,10 +120,10 @@ class Telemetry:
         self.sign_ins["signed_in"] += 1
         log.info("signed in", extra={"fields": {**_who(session), "client": client}})
 
-    def signed_out(self, session: Session) -> None:
-        """Count and log a sign-out."""
+    def signed_out(self, session: Session, by: Session | None = None) -> None:
+        """Count and log a sign-out; ``by`` is another session of the same person that has ended it."""
         self.sign_ins["signed_out"] += 1
-        log.info("signed out", extra={"fields": _who(session)})
+        log.info("signed out", extra={"fields": _who(session) | ({"by_session": by.id[:8]} if by is not None else {})})
 
     def sign_in_refused(self, refusal: Refusal, request_id: str) -> None:
         """Count and log a refused sign-in or sign-out."""
@@ -141,6 +141,16 @@ class Telemetry:
         if reason:
             fields |= {"error": outcome, "reason": reason}
         log.info("token request refused" if reason else "token granted", extra={"fields": fields})
+
+    def own_token(
+        self, done: Literal["issued", "revoked"], who: Session, token_id: str, role: str, client: str
+    ) -> None:
+        """Log that a person has issued or revoked a token of one's own."""
+        log.info(
+            "token %s by its owner",
+            done,
+            extra={"fields": {**_who(who), "token": token_id, "role": role, "client": client}},
+        )
 
     def websocket_ended(self, request: ForwardedRequest, who: Principal, reason: str) -> None:
         """Count and log that a relayed WebSocket was closed because its credential is not valid any more."""

@@ -8,14 +8,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from service.authn.sessions import Opened
 from service.core.errors import SessionEnded
-from service.core.model import Session, SessionCookie
+from service.core.model import Session
 from service.core.prefect.roles import Granted
-from service.core.problems import Problem
-from service.core.request.cookies import session_cookie
 from service.core.request.redirects import HOME, PAGES
 from service.gate.refusals import switch_href
 from service.rendering.answers import refusal_content
-from service.web.page_context import PageContext, PageRequest, as_response, seconds_left
+from service.web.page_context import PageContext, PageRequest, as_response, renewed
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 # Prefect's own /ui-settings by default: enough for the UI to start, and to show its first refusal
@@ -62,7 +60,7 @@ class AccountRoutes:
 
     async def _me(self, page_request: PageRequest, *, as_json: bool) -> Response:
         try:
-            opened = await self._open(page_request)
+            opened = await self._context.open(page_request)
         except SessionEnded as refusal:
             if as_json:
                 return JSONResponse(refusal_content(refusal.code, refusal.cause, ""), 401, _NO_STORE)
@@ -94,14 +92,15 @@ class AccountRoutes:
                 ends_when_idle=session.seen + policy.idle,
                 now=time.time(),
                 home_is_open=self._home_is_open(page_request, opened),
+                tokens_href=f"{PAGES}tokens" if self._context.has_own_tokens else "",
             )
             response = as_response(page)
-        return _renewed(response, opened, page_request)
+        return renewed(response, opened, page_request)
 
     async def _denied(self, page_request: PageRequest) -> Response:
         """Tell people who were refused who they are here, and which roles they have."""
         try:
-            opened = await self._open(page_request)
+            opened = await self._context.open(page_request)
         except SessionEnded:
             return RedirectResponse(f"{PAGES}login", 303, _NO_STORE)
         page = self._context.pages.no_access(
@@ -111,13 +110,7 @@ class AccountRoutes:
             home_is_open=self._home_is_open(page_request, opened),
         )
         response = as_response(page)
-        return _renewed(response, opened, page_request)
-
-    async def _open(self, page_request: PageRequest) -> Opened:
-        cookie = session_cookie(page_request.cookies)
-        if not isinstance(cookie, SessionCookie) or self._context.wiring.sessions is None:
-            raise SessionEnded(Problem.NOT_SIGNED_IN)
-        return await self._context.wiring.sessions.open(cookie)
+        return renewed(response, opened, page_request)
 
     def _home_is_open(self, page_request: PageRequest, opened: Opened) -> bool:
         """Tell whether this person's roles open the home page, or it would only refuse them again."""
@@ -134,10 +127,3 @@ class AccountRoutes:
     def _is_of_provider(self, session: Session) -> bool:
         oidc = self._context.settings.oidc
         return oidc is not None and session.issuer == oidc.issuer
-
-
-def _renewed(response: Response, opened: Opened, page_request: PageRequest) -> Response:
-    """Return the response, with the session if it was sealed anew: a refresh token may have been used up for that."""
-    if opened.sealed is not None:
-        page_request.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
-    return response

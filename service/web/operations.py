@@ -22,6 +22,8 @@ from service.web.account import AccountRoutes
 from service.web.login import LoginRoutes
 from service.web.logout import LogoutRoutes
 from service.web.metrics import create_registry
+from service.web.own_sessions import OwnSessionRoutes
+from service.web.own_tokens import OwnTokenRoutes
 from service.web.page_context import PageContext
 from service.web.published import MOUNT, PublishedRoutes
 from service.web.token_requests import PATH, TokenRoutes
@@ -65,7 +67,8 @@ def create_web(in_force: Callable[[], Wiring]) -> ASGIApp:
 
     published = PublishedRoutes(context)
     pages = LoginRoutes(context), LogoutRoutes(context), AccountRoutes(context)
-    for routes in (*pages, TokenRoutes(context), published):
+    own = OwnTokenRoutes(context), OwnSessionRoutes(context)
+    for routes in (*pages, *own, TokenRoutes(context), published):
         app.include_router(routes.router, prefix=MOUNT)
     app.include_router(published.inserted)
 

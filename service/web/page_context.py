@@ -8,8 +8,10 @@ from typing import NamedTuple
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
+from service.authn.sessions import Opened
 from service.core.errors import Later, NotPermitted, Refusal, SessionEnded
 from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
+from service.core.problems import Problem
 from service.core.request.cookies import (
     HOST_PREFIX,
     clear_session,
@@ -18,6 +20,7 @@ from service.core.request.cookies import (
     set_cookie,
     set_session,
 )
+from service.core.request.devices import device_in
 from service.core.request.faces import parse_browser, parse_routed, shows_answer
 from service.core.request.redirects import HOME, PAGES, sign_in_href
 from service.gate.refusals import switch_href
@@ -33,6 +36,7 @@ class PageRequest(NamedTuple):
 
     request: ForwardedRequest
     browser: Browser
+    device: str
     cookies: dict[bytes, bytes]  # of this service only, without the prefix of their names
     secure: bool
 
@@ -103,7 +107,7 @@ class PageContext:
             cookies = own_cookies(found.get(b"cookie", b""), HOST_PREFIX if secure else b"")
         except SessionEnded:
             cookies = {}  # none of them can be believed
-        return PageRequest(routed, parse_browser(found, routed), cookies, secure)
+        return PageRequest(routed, parse_browser(found, routed), device_in(scope["headers"]), cookies, secure)
 
     def session(self, page_request: PageRequest) -> Session | None:
         """Return the session as it was sealed, or None if there is none or it has ended."""
@@ -114,6 +118,25 @@ class PageContext:
         except SessionEnded:
             pass
         return None
+
+    @property
+    def has_own_tokens(self) -> bool:
+        """Tell whether there are people who may issue tokens for themselves."""
+        settings = self.settings
+        return settings.people_sign_in and settings.tokens is not None and bool(settings.tokens.people)
+
+    async def open(self, page_request: PageRequest) -> Opened:
+        """Return the session, renewed if it is due: pass it to ``renewed()`` with the answer.
+
+        Raises SessionEnded if there is none, and otherwise as ``Sessions.open()`` does.
+        """
+        cookie = session_cookie(page_request.cookies)
+        if not isinstance(cookie, SessionCookie) or self.wiring.sessions is None:
+            raise SessionEnded(Problem.NOT_SIGNED_IN)
+        opened = await self.wiring.sessions.open(cookie)
+        client = page_request.request.client
+        self.wiring.state.sightings.note(opened.session, page_request.device, client, time.time())
+        return opened
 
     def refused(self, refusal: Refusal, return_to: str = HOME) -> Response:
         """Log a refusal, and return its page; ``return_to`` is where the person wants to get to."""
@@ -140,6 +163,13 @@ class PageContext:
             headers["Retry-After"] = str(refusal.retry_after)
         content = refusal_content(refusal.code, refusal.cause, request_id)
         return JSONResponse(content, status or refusal.status, headers)
+
+
+def renewed(response: Response, opened: Opened, page_request: PageRequest) -> Response:
+    """Return the response, with the session if it was sealed anew: a refresh token may have been used up for that."""
+    if opened.sealed is not None:
+        page_request.set_session(response, opened.sealed, seconds_left(opened.proof.principal.expires))
+    return response
 
 
 def as_response(answer: Answer) -> Response:

@@ -331,3 +331,66 @@ def test_capabilities_may_come_from_several_roles(access: Access, roles: tuple[s
     split = Access([Role("a", frozenset({Capability.REPORT})), Role("b", frozenset({Capability.EMIT}))], access.routes)
     assert split.may(("a", "b"), Capability.REPORT, Capability.EMIT)
     assert not split.may(("a",), Capability.REPORT, Capability.EMIT)
+
+
+# a role that is not above others ----------------------------------------------------------------------------
+
+
+def test_each_built_in_role_covers_itself_and_those_below_it(access: Access) -> None:
+    below = {name: {other for other in BUILT_IN if access.covers((name,), other)} for name in BUILT_IN}
+    assert below == {
+        "viewer": {"viewer"},
+        "runner": {"viewer", "runner"},
+        "worker": {"viewer", "runner", "worker"},
+        "deployer": {"viewer", "runner", "deployer"},
+        "admin": set(BUILT_IN),
+    }
+    assert access.covers(("viewer", "deployer", "worker"), "worker")
+    assert not access.covers((), "viewer")
+    assert not access.covers(("admin",), "no-such-role")
+    assert not access.covers(("no-such-role",), "viewer")
+
+
+OWN_POOLS = {"work_pool": ("team-a-*", "shared")}
+
+
+@pytest.mark.parametrize(
+    ("held", "other", "covers"),
+    [
+        ([Role("own", frozenset({Capability.WORK}), limits=OWN_POOLS)], Role("x", frozenset({Capability.WORK})), False),
+        (
+            [Role("own", frozenset({Capability.WORK}), limits=OWN_POOLS)],
+            Role("x", frozenset({Capability.WORK}), limits={"work_pool": ("shared",)}),
+            True,
+        ),
+        (
+            [Role("own", frozenset({Capability.WORK}), limits=OWN_POOLS)],
+            Role("x", frozenset({Capability.WORK}), limits={"work_pool": ("shared", "**")}),
+            False,
+        ),
+        (
+            [
+                Role("own", frozenset({Capability.WORK}), limits=OWN_POOLS),
+                Role("more", frozenset({Capability.WORK})),
+            ],
+            Role("x", frozenset({Capability.WORK})),
+            True,
+        ),
+        # a route by its name is not the capability, which another version of Prefect may open more with
+        (
+            [Role("own", routes=frozenset({"GET /api/admin/version"}))],
+            Role("x", routes=frozenset({"GET /api/admin/version"})),
+            True,
+        ),
+        (
+            [Role("own", frozenset({Capability.READ}))],
+            Role("x", frozenset({Capability.READ}), routes=frozenset({"POST /api/flow_runs/{id}/set_state"})),
+            False,
+        ),
+    ],
+)
+def test_a_role_is_covered_only_route_by_route_and_name_by_name(
+    routes: Routes, held: list[Role], other: Role, *, covers: bool
+) -> None:
+    access = Access([*held, other], routes)
+    assert access.covers(tuple(one.name for one in held), "x") is covers

@@ -23,6 +23,9 @@ from service.issuing.ledger import (
     KEEP_REVOKED,
     LEAD,
     Ledger,
+    Token,
+    TooManyTokensError,
+    owner_of,
     signer_of,
 )
 from service.issuing.machine_secrets import split_secret
@@ -42,6 +45,10 @@ def open_ledger(folder: Path) -> Ledger:
 
 def issue(ledger: Ledger, name: str = "etl", lifetime: float = DAY, ago: float = 0) -> str:
     return ledger.issue(name, "worker", lifetime, "us", "prefect", time.time() - ago)[0]
+
+
+def owned(ledger: Ledger, owner: str) -> Token:
+    return ledger.issue("ada/laptop", "worker", DAY, "us", "prefect", owner=owner)[1]
 
 
 def key_id(token: str) -> str:
@@ -314,14 +321,46 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_token
         for statement in filter(str.strip, ledger_module._SCHEMA[0].split(";")):
             old.run(statement)
         old.set_version(1)
-        old.run(ledger_module._INSERT, ("an-id", "etl", "worker", 1, int(time.time()) + 60, None, None, "kid", 0))
+        old.run(
+            "INSERT INTO tokens VALUES ('an-id', 'etl', 'worker', 'kid', 1, ?, NULL, NULL, 0)", (int(time.time()) + 60,)
+        )
     old.close()
     with place.ledger() as ledger:
-        assert [one.name for one in ledger.tokens()] == ["etl"]
+        assert [(one.name, one.owner) for one in ledger.tokens()] == [("etl", "")]
         ledger.revoke_of("https://idp", "one", int(time.time()) + 60)
         assert len(ledger.revocations()) == 1
         ledger.add_machine("etl", "worker")
     assert place.version() == len(ledger_module._SCHEMA)
+
+
+# of people --------------------------------------------------------------------------------------------------
+
+
+def test_a_person_has_a_bounded_number_of_tokens_and_revokes_only_those(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "MAX_OWNED", 2)
+    monkeypatch.setattr(ledger_module, "MAX_OWNED_A_DAY", 4)
+    ada, bob = owner_of("local", "ada"), owner_of("local", "bob")
+    with place.ledger() as ledger:
+        (first, second) = (owned(ledger, ada) for _ in range(2))
+        other, operators = owned(ledger, bob), owned(ledger, "")
+        with pytest.raises(TooManyTokensError, match="valid"):
+            owned(ledger, ada)
+        for not_hers in (other.id, operators.id):
+            assert ledger.revoke_owned(ada, not_hers) == []
+        assert ledger.revoke_owned(ada, first.id) == [first]
+        assert ledger.revoke_owned(ada, first.id) == []
+        assert ledger.tokens_of(ada) == [second]
+        third = owned(ledger, ada)
+        assert {one.id for one in ledger.revoke_owned(ada)} == {second.id, third.id}
+        owned(ledger, ada)
+        with pytest.raises(TooManyTokensError, match="day"):
+            owned(ledger, ada)
+        assert len(ledger.tokens()) == 6
+        assert ledger.tokens_of(bob) == [other]
+        for _ in range(5):
+            issue(ledger)
 
 
 # killed in the middle -------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def starter(folder: Path, part: Part = CHROMIUM_ENGINE) -> Path:
     """Return a script that starts Chromium without netlink, so that networks made by Docker do not disturb it."""
     program = require(part)
     path = folder / f"{program.name}-without-netlink"
-    words = (sys.executable, without_netlink.__file__, str(program))
+    words = (sys.executable, "-P", without_netlink.__file__, str(program))  # -P: our modules hide no other
     path.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     path.chmod(0o755)
     return path

@@ -8,7 +8,7 @@ from typing import Any
 from service.core.errors import Broken, Code, MalformedRequest, NotFound, OutOfReach, SignInFailed, Throttled
 from service.core.model import Deny, Session, Unavailable
 from service.core.problems import Cause, Problem
-from service.rendering.pages import Pages
+from service.rendering.pages import OwnSession, OwnToken, Pages
 from service.rendering.wire import Answer
 
 NOW = 1_790_000_000.0
@@ -47,6 +47,24 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
         "claims": {"user": say("sub"), "groups": say("groups")},
         "ends": NOW + 13 * 3_600,
         "ends_when_idle": NOW + 8 * 3_600,
+        "now": NOW,
+        "tokens_href": "/_auth/tokens",
+    }
+    own = [
+        OwnToken("1f", say("laptop"), say("deployer"), int(NOW) - 86_400, int(NOW) + 90 * 86_400, int(NOW) - 600),
+        OwnToken("2e", say("notebook server"), say("viewer"), int(NOW) - 60, int(NOW) + 86_400, None),
+    ]
+    seen = [
+        OwnSession("1", say("Firefox on Linux"), say("203.0.113.7"), NOW - 3 * 3_600, NOW, is_this=True),
+        OwnSession("2", say("Safari on iPhone"), "", NOW - 7 * 3_600, NOW - 600, is_this=False),
+    ]
+    sessions: dict[str, Any] = {"action": "/_auth/sessions", "csrf": say("csrf"), "now": NOW}
+    tokens: dict[str, Any] = {
+        "action": "/_auth/tokens",
+        "csrf": say("csrf"),
+        "roles": [say("viewer"), say("deployer")],
+        "lifetimes": [86_400, 30 * 86_400],
+        "lifetime": 86_400,
         "now": NOW,
     }
     return {
@@ -122,6 +140,13 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
             NotFound(Problem.NOT_FOUND), request_id=say(REQUEST_ID), again_href="", switch_href=""
         ),
         "me": pages.me(session, [say("viewer")], **me),
+        "sessions": pages.sessions(seen, shared=False, notice=say("That session has ended."), **sessions),
+        "sessions-one": pages.sessions(seen[:1], shared=True, **sessions),
+        "sessions-problem": pages.sessions(seen, shared=True, problem=say("No."), status=400, **sessions),
+        "tokens-none": pages.tokens([], **{**tokens, "roles": []}),
+        "tokens": pages.tokens(own, notice=say("The token is revoked."), **tokens),
+        "tokens-issued": pages.tokens(own, issued=(say("laptop"), say("eyJ" + "A" * 700)), **tokens),
+        "tokens-problem": pages.tokens(own, problem=say("No."), name=say("laptop"), status=400, **tokens),
         "me-without-role": pages.me(session, [], home_is_open=False, **me),
         **{f"gate-{name}": page for name, page in every_refusal(pages, say).items()},
     }

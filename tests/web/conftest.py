@@ -22,6 +22,8 @@ from service.web.account import AccountRoutes
 from service.web.app import create_app
 from service.web.login import LoginRoutes
 from service.web.logout import LogoutRoutes
+from service.web.own_sessions import OwnSessionRoutes
+from service.web.own_tokens import OwnTokenRoutes
 from service.web.page_context import PageContext
 from tests.support.issuer import Issuer as Provider
 from tests.support.prefect_sockets import PrefectSockets
@@ -105,7 +107,8 @@ class Caller:
 def routes_of_pages(app: ForwardAuth) -> list[tuple[str, str]]:
     """Return path and method of each route under /_auth/."""
     context = PageContext(lambda: app.wiring)
-    routes = [one for pages in (LoginRoutes, LogoutRoutes, AccountRoutes) for one in pages(context).router.routes]
+    all_pages = LoginRoutes, LogoutRoutes, AccountRoutes, OwnTokenRoutes, OwnSessionRoutes
+    routes = [one for pages in all_pages for one in pages(context).router.routes]
     found = [(f"/_auth{one.path}", verb) for one in routes if isinstance(one, Route) for verb in one.methods or ()]
     assert ("/_auth/login", "POST") in found
     return found

@@ -109,6 +109,7 @@ class Access:
         self.routes = routes
         self._named_routes = {name: self._routes_named_by(role) for name, role in self.roles.items()}
         self._by_power = sorted(self.roles.values(), key=self._power)
+        self.by_power = tuple(role.name for role in self._by_power)
         self._see_secrets = tuple(one.name for one in self._by_power if _sees_secrets(one))
         self._evaluated = lru_cache(maxsize=8192)(self._evaluate)
 
@@ -141,6 +142,19 @@ class Access:
     def opens(self, role: str, route: Route) -> bool:
         """Tell whether a role opens a route, for some names at least."""
         return self._opens(self.roles[role], route) is not None
+
+    def covers(self, roles: tuple[str, ...], name: str) -> bool:
+        """Tell whether these roles together may do all that another role may, so that it is not above them.
+
+        That is to have each of its capabilities, and to open each route that it opens, for each name.
+        """
+        role, held = self.roles.get(name), [self.roles[one] for one in roles if one in self.roles]
+        if role is None or not self.may(roles, *role.capabilities):
+            return False
+        if self.may(roles, Capability.ADMIN):
+            return True
+        opened = (route for route in self.routes.all.values() if self._opens(role, route) is not None)
+        return all(any(self._opens(one, route) and _within(role, one, route) for one in held) for route in opened)
 
     # how a verdict is found -----------------------------------------------------------------------------------
 
@@ -212,6 +226,12 @@ def _sees_secrets(role: Role) -> bool:
 
 def _limited(role: Role, route: Route | None) -> bool:
     return route is not None and any(f"{{{name}}}" in route.path for name in role.limits)
+
+
+def _within(role: Role, other: Role, route: Route) -> bool:
+    """Tell whether a role opens a route for no name for which another role does not; equal patterns are compared."""
+    limits = {name: patterns for name, patterns in other.limits.items() if f"{{{name}}}" in route.path}
+    return all(name in role.limits and set(role.limits[name]) <= set(limits[name]) for name in limits)
 
 
 def _problem_with_secrets(request: ForwardedRequest, route: Route | None, body: bytes | None) -> Problem | None:

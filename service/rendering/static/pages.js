@@ -27,6 +27,22 @@ for (const peek of document.querySelectorAll(".peek")) {
   field.form.addEventListener("submit", () => show(false)); // so that it is saved, and shown, as a password
 }
 
+for (const copy of document.querySelectorAll(".copy")) {
+  const field = document.getElementById(copy.dataset.of);
+  field.addEventListener("focus", () => field.select());
+  copy.hidden = !navigator.clipboard; // there is none over plain HTTP: the text can be selected
+  copy.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(field.value);
+    copy.textContent = "Copied";
+  });
+}
+
+// A second click would replace the answer to the first one, which shows what no other answer does.
+for (const form of document.querySelectorAll("form[data-once]")) {
+  form.addEventListener("submit", () => { form.querySelector("button").disabled = true; });
+  addEventListener("pageshow", () => { form.querySelector("button").disabled = false; });
+}
+
 const clock = new Intl.DateTimeFormat("en-GB", {
   day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short",
 });
