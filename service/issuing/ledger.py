@@ -51,10 +51,8 @@ CREATE TABLE secrets (
 );
 """,
     """
-ALTER TABLE tokens ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-""",
-    """
 ALTER TABLE secrets ADD COLUMN changed BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tokens ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 """,
 )
 _VERSION: Final = len(_SCHEMA)
@@ -414,8 +412,8 @@ class Ledger:
         return [Secret(*row) for row in self._sql(selected, (name,)).fetchall()]
 
     def _tokens_of(self, owner: str) -> list[Token]:
-        selected = _SELECT + " WHERE owner = ? AND revoked IS NULL AND expires > ? ORDER BY created DESC, id"
-        return [Token(*row) for row in self._sql(selected, (owner, int(time.time()))).fetchall()]
+        where = " WHERE owner = ? AND revoked IS NULL AND expires > ? ORDER BY created DESC, id"
+        return [Token(*row) for row in self._sql(_SELECT + where, (owner, int(time.time()))).fetchall()]
 
     def _check_owner(self, owner: str, now: int) -> None:
         """Raise TooManyTokensError if a person may issue no more. Within a change."""

@@ -165,8 +165,8 @@ def test_a_token_that_one_issues_is_good_at_both_until_the_other_revokes_it(stac
         return stack.compose("exec", "-T", replica, "prefect-forward-auth", "token", *words)
 
     def answers() -> set[int]:
-        sent = {"headers": {"Authorization": f"Bearer {issued}"}}
-        return {stack.send("GET", MACHINES, "/api/health", **sent).status_code for _ in range(12)}
+        sent = {"Authorization": f"Bearer {issued}"}
+        return {stack.send("GET", MACHINES, "/api/health", headers=sent).status_code for _ in range(12)}
 
     issued = token(REPLICAS[0], "issue", "--name", "etl-worker", "--role", "worker").strip()
     assert answers() == {200}

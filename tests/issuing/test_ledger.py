@@ -37,6 +37,7 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("a-secret-of-more-than-thirty-two-characters", "another-secret-of-more-than-thirty-two")
 KILLS = 3
+FIRST_INSERT = "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def open_ledger(folder: Path) -> Ledger:
@@ -321,9 +322,7 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_token
         for statement in filter(str.strip, ledger_module._SCHEMA[0].split(";")):
             old.run(statement)
         old.set_version(1)
-        old.run(
-            "INSERT INTO tokens VALUES ('an-id', 'etl', 'worker', 'kid', 1, ?, NULL, NULL, 0)", (int(time.time()) + 60,)
-        )
+        old.run(FIRST_INSERT, ("an-id", "etl", "worker", "kid", 1, int(time.time()) + 60, None, None, 0))
     old.close()
     with place.ledger() as ledger:
         assert [(one.name, one.owner) for one in ledger.tokens()] == [("etl", "")]
@@ -337,30 +336,29 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_token
 
 
 def test_a_person_has_a_bounded_number_of_tokens_and_revokes_only_those(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_module, "MAX_OWNED", 2)
     monkeypatch.setattr(ledger_module, "MAX_OWNED_A_DAY", 4)
     ada, bob = owner_of("local", "ada"), owner_of("local", "bob")
-    with place.ledger() as ledger:
-        (first, second) = (owned(ledger, ada) for _ in range(2))
-        other, operators = owned(ledger, bob), owned(ledger, "")
-        with pytest.raises(TooManyTokensError, match="valid"):
-            owned(ledger, ada)
-        for not_hers in (other.id, operators.id):
-            assert ledger.revoke_owned(ada, not_hers) == []
-        assert ledger.revoke_owned(ada, first.id) == [first]
-        assert ledger.revoke_owned(ada, first.id) == []
-        assert ledger.tokens_of(ada) == [second]
-        third = owned(ledger, ada)
-        assert {one.id for one in ledger.revoke_owned(ada)} == {second.id, third.id}
+    (first, second) = (owned(ledger, ada) for _ in range(2))
+    other, operators = owned(ledger, bob), owned(ledger, "")
+    with pytest.raises(TooManyTokensError, match="valid"):
         owned(ledger, ada)
-        with pytest.raises(TooManyTokensError, match="day"):
-            owned(ledger, ada)
-        assert len(ledger.tokens()) == 6
-        assert ledger.tokens_of(bob) == [other]
-        for _ in range(5):
-            issue(ledger)
+    for not_hers in (other.id, operators.id):
+        assert ledger.revoke_owned(ada, not_hers) == []
+    assert ledger.revoke_owned(ada, first.id) == [first]
+    assert ledger.revoke_owned(ada, first.id) == []
+    assert ledger.tokens_of(ada) == [second]
+    third = owned(ledger, ada)
+    assert {one.id for one in ledger.revoke_owned(ada)} == {second.id, third.id}
+    owned(ledger, ada)
+    with pytest.raises(TooManyTokensError, match="day"):
+        owned(ledger, ada)
+    assert len(ledger.tokens()) == 6
+    assert ledger.tokens_of(bob) == [other]
+    for _ in range(5):
+        issue(ledger)
 
 
 # killed in the middle -------------------------------------------------------------------------------------
