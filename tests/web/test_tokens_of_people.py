@@ -15,7 +15,6 @@ from service.core.identity.compact import decode_segment
 from service.gate.application import ForwardAuth
 from service.issuing import ledger as ledger_module
 from service.issuing.ledger import Ledger
-from service.issuing.sqlite import SQLite
 from service.settings import Settings
 from service.web import own_tokens
 from service.web.app import create_app
@@ -95,7 +94,7 @@ def offered(page: httpx.Response, field: str) -> list[str]:
 
 def ids(folder: Path) -> dict[str, str]:
     """Return the ids of the tokens that are valid, by name."""
-    with Ledger(SQLite(folder), rotate=DAY) as ledger:
+    with Ledger(folder, rotate=DAY) as ledger:
         return {one.name: one.id for one in ledger.tokens() if one.revoked is None}
 
 
@@ -194,7 +193,7 @@ async def test_nobody_sees_or_revokes_the_tokens_of_somebody_else(
         await bob.submit(f"{PAGE}/revoke", {"csrf": csrf, "token": token_id})
     await revoke(alice, "")
     assert (await Caller(issuing)(f"Bearer {token}")).status == 200
-    with Ledger(SQLite(folder), rotate=DAY) as ledger:
+    with Ledger(folder, rotate=DAY) as ledger:
         _, operators = ledger.issue("etl", "worker", DAY, "prefect-forward-auth", "prefect")
     await revoke(alice, operators.id)
     assert "etl" in ids(folder)
