@@ -12,6 +12,7 @@ import pytest
 
 from service.issuing import postgresql as postgresql_module
 from service.issuing.database import LedgerError
+from service.issuing.issued import IssuedTokens
 from service.issuing.ledger import Ledger
 from service.issuing.postgresql import PostgreSQL
 from tests.issuing.conftest import ROTATE, Place, in_place
@@ -198,3 +199,18 @@ def test_whoever_waits_too_long_for_a_change_of_somebody_else_is_told(
                 issue(ledger, "etl")
         issue(ledger, "etl")
         holder.close()
+
+
+@pytest.mark.anyio
+async def test_a_use_that_could_not_be_noted_is_noted_later(place: Place) -> None:
+    with place.ledger() as ledger:
+        token = issue(ledger, "etl")
+        tokens = IssuedTokens(place.ledger(), "us", lambda: None)
+        await tokens.start()
+        tokens.note_use(token)
+        tokens._ledger.close()
+        await tokens._write(tokens._note_uses)
+        assert "is not connected" in tokens.problem
+        await tokens.look()
+        await tokens.stop()
+        assert ledger.tokens()[0].used is not None
