@@ -74,7 +74,7 @@ class SQLite(Database):
     def stamp(self) -> Stamp:
         """Return the stamp of now."""
         with self._told():
-            return Stamp(self._place, self.number("PRAGMA data_version"))
+            return Stamp(self._place, self.number("SELECT number FROM revision"))
 
     def is_replaced(self) -> bool:
         """Tell whether the file is not the one that is open. It is an error if there is none."""

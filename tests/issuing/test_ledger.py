@@ -332,6 +332,17 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_token
     assert place.version() == len(ledger_module._SCHEMA)
 
 
+def test_whatever_changes_shows_also_in_the_process_that_changed_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the service would not publish the key that it has made itself."""
+    before = ledger.stamp()
+    assert ledger.stamp() == before
+    monkeypatch.setattr(ledger, "_rotate", -1.0)
+    ledger.rotate_keys()
+    assert ledger.stamp() != before
+
+
 # of people --------------------------------------------------------------------------------------------------
 
 
