@@ -42,7 +42,7 @@ POLICY = IntrospectionPolicy("gate", "the gate's secret", timeout=5)
 def active(**changes: Any) -> dict[str, Any]:
     """Return the answer about a token that is good but for what is given here; a member of None is left out."""
     now = int(time.time())
-    good = {"active": True, "sub": "svc", "aud": "prefect", "exp": now + 300, "iat": now, "token_type": "Bearer"}
+    good = {"active": True, "sub": "svc", "aud": "prefect", "exp": now + 86_400, "iat": now, "token_type": "Bearer"}
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
 
