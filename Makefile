@@ -37,7 +37,7 @@ types: init ## check the types
 	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/browser tests/bench docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
 
-test: parts ## run the tests, with real parts: ten minutes on two cores
+test: parts ## run the tests, with real parts: a quarter of an hour on two cores
 	$(RUN)/$(PYTEST) -m "not long"
 
 test-all: parts ## the same, and those that take long: runs across restarts, replicas, installations
