@@ -15,6 +15,8 @@ from starlette.routing import Route
 from service.adapters.users_file import hash_password
 from service.gate import held_events
 from service.gate.application import ForwardAuth
+from service.issuing.ledger import Ledger
+from service.issuing.sqlite import SQLite
 from service.settings import Settings
 from service.state import unproved
 from service.telemetry.events import JSONFormatter
@@ -317,3 +319,17 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits of a WebSocket for its credential, and of events whose client has left."""
     monkeypatch.setattr(unproved, "FIRST_MESSAGE_SECONDS", 0.3)
     monkeypatch.setattr(held_events, "LAST_SECONDS", 0.3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return where the issued tokens are."""
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def ledger(folder: Path) -> Ledger:
+    """Return the ledger as another process has it open."""
+    opened = Ledger(SQLite(folder), rotate=86_400)
+    opened.open()
+    return opened

@@ -18,7 +18,7 @@ from service.gate.explain import caller_from_token
 from service.issuing import issued
 from service.issuing.ledger import Ledger
 from service.issuing.signing import SigningKey, new_key
-from service.issuing.sqlite import FILE, SQLite
+from service.issuing.sqlite import FILE
 from service.settings import Settings
 from service.web.app import create_app
 from tests.support.prefect_sockets import PrefectSockets
@@ -48,19 +48,6 @@ def command(folder: Path, *arguments: str, **variables: str) -> subprocess.Compl
 def printed(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip("\n")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "tokens"
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Ledger:
-    """Return the ledger as another process has it open."""
-    opened = Ledger(SQLite(folder), rotate=86_400)
-    opened.open()
-    return opened
 
 
 def issue(ledger: Ledger, role: str = "worker", **given: Any) -> str:

@@ -31,11 +31,6 @@ METADATA = (
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "tokens"
-
-
-@pytest.fixture
 async def issuing(folder: Path) -> AsyncIterator[tuple[Gate, str]]:
     """Return a service that issues tokens, and its URL as an issuer."""
     port = free_port()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.issuing.ledger import Ledger
-from service.issuing.sqlite import FILE, SQLite
+from service.issuing.sqlite import FILE
 from service.settings import Settings
 from service.web.app import create_app
 from tests.support.issuer import Issuer as Provider
@@ -24,19 +24,6 @@ from tests.web.test_serve import serving
 
 pytestmark = pytest.mark.anyio
 HOUR = 3_600
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "tokens"
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Ledger:
-    """Return the ledger as another process has it open."""
-    opened = Ledger(SQLite(folder), rotate=86_400)
-    opened.open()
-    return opened
 
 
 @pytest.fixture

@@ -38,19 +38,6 @@ GRANT = {"grant_type": "client_credentials"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "tokens"
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Ledger:
-    """Return the ledger as another process has it open."""
-    opened = Ledger(SQLite(folder), rotate=86_400)
-    opened.open()
-    return opened
-
-
-@pytest.fixture
 async def app(folder: Path) -> AsyncIterator[ForwardAuth]:
     running = create_app(Settings(tokens={"folder": folder}, sign_in={"attempts": 3}))
     await running.start()

@@ -29,11 +29,6 @@ BOBS = "another pass phrase"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "tokens"
-
-
-@pytest.fixture
 def settings_of_tokens(people_settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         **people_settings,
