@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TOGETHER = {
     "tests/browser/": "browser",
     "tests/docker/test_replicas.py": "replicas",
+    "tests/docker/test_issued_tokens.py": "replicas",
     "tests/docker/": "docker",
     "tests/e2e/test_proxies.py": "proxies",
     "tests/e2e/test_oauth2_proxy.py": "proxies",
