@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 PYTEST := pytest -q -n 3 --no-loadscope-reorder
 QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings agent doctor state issuing authn gate cli web))
 
-.PHONY: help init hooks parts check types test test-quick coverage bench client-matrix long-run demo docs lock clean
+.PHONY: help init hooks parts check types test test-quick test-providers coverage bench client-matrix long-run demo docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ check: init types ## lint, types, the order of the packages, generated documents
 
 types: init ## check the types
 	$(RUN)/mypy
-	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/browser tests/bench docs
+	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/providers tests/browser tests/bench docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
 
 test: parts ## run the tests, with real parts: a quarter of an hour on two cores
@@ -45,6 +45,9 @@ test-all: parts ## the same, and those that take long: runs across restarts, rep
 
 test-quick: init ## run the tests that need no Prefect, proxy or browser
 	$(RUN)/$(PYTEST) $(QUICK)
+
+test-providers: parts ## run the tests against Keycloak, and each other real provider that is installed
+	$(RUN)/$(PYTEST) -n 1 tests/providers
 
 coverage: init ## run the quick tests; fail below 100 % of branches in service/core, or 94 % in the rest
 	$(RUN)/coverage erase

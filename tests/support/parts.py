@@ -48,6 +48,13 @@ def _openid_provider() -> Path | None:
     return _existing(PARTS / "openid-provider" / "node_modules" / "oidc-provider" / "package.json")
 
 
+def _keycloak() -> Path | None:
+    if shutil.which("java") is None:
+        return None
+    folder = PARTS / "keycloak"
+    return _existing(folder / ".complete") and _existing(folder / "bin" / "kc.sh")
+
+
 def _chromium(*others: str) -> Path | None:
     found = (shutil.which(name) for name in (*others, "chromium", "chromium-browser", "google-chrome"))
     return next((Path(one) for one in found if one), None)
@@ -153,6 +160,11 @@ AXE = Part(
     "axe-core",
     lambda: _existing(PARTS / "axe-core" / "node_modules" / "axe-core" / "axe.min.js"),
     f"install Node.js with npm, then run `{INSTALL} axe-core`",
+)
+KEYCLOAK = Part(
+    "Keycloak",
+    _keycloak,
+    f"install Java 17 or newer and Maven, then run `{INSTALL} keycloak`",
 )
 REDIS = Part("Redis", _redis, "run `apt-get install redis-server`")
 POSTGRESQL = Part("PostgreSQL", _postgresql, "run `apt-get install postgresql`")
