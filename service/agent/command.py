@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import certifi
-
 from service.agent import child
 from service.agent.clouds import NotThereError, Surroundings, azure, github_actions, google
 from service.agent.connections import Pool, Upstream
+from service.agent.endpoints import tls_trusting
 from service.agent.proxy import HOLD_SECONDS, Proxy
 from service.agent.sources import ClientCredentials, TokenCommand, TokenFile
 from service.agent.tokens import Keeper, Source
@@ -123,11 +122,7 @@ def _value(options: argparse.Namespace, name: str) -> str:
 
 
 def _tls(ca_file: str) -> ssl.SSLContext:
-    named = ca_file or os.environ.get("PREFECT_API_SSL_CERT_FILE") or os.environ.get("SSL_CERT_FILE")
-    try:
-        return ssl.create_default_context(cafile=named or certifi.where())
-    except OSError as problem:
-        raise MistakeError(f"the authorities of {named} cannot be read: {problem.strerror}") from None
+    return tls_trusting(ca_file or os.environ.get("PREFECT_API_SSL_CERT_FILE") or os.environ.get("SSL_CERT_FILE"))
 
 
 def _upstream(options: argparse.Namespace, tls: ssl.SSLContext) -> Upstream:

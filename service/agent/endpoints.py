@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlencode, urlsplit
 
+import certifi
+
 from service.agent.tokens import SourceError
+from service.core.mistakes import MistakeError
 
 if TYPE_CHECKING:
     import httpcore
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
 CALL_SECONDS: Final = 10.0
 MAX_ANSWER: Final = 64 * 1024
 _MAX_ERROR: Final = 60
+
+
+def tls_trusting(file: str | None) -> ssl.SSLContext:
+    """Return TLS that trusts the authorities of a file, or those of certifi; raise MistakeError if it is unusable."""
+    try:
+        return ssl.create_default_context(cafile=file or certifi.where())
+    except OSError as problem:
+        raise MistakeError(f"the authorities of {file} cannot be read: {problem.strerror}") from None
 
 
 async def ask(

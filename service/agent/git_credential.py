@@ -8,7 +8,6 @@ import argparse
 import os
 import re
 import shlex
-import ssl
 import subprocess
 import sys
 import time
@@ -18,8 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import certifi
-
+from service.agent.endpoints import tls_trusting
 from service.agent.github_app import GitHubApp, credential
 from service.agent.token_cache import TokenCache, cache_folder
 from service.agent.tokens import SourceError
@@ -80,7 +78,8 @@ def _answer(options: argparse.Namespace, asked: Mapping[str, str], repository: s
     with cache.locked() if cache is not None else nullcontext():
         token = cache.recall() if cache is not None else None
         if token is None:
-            app = GitHubApp(options.app, options.installation, api, _tls(), _key(options), repository)
+            tls = tls_trusting(os.environ.get("SSL_CERT_FILE"))
+            app = GitHubApp(options.app, options.installation, api, tls, _key(options), repository)
             token = app.fetch(time.time())
             try:
                 if cache is not None:
@@ -178,11 +177,3 @@ def _key(options: argparse.Namespace) -> str:
     if done.returncode:
         raise SourceError(f"--key-command ended with {done.returncode}")
     return str(done.stdout)
-
-
-def _tls() -> ssl.SSLContext:
-    named = os.environ.get("SSL_CERT_FILE")
-    try:
-        return ssl.create_default_context(cafile=named or certifi.where())
-    except OSError as problem:
-        raise MistakeError(f"SSL_CERT_FILE: the authorities of {named} cannot be read: {problem.strerror}") from None

@@ -1,6 +1,6 @@
 """The metrics: the service's counts, in the terms of Prometheus."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -34,53 +34,36 @@ class ServiceCollector(Collector):
     def collect(self) -> Iterator[Any]:
         """Yield the metrics; every label is of a closed set, or an issuer of the configuration."""
         telemetry = self._wiring.telemetry
-        decisions = CounterMetricFamily(
-            "forward_auth_decisions", "Decisions by gate and outcome", labels=["gate", "outcome"]
-        )
-        for gate, count in telemetry.allowed.items():
-            decisions.add_metric([gate, "allowed"], count)
-        for (gate, code), count in telemetry.refused.items():
-            decisions.add_metric([gate, code], count)
-        yield decisions
-        lost = CounterMetricFamily(
-            "forward_auth_websocket_refused",
+        decisions = {(gate, "allowed"): count for gate, count in telemetry.allowed.items()} | telemetry.refused
+        yield _counter("decisions", "Decisions by gate and outcome", decisions.items(), "gate", "outcome")
+        yield _counter(
+            "websocket_refused",
             "WebSockets of Prefect's API refused for want of a credential: task runs are being lost",
-            labels=["endpoint"],
+            telemetry.websockets_refused.items(),
+            "endpoint",
         )
-        for endpoint, count in telemetry.websockets_refused.items():
-            lost.add_metric([endpoint], count)
-        yield lost
-        relayed = CounterMetricFamily(
-            "forward_auth_websockets", "Relayed WebSockets, by what became of them", labels=["endpoint", "outcome"]
+        yield _counter(
+            "websockets",
+            "Relayed WebSockets, by what became of them",
+            telemetry.websockets.items(),
+            "endpoint",
+            "outcome",
         )
-        for (endpoint, outcome), count in telemetry.websockets.items():
-            relayed.add_metric([endpoint, outcome], count)
-        yield relayed
         yield GaugeMetricFamily(
             "forward_auth_websockets_open", "Relayed WebSockets that are open", value=telemetry.websockets_open
         )
-        dropped = CounterMetricFamily(
-            "forward_auth_websocket_events_dropped",
+        yield _counter(
+            "websocket_events_dropped",
             "Events of clients without a credential that nobody vouched for",
-            labels=["reason"],
+            telemetry.events_dropped.items(),
+            "reason",
         )
-        for reason, count in telemetry.events_dropped.items():
-            dropped.add_metric([reason], count)
-        yield dropped
-        sign_ins = CounterMetricFamily("forward_auth_sign_ins", "Signing in and out, by outcome", labels=["outcome"])
-        for outcome, count in telemetry.sign_ins.items():
-            sign_ins.add_metric([outcome], count)
-        yield sign_ins
-        requests = CounterMetricFamily(
-            "forward_auth_token_requests", "Machines' requests for a token, by outcome", labels=["outcome"]
+        yield _counter("sign_ins", "Signing in and out, by outcome", telemetry.sign_ins.items(), "outcome")
+        yield _counter(
+            "token_requests", "Machines' requests for a token, by outcome", telemetry.token_requests.items(), "outcome"
         )
-        for outcome, count in telemetry.token_requests.items():
-            requests.add_metric([outcome], count)
-        yield requests
-        reloads = CounterMetricFamily("forward_auth_reloads", "Readings of the configuration anew", labels=["outcome"])
-        for outcome in ("done", "refused"):
-            reloads.add_metric([outcome], telemetry.reloads[outcome])
-        yield reloads
+        reloads = {outcome: telemetry.reloads[outcome] for outcome in ("done", "refused")}
+        yield _counter("reloads", "Readings of the configuration anew", reloads.items(), "outcome")
         yield GaugeMetricFamily(
             "forward_auth_config_broken",
             "1 while the configuration is not the one in force",
@@ -119,20 +102,11 @@ class ServiceCollector(Collector):
         yield from (fetches, failures, keys, age)
 
     def _clients(self) -> Iterator[Any]:
-        grants = CounterMetricFamily(
-            "forward_auth_client_grants", "Issuers asked about clients, by outcome", labels=["issuer", "outcome"]
-        )
-        for (url, outcome), count in sorted(self._wiring.state.client_tokens.outcomes.items()):
-            if url in self._wiring.clients:
-                grants.add_metric([url, outcome], count)
-        yield grants
-        asked = CounterMetricFamily(
-            "forward_auth_introspections", "Issuers asked about opaque tokens", labels=["issuer", "outcome"]
-        )
-        for (url, said), count in sorted(self._wiring.state.introspections.outcomes.items()):
-            if url in self._wiring.issuers:
-                asked.add_metric([url, said], count)
-        yield asked
+        state = self._wiring.state
+        grants = {key: count for key, count in state.client_tokens.outcomes.items() if key[0] in self._wiring.clients}
+        yield _counter("client_grants", "Issuers asked about clients, by outcome", grants.items(), "issuer", "outcome")
+        asked = {key: count for key, count in state.introspections.outcomes.items() if key[0] in self._wiring.issuers}
+        yield _counter("introspections", "Issuers asked about opaque tokens", asked.items(), "issuer", "outcome")
 
     def _users(self) -> Iterator[Any]:
         users, passwords = self._wiring.users, self._wiring.passwords
@@ -146,3 +120,13 @@ class ServiceCollector(Collector):
             yield GaugeMetricFamily(
                 "forward_auth_hashing", "Passwords being hashed or waiting", value=passwords.waiting
             )
+
+
+def _counter(
+    name: str, text: str, counts: Iterable[tuple[str | tuple[str, ...], int]], *labels: str
+) -> CounterMetricFamily:
+    """Return one counter, from the value of its label, or the values of its labels, with the count of each."""
+    family = CounterMetricFamily(f"forward_auth_{name}", text, labels=labels)
+    for key, count in counts:
+        family.add_metric([key] if isinstance(key, str) else list(key), count)
+    return family
