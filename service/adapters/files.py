@@ -44,6 +44,16 @@ def writers(status: os.stat_result) -> str:
     return _others(status, "write to it", everybody=0o002, group=0o020)
 
 
+def strangers_may_write(status: os.stat_result, at: Path | int) -> str:
+    """Return that everybody may write to a file, or an empty string; ``at`` is its path or a descriptor.
+
+    Its group may: an editor makes it so where the umask is 002. A file on a read-only file system is written to by
+    nobody, whatever its mode says.
+    """
+    found = _others(status, "write to it", everybody=0o002, group=0)
+    return "" if found and os.statvfs(at).f_flag & os.ST_RDONLY else found
+
+
 def _others(status: os.stat_result, may: str, *, everybody: int, group: int) -> str:
     mode = stat.S_IMODE(status.st_mode)
     if os.name == "nt":  # whose files have no such mode

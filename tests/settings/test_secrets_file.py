@@ -149,6 +149,20 @@ def test_a_file_without_a_secret_may_be_read_by_all(tmp_path: Path, key: str) ->
     assert load({**USERS, f"FORWARD_AUTH_{key}_FILE": str(path)}).settings
 
 
+@pytest.mark.parametrize("mode", [0o666, 0o602, 0o777])
+def test_no_file_that_everybody_may_write_to_is_read(tmp_path: Path, mode: int) -> None:
+    write(tmp_path / "forward-auth.toml", "port = 70000\n", mode)
+    grants = write(tmp_path / "grants.json", "[]", mode)
+    environ = {**USERS, "FORWARD_AUTH_GRANTS_FILE": str(grants)}
+    found = problems(environ)
+    for path in ("forward-auth.toml", grants):
+        assert f"{path}: everybody may write to it (mode {mode:04o}); it was not read: chmod o-w {path}" in found
+    assert "port: " not in found
+    (tmp_path / "forward-auth.toml").chmod(0o664)  # as an editor makes it where the umask is 002
+    grants.chmod(0o664)
+    assert "port: " in problems(environ)
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o602, 0o660])
 def test_each_file_of_the_secrets_directory_is_its_owners_alone(tmp_path: Path, mode: int) -> None:
     path = write(tmp_path / "dir" / "forward_auth_session__keys", "s3cret", mode)
