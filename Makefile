@@ -40,7 +40,7 @@ types: init ## check the types
 test: parts ## run the tests, with real parts: a quarter of an hour on two cores
 	$(RUN)/$(PYTEST) -m "not long"
 
-test-all: parts ## the same, and those that take long: runs across restarts, replicas, installations
+test-all: parts ## the same, and those that take long: restarts, replicas, installations, more versions
 	$(RUN)/$(PYTEST)
 
 test-quick: init ## run the tests that need no Prefect, proxy or browser

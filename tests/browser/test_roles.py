@@ -72,7 +72,7 @@ def sign_in(page: Page, site: Site) -> None:
     page.wait_for_url(lambda url: "/_auth/" not in url)
 
 
-@pytest.mark.parametrize("ui", [V1, V2], ids=str)
+@pytest.mark.parametrize("ui", [pytest.param(V1, marks=pytest.mark.long), V2], ids=str)
 def test_a_viewer_opens_every_page_and_nothing_is_refused(
     roles_site: Site, things: Things, ui: UI, context: BrowserContext, page: Page
 ) -> None:

@@ -23,6 +23,7 @@ from tests.support.parts import (
     SERVER_VERSION,
     VALIDATE,
     Part,
+    by_age,
     prefect_part,
     require,
 )
@@ -66,14 +67,14 @@ def ask_prefect(version: str, code: str, *words: str | Path, home: Path, **told:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("version", [SERVER_VERSION, *OLDER_CLIENTS])
+@pytest.mark.parametrize("version", by_age(SERVER_VERSION, *OLDER_CLIENTS))
 @pytest.mark.parametrize("name", ["prefect.toml", "pyproject.toml"])
 def test_a_project_s_file_is_understood(name: str, version: str, tmp_path: Path) -> None:
     shutil.copy(WORKERS / "profiles" / name, tmp_path)
     assert ask_prefect(version, SETTINGS, home=tmp_path) == [API, UI, {}]
 
 
-@pytest.mark.parametrize("version", [SERVER_VERSION, *OLDER_CLIENTS])
+@pytest.mark.parametrize("version", by_age(SERVER_VERSION, *OLDER_CLIENTS))
 def test_profiles_are_understood(version: str, tmp_path: Path) -> None:
     (tmp_path / ".prefect").mkdir()
     shutil.copy(WORKERS / "profiles" / "profiles.toml", tmp_path / ".prefect")

@@ -36,6 +36,7 @@ def test_the_lines_of_the_readme_run_a_flow_and_show_its_task_runs(
     assert [(one["name"].partition("-")[0], one["state_name"]) for one in runs] == [("count", "Completed")] * 2
 
 
+@pytest.mark.long
 def test_the_worker_s_image_with_the_agent_calls_through_the_gate(stack: Stack) -> None:
     """Its token is one of this service, as there is no issuer here; the worker in service goes on as it is."""
     files = [stack.environment["COMPOSE_FILE"], "deploy/compose/agent.yml"]

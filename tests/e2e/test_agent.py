@@ -136,6 +136,13 @@ def test_the_service_itself_gives_the_agent_its_tokens(
         assert (done.returncode, done.stdout.strip()) == (0, "b'true'"), done.stderr
         if found_by == "--token-url":  # once is enough: the agent tries for half a minute
             ledger.remove_machine("worker")
+            asked = {"grant_type": "client_credentials"}
+            pair = "worker", secret.read_text()
+            wait_until(
+                lambda: httpx.post(url, data=asked, auth=pair, timeout=30).status_code == 401,
+                timeout=5,
+                what="no more tokens for a machine that was removed",
+            )
             refused = run()
             assert (refused.returncode, refused.stdout) == (1, "")
             assert "401 (invalid_client)" in refused.stderr

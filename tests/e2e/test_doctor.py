@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.support.credential_forms import (
     CredentialForm,
 )
 from tests.support.openid import OpenIDProvider
-from tests.support.parts import ROOT, SERVER_VERSION, prefect_part, require
+from tests.support.parts import ROOT, SERVER_VERSION, by_age, prefect_part, require
 from tests.support.prefect import Server
 from tests.support.processes import clean_environment
 from tests.support.site import Site
@@ -50,10 +51,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("version", "form"), CASES, ids=lambda one: str(getattr(one, "name", one)))
+@pytest.mark.parametrize("case", by_age(*CASES, version=itemgetter(0)), ids=lambda case: f"{case[0]}-{case[1].name}")
 def test_nothing_is_wrong_with_a_form_that_works(
-    version: str, form: CredentialForm, site: Site, openid_provider: OpenIDProvider, tmp_path: Path
+    case: tuple[str, CredentialForm], site: Site, openid_provider: OpenIDProvider, tmp_path: Path
 ) -> None:
+    version, form = case
     settings = {**form.settings(f"{site.machines_url}/api", openid_provider.token()), "PREFECT_UI_URL": site.people_url}
     status, told = doctor(tmp_path, version, settings)
     assert status == 0, told

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,16 @@ SERVER_VERSION = "3.9.1"
 OLDER_CLIENTS = ("3.6.11", "3.4.8")
 VERSIONS = (SERVER_VERSION, "3.8.8", *OLDER_CLIENTS)  # whose routes the table knows
 CLIENT_VERSIONS = ("3.8.2", "3.6.29", "3.2.15")  # of which tests start clients alone
+
+
+def by_age(*cases: Any, version: Callable[[Any], str] = str) -> list[Any]:
+    """Return the cases of a matrix of versions; those neither of the newest nor of the oldest one take too long.
+
+    ``make test`` runs the newest and the oldest version, ``make test-all`` each.
+    """
+    ages = sorted({tuple(map(int, version(case).split("."))) for case in cases})
+    ends = {".".join(map(str, age)) for age in (ages[0], ages[-1])}
+    return [case if version(case) in ends else pytest.param(case, marks=pytest.mark.long) for case in cases]
 
 
 @dataclass(frozen=True)

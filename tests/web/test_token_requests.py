@@ -360,7 +360,7 @@ async def test_only_a_trusted_proxy_is_answered(folder: Path) -> None:
 
 def obtained(port: int, secret: str) -> str:
     answer = httpx.post(
-        f"http://127.0.0.1:{port}/_auth/token", data=GRANT, headers={"authorization": pair("etl", secret)}
+        f"http://127.0.0.1:{port}/_auth/token", data=GRANT, headers={"authorization": pair("etl", secret)}, timeout=30
     )
     return str(answer.raise_for_status().json()["access_token"])
 
