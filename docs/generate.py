@@ -1,17 +1,18 @@
 """Write the documents that are generated from the code: `python -m docs.generate`; `--check` only compares them."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from service.core.identity.presets import PRESETS
+from service.core.identity.presets import PRESETS, PRESETS_FOR_PEOPLE
 from service.core.prefect.roles import BUILT_IN
 from service.core.prefect.routes import Capability, Route, known_routes
 from service.rendering.capabilities import MEANING
-from service.rendering.presets import WORDS, preset_lines
+from service.rendering.presets import WORDS, WORDS_FOR_PEOPLE, people_lines, preset_lines
 from service.settings.schema import PREFIX, Settings
 
 FOLDER = Path(__file__).parent
@@ -67,8 +68,8 @@ the owner in, pull requests included. `job_workflow_ref` names a shared workflow
 good in addition. `config check` warns if no repository is named.
 
 A `preset` sets what fits a provider's tokens, and refuses a configuration that would let strangers in. There are
-presets for GitHub Actions, GitLab, Kubernetes, Google, Entra ID, Keycloak, Auth0, Okta, authentik, Cognito and ZITADEL:
-[presets.md](presets.md).
+presets for GitHub Actions, GitLab, Kubernetes, Google, Entra ID, Keycloak, Auth0, Okta, authentik, Cognito and ZITADEL,
+and for people also for Dex, Ory Hydra and Authelia: [presets.md](presets.md).
 
 ## Clients with an id and a secret
 
@@ -252,13 +253,19 @@ Rules:
 - `.netrc` is not read. The SDKs of secrets managers read the environment in their own way.
 """
 
-PRESETS_PAGE = """# Presets for issuers
+PRESETS_PAGE = """# Presets
 
 <!-- made by docs/generate.py from service/core/identity/presets.py and service/rendering/presets.py: `make docs` -->
 
-A preset is what this service knows of a provider's machine tokens. Name it in the section of an issuer:
+A preset is what this service knows of a provider. One in `[oidc]` is about people who sign in there, and one in the
+section of an issuer about the tokens of machines:
 
 ```toml
+[oidc]
+preset = "keycloak"
+issuer = "https://idp.example.com/realms/data"
+client_id = "prefect"
+
 [issuer]
 preset = "github-actions"
 audiences = ["prefect"]
@@ -267,7 +274,8 @@ role = "deployer"
 ```
 
 - A preset sets **defaults**: which claims name the caller, the e-mail address and the groups, which `typ` and which
-  algorithms are accepted. A key that you set yourself overrides its default.
+  algorithms are accepted; for people also which scopes are requested, and how one signs out or switches accounts. A
+  key that you set yourself overrides its default.
 - A preset has **rules**, which you cannot override. Many providers sign tokens for everybody. A configuration that
   would let strangers in is refused: the service does not start, and `config check` says what to add.
 - `prefect-forward-auth config presets` lists the presets, and `config presets NAME` shows one. `config show` marks the
@@ -275,10 +283,19 @@ role = "deployer"
 - A value in `required_claims` is compared as a whole, and has no wildcards. Patterns are for the
   [grants](configuration.md#roles-and-grants). A rule is met by any value that you name: check that it is yours.
 
-The claims and the rules below follow each provider's documentation, and the tests use tokens of the shape that is
-documented there. Nothing here was run against the providers themselves.
+What is set up at the provider is on its page in [providers](providers/README.md). Each example here works as it
+stands, except for the names.
 
-Each example works as it stands, except for the names.
+"""
+FOR_PEOPLE = """# For people: `[oidc]`
+
+A preset that was run against the provider says with which version. The others follow the provider's documentation.
+
+"""
+FOR_MACHINES = """# For machines: `[issuer]` and `[[issuers]]`
+
+The claims and the rules follow each provider's documentation, and the tests use tokens of the shape that is documented
+there.
 
 """
 ROLES = """# Roles
@@ -393,8 +410,13 @@ def _route(route: Route) -> str:
 
 def presets() -> str:
     """Return the page of the presets."""
-    found = [f"## {WORDS[name].title}: `{name}`\n\n" + "\n".join(preset_lines(name)) + "\n" for name in PRESETS]
-    return "\n".join([PRESETS_PAGE, *found])
+    people = [_section(WORDS_FOR_PEOPLE[name].title, name, people_lines(name)) for name in PRESETS_FOR_PEOPLE]
+    machines = [_section(WORDS[name].title, name, preset_lines(name)) for name in PRESETS]
+    return "\n".join([PRESETS_PAGE, FOR_PEOPLE, *people, FOR_MACHINES, *machines])
+
+
+def _section(title: str, name: str, lines: Iterable[str]) -> str:
+    return f"## {title}: `{name}`\n\n" + "\n".join(lines) + "\n"
 
 
 PAGES = {"configuration.md": configuration, "presets.md": presets, "roles.md": roles}

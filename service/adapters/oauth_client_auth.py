@@ -26,6 +26,7 @@ _HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = {
 }
 
 AuthMethod = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
+AnotherAccount = Literal["auto", "select_account", "login", "sign_out"]
 Sign = Callable[[bytes], bytes]
 
 
@@ -34,9 +35,10 @@ class ClientPolicy:
     """The client's credentials at the provider, and what the client asks for.
 
     Without ``scopes`` those of DEFAULT_SCOPES are asked for that the provider lists. ``userinfo`` is asked ``auto``
-    where the ID token lacks a claim that decides something; ``kept_claims`` go into the session. ``timeout`` is in
-    seconds, of one call. ``private_key`` is PEM, without a passphrase; ``private_key_alg`` picks another algorithm than
-    the key's usual one.
+    where the ID token lacks a claim that decides something; ``decisive_claims`` are those that grants look at, and
+    ``kept_claims`` go into the session. ``access_token_claims`` tells whether the access token is read, too.
+    ``other_audiences`` may be in an ID token beside the client id. ``timeout`` is in seconds, of one call.
+    ``private_key`` is PEM, without a passphrase; ``private_key_alg`` picks another algorithm than the key's usual one.
     """
 
     client_id: str
@@ -47,7 +49,13 @@ class ClientPolicy:
     auth_method: AuthMethod = "client_secret_basic"
     scopes: frozenset[str] = frozenset()
     userinfo: Literal["auto", "always", "never"] = "auto"
+    access_token_claims: bool = False
+    other_audiences: frozenset[str] = frozenset()
+    another_account: AnotherAccount = "auto"
+    logout_needs_hint: bool = False
+    preset: str = ""
     timeout: float = 10.0
+    decisive_claims: frozenset[str] = frozenset()
     kept_claims: frozenset[str] = frozenset()
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx
 
@@ -21,11 +21,14 @@ from service.adapters.outbound import FetchError
 from service.authn.issuers import Issuer
 from service.authn.tokens import Tokens
 from service.core.errors import NotPermitted, OutOfReach, Refusal, Rejected, SessionEnded, SignInFailed
+from service.core.identity.claims import groups_in_one_text
 from service.core.identity.compact import parse_header
 from service.core.identity.sign_in import (
     LogoutNotice,
     SignedIn,
     check_response_issuer,
+    lacks_groups,
+    merge_access_token,
     merge_userinfo,
     needs_userinfo,
     provider_error,
@@ -36,11 +39,12 @@ from service.core.identity.sign_in import (
 )
 from service.core.model import IssuerTrust, Session, VerifiedClaims
 from service.core.problems import Cause, Problem
+from service.rendering.presets import cure_for_groups
 from service.rendering.sentences import log_reason
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SCOPES: Final = ("openid", "profile", "email", "groups", "offline_access")
+DEFAULT_SCOPES: Final = ("openid", "profile", "email", "groups")
 MAX_HINT: Final = 4096  # characters of an ID token that a URL may carry past every proxy
 REVOKE_SECONDS: Final = 3.0  # somebody waits to be signed out
 
@@ -59,6 +63,7 @@ class RelyingParty:
         self.policy = policy
         self._provider = Endpoints(issuer.as_provider(), policy, client)
         self._tokens = Tokens({issuer.trust.issuer: issuer})
+        self._told_of_refresh = False
 
     # the browser's way there and back ---------------------------------------------------------------------
 
@@ -67,8 +72,9 @@ class RelyingParty:
     ) -> str:
         """Return where to send the browser (OIDC Core §3.1.2.1, RFC 7636 §4.3), or raise OutOfReach.
 
-        Consent is not forced for offline_access (§11 would have it): a provider that insists leaves the scope out,
-        and the session then lasts until its own end without being asked about.
+        ``offline_access`` is requested only where that is configured: some providers then replace their session by one
+        that does not end with it. Consent is not forced for it (§11 would have it): a provider that insists leaves the
+        scope out, and the session then lasts until its own end without being asked about.
         """
         query = {
             "response_type": "code",
@@ -112,6 +118,19 @@ class RelyingParty:
             raise
         except Exception as problem:  # noqa: BLE001 - whatever a provider's answer raises, nobody is signed in
             raise SignInFailed(Problem.SIGN_IN_UNPROVEN, because=_because(problem)) from None
+
+    async def way_to_another_account(self, *, has_hint: bool) -> Literal["select_account", "login", "sign_out"]:
+        """Return how somebody else signs in: by a value of ``prompt`` (OIDC Core §3.1.2.1), or after a sign-out there.
+
+        A provider that lists its values is believed; most of the others do not know ``select_account``. ``has_hint``
+        tells whether there is an ID token for the sign-out. Raises OutOfReach.
+        """
+        metadata = await self._provider.discover()
+        listed, way = metadata.get("prompt_values_supported"), self.policy.another_account
+        can_sign_out = "end_session_endpoint" in metadata and (has_hint or not self.policy.logout_needs_hint)
+        if way == "auto":
+            way = "select_account" if isinstance(listed, list) and "select_account" in listed else "sign_out"
+        return "login" if way == "sign_out" and not can_sign_out else way
 
     # while the session lasts ------------------------------------------------------------------------------
 
@@ -157,12 +176,18 @@ class RelyingParty:
     # the end of it ----------------------------------------------------------------------------------------
 
     async def logout_url(self, *, id_token: str, return_to: str, state: str = "") -> str | None:
-        """Return where the provider ends its own session (RP-Initiated Logout §2), or None if that cannot be told."""
-        query = {"client_id": self.policy.client_id, "post_logout_redirect_uri": return_to}
-        if id_token and len(id_token) <= MAX_HINT:
+        """Return where the provider ends its own session (RP-Initiated Logout §2), or None if that cannot be told.
+
+        A provider that needs the ID token is not asked to send anybody back without it: it would show an error.
+        """
+        query = {"client_id": self.policy.client_id}
+        has_hint = bool(id_token) and len(id_token) <= MAX_HINT
+        if has_hint:
             query["id_token_hint"] = id_token
-        if state:
-            query["state"] = state
+        if has_hint or not self.policy.logout_needs_hint:
+            query["post_logout_redirect_uri"] = return_to
+            if state:
+                query["state"] = state
         try:
             return await self._provider.browser_url("end_session_endpoint", query)
         except (FetchError, OutOfReach):
@@ -189,6 +214,11 @@ class RelyingParty:
         except Exception as problem:  # noqa: BLE001 - the session here has ended all the same
             log.warning("issuer %s: a refresh token was not revoked: %s", self.trust.issuer, _text(_because(problem)))
 
+    def misses_groups(self, session: Session) -> bool:
+        """Tell whether a person has no groups here although groups give roles."""
+        of_provider = session.issuer == self.trust.issuer
+        return of_provider and not session.groups and self.trust.groups_claim in self.policy.decisive_claims
+
     # what makes it true -----------------------------------------------------------------------------------
 
     async def _signed_in(self, tokens: TokenResponse, *, nonce: str | None = None, subject: str = "") -> SignedIn:
@@ -196,17 +226,33 @@ class RelyingParty:
         claims: Mapping[str, Any] = {"sub": subject}  # a refresh may bring no ID token (OIDC Core §12.2)
         if tokens.id_token:
             verified, algorithm = await self._verify(tokens.id_token.encode())
-            claims = validate_id_token(verified, self.trust, self.policy.client_id, time.time(), nonce=nonce)
+            claims = validate_id_token(
+                verified,
+                self.trust,
+                self.policy.client_id,
+                time.time(),
+                nonce=nonce,
+                other_audiences=self.policy.other_audiences,
+            )
             validate_at_hash(claims, tokens.access_token, algorithm)
             if subject and claims["sub"] != subject:
                 raise Rejected(Problem.SUBJECT_OTHER)
         elif not subject:
             raise Rejected(Problem.ID_TOKEN_MISSING)
+        if self.policy.access_token_claims:
+            access, _ = await self._verify(tokens.access_token.encode())
+            claims = merge_access_token(claims, access, self.trust, self.policy.client_id, time.time())
         if await self._asks_userinfo(claims):
             claims = merge_userinfo(claims, await self._provider.userinfo(tokens.access_token))
         elif not tokens.id_token:
             raise Rejected(Problem.ID_TOKEN_MISSING, userinfo=self.policy.userinfo)
-        who = signed_in_from(claims, self.trust, self.policy.kept_claims)
+        try:
+            who = signed_in_from(claims, self.trust, self.policy.kept_claims)
+        except NotPermitted as refusal:
+            refusal.id_token = tokens.id_token
+            raise
+        if nonce is not None:
+            self._note_what_is_missing(claims, who, tokens)
         return who._replace(id_token=tokens.id_token, refresh_token=tokens.refresh_token)
 
     async def _verify(self, token: bytes) -> tuple[VerifiedClaims, str]:
@@ -218,8 +264,32 @@ class RelyingParty:
 
     async def _asks_userinfo(self, claims: Mapping[str, Any]) -> bool:
         if self.policy.userinfo == "auto":
-            return "userinfo_endpoint" in await self._provider.discover() and needs_userinfo(claims, self.trust)
+            return "userinfo_endpoint" in await self._provider.discover() and needs_userinfo(
+                claims, self.trust, self.policy.decisive_claims
+            )
         return self.policy.userinfo == "always"
+
+    def _note_what_is_missing(self, claims: Mapping[str, Any], who: SignedIn, tokens: TokenResponse) -> None:
+        """Log what a sign-in lacks that the configuration counts on, with the setting that helps."""
+        fields = {"user": who.name, "issuer": who.issuer, "claim": self.trust.groups_claim}
+        if self.trust.groups_claim in self.policy.decisive_claims and lacks_groups(claims, self.trust):
+            log.warning(
+                "a person signed in without any groups, although groups give roles: %s",
+                cure_for_groups(self.policy.preset),
+                extra={"fields": fields},
+            )
+        elif groups_in_one_text(claims, self.trust):
+            log.warning(
+                "the groups of a person are one text with commas, which counts as one group: set oidc.groups_separator",
+                extra={"fields": fields},
+            )
+        if not tokens.refresh_token and not self._told_of_refresh:
+            self._told_of_refresh = True
+            log.warning(
+                "the provider sends no refresh token, so sessions last until their own end and nobody is asked about "
+                "them: add offline_access to oidc.scopes if the provider has that scope (docs/providers)",
+                extra={"fields": {"issuer": who.issuer}},
+            )
 
     def _scopes(self, metadata: Mapping[str, Any]) -> list[str]:
         if self.policy.scopes:

@@ -8,9 +8,9 @@ from pathlib import Path
 from service.adapters.users_file import read_users
 from service.cli.loading import load_checked
 from service.cli.options import add_configuration
-from service.core.identity.presets import PRESETS
+from service.core.identity.presets import PRESETS, PRESETS_FOR_PEOPLE
 from service.issuing.configured import ledger_of
-from service.rendering.presets import list_lines, preset_lines
+from service.rendering.presets import list_lines, people_lines, preset_lines
 from service.settings import ConfigError, Settings, load
 from service.settings.advice import warnings_about
 from service.settings.edit import Wish, edit_secrets
@@ -33,8 +33,9 @@ def define(parser: argparse.ArgumentParser) -> None:
         if name == "check":
             command.add_argument("--strict", action="store_true", help="exit 1 if there is any warning")
         command.set_defaults(run=run)
-    presets = commands.add_parser("presets", help="list the presets of issuers, or show one")
-    presets.add_argument("name", nargs="?", choices=list(PRESETS), metavar="NAME", help="the preset to show")
+    presets = commands.add_parser("presets", help="list the presets of providers, or show one")
+    known = dict.fromkeys([*PRESETS, *PRESETS_FOR_PEOPLE])
+    presets.add_argument("name", nargs="?", choices=list(known), metavar="NAME", help="the preset to show")
     presets.set_defaults(run=_presets)
 
 
@@ -112,8 +113,12 @@ def _presets(options: argparse.Namespace) -> int:
     if options.name is None:
         print("\n".join(list_lines()))
         print("\n'config presets NAME' shows one: an example, its rules and its claims.")
-    else:
-        print("\n".join(preset_lines(options.name)))
+        return 0
+    if options.name in PRESETS_FOR_PEOPLE:
+        print("\n".join(["People, [oidc]:", "", *people_lines(options.name)]))
+    if options.name in PRESETS:
+        before = [""] if options.name in PRESETS_FOR_PEOPLE else []
+        print("\n".join([*before, "Machines, [[issuers]]:", "", *preset_lines(options.name)]))
     return 0
 
 

@@ -97,7 +97,10 @@ class SignInFailed(Refusal):
 
 
 class NotPermitted(Refusal):
-    """A person whom the provider authenticated, and who may not enter. ``subject`` and ``name`` say who it is."""
+    """A person whom the provider authenticated, and who may not enter. ``subject`` and ``name`` say who it is.
+
+    ``id_token`` is the provider's word, good as a hint for signing out there; empty if it sent none.
+    """
 
     code = Code.INSUFFICIENT_SCOPE
     status = 403
@@ -106,6 +109,7 @@ class NotPermitted(Refusal):
         super().__init__(problem, **facts)
         self.subject = subject
         self.name = name
+        self.id_token = ""
 
 
 class UntrustedPeer(Refusal):

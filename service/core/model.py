@@ -112,7 +112,9 @@ class IssuerTrust:
     ``audiences`` is never empty. An empty string in ``token_types`` stands for a token without ``typ``.
     ``leeway`` is in seconds, and there is no other leeway. ``allow_sender_constrained`` accepts tokens that are bound
     to a key of their client, without proof of that key. ``complete_groups`` refuses a token that says that its groups
-    are elsewhere. With ``groups_from_names``, the groups are the names of an object's members.
+    are elsewhere. With ``groups_from_names``, the groups are the names of an object's members; ``groups_separator``
+    divides a claim that has all of them in one text. ``accept_id_tokens`` accepts access tokens that look like ID
+    tokens.
     """
 
     issuer: str
@@ -131,6 +133,8 @@ class IssuerTrust:
     allow_sender_constrained: bool = False
     complete_groups: bool = False
     groups_from_names: bool = False
+    groups_separator: str = ""
+    accept_id_tokens: bool = False
 
 
 class VerifiedClaims(NamedTuple):

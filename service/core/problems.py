@@ -92,6 +92,7 @@ class Problem(StrEnum):
     ISSUER_NOT_TRUSTED = auto()  # got, expected
     TOKEN_TYPE_NOT_ACCEPTED = auto()  # got, expected
     NOT_AN_ACCESS_TOKEN = auto()  # claim
+    LOOKS_LIKE_ID_TOKEN = auto()
     AUDIENCE_MISSING = auto()  # expected
     AUDIENCE_OTHER = auto()  # got, expected
     PARTY_NOT_ACCEPTED = auto()  # expected
@@ -167,6 +168,7 @@ class Problem(StrEnum):
     PROVIDER_TOKEN_ISSUER_OTHER = auto()  # expected
     NOT_AN_ID_TOKEN = auto()  # got, or claim
     ID_TOKEN_PARTY_OTHER = auto()  # got
+    ID_TOKEN_AUDIENCES_OTHER = auto()  # got
     ID_TOKEN_NONCE_OTHER = auto()
     ID_TOKEN_WITHOUT_SUBJECT = auto()
     ID_TOKEN_MISSING = auto()
@@ -192,6 +194,7 @@ class Problem(StrEnum):
 
     # what the page for people without access says
     NO_ROLE = auto()
+    NO_GROUPS = auto()  # claim, preset
     ROLES_NOT_ENOUGH = auto()
 
     # values of the configuration, and documents, that cannot be used

@@ -27,7 +27,9 @@ class RefusalPages:
 
 def switch_href(settings: Settings, return_to: str = HOME) -> str:
     """Return where one signs in with another account: at the form if there is one, else at the provider."""
-    return sign_in_href(return_to) if settings.local_sign_in else switch_account_href(return_to)
+    if settings.local_sign_in:
+        return sign_in_href(return_to, switch=settings.oidc is not None)
+    return switch_account_href(return_to)
 
 
 def _make(settings: Settings) -> RefusalPage | None:

@@ -24,7 +24,7 @@ from service.authn.seal import Seal
 from service.authn.sessions import SessionAuthority, Sessions
 from service.authn.tokens import Tokens, none_revoked
 from service.core.identity.grant_index import GrantIndex, RoleAssignment
-from service.core.identity.grants import claims_asked_for
+from service.core.identity.grants import claims_asked_for, claims_that_decide
 from service.core.identity.sessions import SessionPolicy
 from service.core.model import ForwardedRequest
 from service.core.prefect.roles import Access
@@ -229,6 +229,7 @@ def _provider_issuer(oidc: OIDCSettings, state: ProcessState) -> Issuer:
 
 
 def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: GrantIndex, state: ProcessState) -> RelyingParty:
+    of_people = [one for one in grants.grants if one.issuer == oidc.issuer]
     policy = ClientPolicy(
         client_id=oidc.client_id,
         client_secret=oidc.client_secret.get_secret_value() if oidc.client_secret else "",
@@ -237,8 +238,14 @@ def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: GrantIndex, state
         auth_method=oidc.auth_method,
         scopes=oidc.scopes,
         userinfo=oidc.userinfo,
+        access_token_claims=oidc.access_token_claims,
+        other_audiences=oidc.other_audiences,
+        another_account=oidc.another_account,
+        logout_needs_hint=oidc.logout_needs_hint,
+        preset=oidc.preset,
         timeout=oidc.timeout,
-        kept_claims=claims_asked_for(grants.grants),
+        decisive_claims=claims_that_decide(of_people, oidc.groups_claim),
+        kept_claims=claims_asked_for(of_people),
     )
     return RelyingParty(issuer, policy, state.client)
 

@@ -107,6 +107,9 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.TOKEN_TYPE_NOT_ACCEPTED: "This token's type is not accepted here. Send an access token whose 'typ' is "
     "{expected:some}.",
     _P.NOT_AN_ACCESS_TOKEN: "This is not an access token: send the access token instead.",
+    _P.LOOKS_LIKE_ID_TOKEN: "This is an ID token, or looks like one ('at_hash'): send the access token instead. "
+    "If the identity provider gives machines no other tokens, as Dex does, tell whoever runs this "
+    "(issuer.accept_id_tokens).",
     _P.AUDIENCE_MISSING: "This token names no audience. Request it for {expected:some}.",
     _P.AUDIENCE_OTHER: "This token is for another audience. Request it for {expected:some}.",
     _P.PARTY_NOT_ACCEPTED: "This token was issued to a client that is not accepted here.",
@@ -190,6 +193,7 @@ SENTENCES: Final[Mapping[Problem, str]] = {
             _P.PROVIDER_TOKEN_ISSUER_OTHER,
             _P.NOT_AN_ID_TOKEN,
             _P.ID_TOKEN_PARTY_OTHER,
+            _P.ID_TOKEN_AUDIENCES_OTHER,
             _P.ID_TOKEN_NONCE_OTHER,
             _P.ID_TOKEN_WITHOUT_SUBJECT,
             _P.ID_TOKEN_MISSING,
@@ -215,6 +219,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.SECRETS_BODY_NOT_SENT: f"{_WHO} {{route}} may ask for secrets in its body, which the proxy does not send here, "
     "so it needs {needed:either}. {holders:ask}",
     _P.NO_ROLE: "You are signed in, and have no role here: without one, nothing of Prefect is shown.",
+    _P.NO_GROUPS: "The identity provider sent no groups for you (claim {claim}), and groups give roles here. If you "
+    "should have some, tell whoever runs this: {preset:groups}.",
     _P.ROLES_NOT_ENOUGH: "You are signed in, and what you asked for takes more than your roles.",
     # values of the configuration, and documents
     _P.CLAIM_RULE_EMPTY: "name equals, any_of, all_of or glob: an empty rule would always hold",
@@ -240,8 +246,20 @@ SENTENCES: Final[Mapping[Problem, str]] = {
 }
 
 
+# what the log adds to a problem: the setting, here or at the identity provider, that helps
+FOR_OPERATORS: Final[Mapping[Problem, str]] = {
+    _P.AUDIENCE_MISSING: "request the token for an audience, which the client must be allowed: for client ids and "
+    "secrets that is issuer.client_credentials.audience",
+    _P.LOOKS_LIKE_ID_TOKEN: "if the issuer gives machines no other tokens, set issuer.accept_id_tokens",
+    _P.ID_TOKEN_AUDIENCES_OTHER: "the ID token names other audiences and no azp: if they are yours, list them in "
+    "oidc.other_audiences",
+}
+
+
 # what people read on a page, where that is something else: they have no environment variables and know no routes
 FOR_PEOPLE: Final[Mapping[Problem, str]] = {
+    _P.GROUPS_ELSEWHERE: "You are in more groups than the identity provider tells this service: ask whoever runs it to "
+    "give roles by application roles.",
     **dict.fromkeys((_P.PAIR_WRONG, _P.PASSWORD_CHANGED), "The user name or the password is wrong."),
     _P.TOO_MANY_GUESSES: "There were too many wrong passwords.",
     **dict.fromkeys((_P.NOT_FOUND, _P.METHOD_NOT_ALLOWED), "No page has this address: check it for a mistake."),

@@ -170,12 +170,14 @@ class Pages:
         now: float,
         home_is_open: bool = True,
         tokens_href: str = "",
+        no_groups: Cause | None = None,
     ) -> Answer:
         """Return who one is here.
 
         ``provider`` is the name of the provider of this session, empty for a user of the users file; ``claims`` tells
         from which claim each part was taken. Times are in seconds since the epoch. ``home_is_open`` tells whether the
-        roles open the home page. ``tokens_href`` leads to the tokens of one's own, if there can be any.
+        roles open the home page. ``tokens_href`` leads to the tokens of one's own, if there can be any. ``no_groups``
+        is said to somebody who has no groups although groups give roles.
         """
         rows: list[tuple[str, str | Sequence[str] | Moment]] = [
             ("Name", session.name),
@@ -199,6 +201,7 @@ class Pages:
                 "tokens_href": tokens_href,
             },
             who=[row for row in rows if row[1]],
+            no_groups=sentence_for_person(no_groups) if no_groups else "",
             way=Link(f"Open {self._title}", HOME) if home_is_open else Link("Whom can I ask?", f"{PAGES}denied"),
         )
 
@@ -278,9 +281,18 @@ class Pages:
     # refused ------------------------------------------------------------------------------------------------
 
     def no_access(
-        self, session: Session, roles: Sequence[str], *, switch_href: str, home_is_open: bool = False
+        self,
+        session: Session,
+        roles: Sequence[str],
+        *,
+        switch_href: str,
+        home_is_open: bool = False,
+        no_groups: Cause | None = None,
     ) -> Answer:
-        """Return who one is here, and whom to ask for more: whoever helps a person who was refused needs that."""
+        """Return who one is here, and whom to ask for more: whoever helps a person who was refused needs that.
+
+        ``no_groups`` is as with ``me``.
+        """
         who = {
             "name": session.name,
             "subject": _if_other(session.subject, session.name),
@@ -292,7 +304,8 @@ class Pages:
         cause = Cause(Problem.ROLES_NOT_ENOUGH if roles else Problem.NO_ROLE)
         home = Link(f"Open {self._title}", HOME) if home_is_open else None
         ways = Ways(Link("Use another account", switch_href), home)
-        return self._denied(who, cause, ways, {"switch_href": switch_href}, have="" if roles else "no role")
+        more = sentence_for_person(no_groups) if no_groups else ""
+        return self._denied(who, cause, ways, {"switch_href": switch_href}, have="" if roles else "no role", more=more)
 
     def denied(
         self,
@@ -319,6 +332,7 @@ class Pages:
         links: dict[str, str],
         *,
         have: str = "",
+        more: str = "",
         request_id: str = "",
     ) -> Answer:
         return self._page(
@@ -329,6 +343,7 @@ class Pages:
             who=who,
             needed=sentence_for_person(cause),
             have=have,
+            more=more,
             request_id=request_id,
         )
 

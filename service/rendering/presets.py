@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from service.core.identity.presets import PRESETS, Preset
+from service.core.identity.presets import PRESETS, PRESETS_FOR_PEOPLE, Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class Words:
 
     ``strangers``, ``url``, ``audience`` and ``refused`` are the reasons for its rules, as parts of sentences; ``pin``
     is how a claim is required. ``claims`` has what each claim says. ``example`` is TOML, complete but for the names.
+    ``groups`` is how people get groups into their tokens, as part of a sentence. ``run`` is the version that it was
+    tried with; what has none is by the provider's documentation.
     """
 
     title: str
@@ -27,6 +29,8 @@ class Words:
     url: str = ""
     audience: str = ""
     refused: str = ""
+    groups: str = ""
+    run: str = ""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -418,16 +422,402 @@ roles = ["worker"]
 }
 
 
+WORDS_FOR_PEOPLE: Final[Mapping[str, Words]] = {
+    "keycloak": Words(
+        "Keycloak",
+        "https://www.keycloak.org/docs/latest/server_admin/#_oidc_clients",
+        """\
+[oidc]
+preset = "keycloak"
+issuer = "https://idp.example.com/realms/data"
+client_id = "prefect"
+
+[[grants]]
+issuer = "https://idp.example.com/realms/data"
+groups = ["prefect-admin"]
+roles = ["admin"]
+""",
+        {
+            "preferred_username": "the user name",
+            "email": "the e-mail address",
+            "realm_access.roles": "roles of the realm; Keycloak writes them into access tokens alone",
+            "resource_access.prefect.roles": "roles of the client `prefect`, in access tokens alone",
+            "groups": "groups, if a mapper adds them; with *Full group path* each begins with a slash",
+        },
+        url="that of a realm, such as https://idp.example.com/realms/data",
+        groups="assign the person a role of the realm, or add the mapper 'Group Membership' to the client and set "
+        "oidc.groups_claim to its claim. A client whose 'Use lightweight access token' is on needs the mapper 'realm "
+        "roles' with 'Add to lightweight access token'",
+        run="26.7.3",
+        notes=(
+            (
+                "`groups` of a grant are roles of the realm. For roles of a client set `groups_claim` to "
+                "`resource_access.CLIENT-ID.roles`, and for groups to the claim of a *Group Membership* mapper."
+            ),
+            (
+                "Do not request `offline_access`: Keycloak then keeps an offline session, which signing out there, an "
+                "administrator's sign-out and its idle time do not end."
+            ),
+            "Somebody else can sign in only after a sign-out at Keycloak, which the service asks for.",
+        ),
+    ),
+    "dex": Words(
+        "Dex",
+        "https://dexidp.io/docs/configuration/",
+        """\
+[oidc]
+preset = "dex"
+issuer = "https://dex.example.com"
+client_id = "prefect"
+
+[[grants]]
+issuer = "https://dex.example.com"
+groups = ["acme:data"]
+roles = ["deployer"]
+""",
+        {
+            "email": "the e-mail address",
+            "groups": "groups, as the connector names them",
+            "preferred_username": "the user name, with some connectors",
+            "name": "the full name",
+            "sub": "connector and user, encoded: `CiQwOGE4…`",
+        },
+        groups="not every connector has groups, and some ask for them only if the configuration of Dex says so",
+        notes=(
+            (
+                "Names are e-mail addresses here, because `sub` is an encoded pair. An address that Dex marks as "
+                "unverified signs nobody in."
+            ),
+            "Static passwords of Dex have no groups before version 2.46.",
+        ),
+    ),
+    "hydra": Words(
+        "Ory Hydra",
+        "https://www.ory.com/docs/oauth2-oidc/custom-login-consent/flow",
+        """\
+[oidc]
+preset = "hydra"
+issuer = "https://hydra.example.com"
+client_id = "prefect"
+
+[[grants]]
+issuer = "https://hydra.example.com"
+groups = ["data"]
+roles = ["deployer"]
+""",
+        {
+            "sub": "the subject that your login app accepts",
+            "email": "if your consent app adds it (`session.id_token`)",
+            "groups": "likewise",
+        },
+        groups="the consent app adds them to session.id_token when it accepts the request",
+        notes=(
+            "Hydra has no users: claims are what your consent app puts into `session.id_token`.",
+            (
+                "Hydra refuses a scope that the client is not registered with. Without `offline_access` there is no "
+                "refresh token."
+            ),
+        ),
+    ),
+    "authentik": Words(
+        "authentik",
+        "https://docs.goauthentik.io/add-secure-apps/providers/oauth2/",
+        """\
+[oidc]
+preset = "authentik"
+issuer = "https://authentik.example.com/application/o/prefect/"
+client_id = "prefect"
+
+[[grants]]
+issuer = "https://authentik.example.com/application/o/prefect/"
+groups = ["prefect-admins"]
+roles = ["admin"]
+""",
+        {
+            "preferred_username": "the user name",
+            "email": "the e-mail address",
+            "groups": "the names of the person's groups, with the scope `profile`",
+        },
+        url="that of the provider with the slash at its end, such as "
+        "https://authentik.example.com/application/o/prefect/",
+        groups="keep the scope mapping 'profile' selected in the provider, and put the person into a group",
+        notes=(
+            "Add the scope mapping `offline_access` to the provider: without it there is no refresh token.",
+            "Choose a signing key in the provider: without one, authentik signs with HS256, which is never accepted.",
+        ),
+    ),
+    "zitadel": Words(
+        "ZITADEL",
+        "https://zitadel.com/docs/apis/openidoauth/endpoints",
+        """\
+[oidc]
+preset = "zitadel"
+issuer = "https://my-instance.zitadel.cloud"
+client_id = "344374183645413380"
+
+[[grants]]
+issuer = "https://my-instance.zitadel.cloud"
+groups = ["deployer"]
+roles = ["deployer"]
+""",
+        {
+            "preferred_username": "the login name",
+            "email": "the e-mail address",
+            "urn:zitadel:iam:org:project:roles": "roles in the application's own project: an object by role",
+            "sub": "the user's id",
+        },
+        groups="turn on 'Assert Roles on Authentication' in the project, and authorize the person for a role",
+        notes=(
+            "Allow the grant type *Refresh Token* in the application.",
+            (
+                "ID tokens have no profile unless *User Info inside ID Token* is on: the service then asks the "
+                "userinfo endpoint."
+            ),
+        ),
+    ),
+    "entra": Words(
+        "Microsoft Entra ID",
+        "https://learn.microsoft.com/entra/identity-platform/v2-protocols-oidc",
+        """\
+[oidc]
+preset = "entra"
+issuer = "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0"
+client_id = "66666666-7777-8888-9999-000000000000"
+
+[[grants]]
+issuer = "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0"
+groups = ["Prefect.Admin"]
+roles = ["admin"]
+""",
+        {
+            "roles": "the app roles that were assigned to the person, directly or through a group",
+            "groups": "the ids of the person's groups, if the app asks for them",
+            "preferred_username": "the sign-in name; an administrator can give it to somebody else",
+            "oid": "the person, by an id that stays",
+            "sub": "the person, by an id that is another one for each app",
+            "tid": "the tenant",
+        },
+        url="that of one tenant with its id, such as "
+        "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0. 'common', 'organizations', "
+        "'consumers' and personal accounts let in everybody",
+        refused="it may change, and the tenant does not prove it. Use oid",
+        groups="assign the person an app role of this application (Enterprise applications, Users and groups)",
+        notes=(
+            (
+                '`groups` of a grant are app roles here. With `groups_claim = "groups"` they are object ids, and '
+                "somebody with more groups than fit has none: app roles are the better way."
+            ),
+            'Grants with `users` should name object ids: set `principal_claim = "oid"` for that.',
+        ),
+    ),
+    "google": Words(
+        "Google",
+        "https://developers.google.com/identity/openid-connect/openid-connect",
+        """\
+[oidc]
+preset = "google"
+client_id = "1234567890-abc.apps.googleusercontent.com"
+required_claims = { hd = ["example.com"] }
+role = "viewer"
+""",
+        {
+            "email": "the e-mail address",
+            "hd": "the organization of an account of Google Workspace",
+            "sub": "the account's number",
+        },
+        strangers="everybody with a Google account can sign in",
+        pin='required_claims = { hd = ["example.com"] }',
+        groups="Google sends none: name people in grants (users)",
+        notes=(
+            'There are no groups: grants name people by address (`users = ["*@example.com"]`).',
+            (
+                "There is no refresh token this way, so a session lasts until its own end. Google has no sign-out for "
+                "an application either."
+            ),
+        ),
+    ),
+    "okta": Words(
+        "Okta",
+        "https://developer.okta.com/docs/reference/api/oidc/",
+        """\
+[oidc]
+preset = "okta"
+issuer = "https://my-org.okta.com"
+client_id = "0oa1a2b3c4D5e6F7g8h9"
+
+[[grants]]
+issuer = "https://my-org.okta.com"
+groups = ["prefect-admins"]
+roles = ["admin"]
+""",
+        {
+            "preferred_username": "the login",
+            "email": "the e-mail address",
+            "groups": "groups, if the application's filter lets them through",
+        },
+        url="that of the organization, such as https://my-org.okta.com, or of an authorization server",
+        groups="set a groups claim filter in the application's Sign On tab, or add a groups claim to the authorization "
+        "server",
+        notes=("Allow the grant type *Refresh Token* in the application.",),
+    ),
+    "auth0": Words(
+        "Auth0",
+        "https://auth0.com/docs/api/authentication/login/oidc-authorize",
+        """\
+[oidc]
+preset = "auth0"
+issuer = "https://my-tenant.eu.auth0.com/"
+client_id = "AbCdEf0123456789"
+groups_claim = "https://example.com/groups"
+
+[[grants]]
+issuer = "https://my-tenant.eu.auth0.com/"
+groups = ["prefect-admins"]
+roles = ["admin"]
+""",
+        {
+            "email": "the e-mail address",
+            "https://example.com/groups": "a claim of your own: an Action adds it, with a URL as its name",
+            "org_id": "the organization that the person signed in to",
+            "sub": "connection and user: `auth0|65…`",
+        },
+        strangers="everybody who signs up with the tenant can sign in",
+        pin='required_claims = { org_id = ["org_1234567890"] }',
+        url="that of the tenant with the slash at its end, such as https://my-tenant.eu.auth0.com/",
+        groups="let an Action set a claim (api.idToken.setCustomClaim) and name it in oidc.groups_claim",
+        notes=("Allow the grant type *Refresh Token* in the application.",),
+    ),
+    "cognito": Words(
+        "Amazon Cognito",
+        "https://docs.aws.amazon.com/cognito/latest/developerguide/authorization-endpoint.html",
+        """\
+[oidc]
+preset = "cognito"
+issuer = "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI"
+client_id = "1example23456789"
+
+[[grants]]
+issuer = "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI"
+groups = ["prefect-admins"]
+roles = ["admin"]
+""",
+        {
+            "cognito:username": "the user name",
+            "cognito:groups": "the groups in the user pool",
+            "email": "the e-mail address",
+            "sub": "the user's id",
+        },
+        strangers="everybody who signs up with the user pool can sign in",
+        pin='required_claims = { "cognito:groups" = ["prefect"] }',
+        url="that of the user pool, such as https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI",
+        groups="put the person into a group of the user pool",
+        notes=(
+            "Refresh tokens come without `offline_access`, which is no scope there.",
+            (
+                "The sign-out of Cognito takes other parameters than the standard's (`logout_uri`), so `logout` is "
+                "off: people stay signed in there."
+            ),
+        ),
+    ),
+    "gitlab": Words(
+        "GitLab",
+        "https://docs.gitlab.com/integration/openid_connect_provider/",
+        """\
+[oidc]
+preset = "gitlab"
+client_id = "0123456789abcdef"
+
+[[grants]]
+issuer = "https://gitlab.com"
+groups = ["acme/data"]
+roles = ["deployer"]
+""",
+        {
+            "preferred_username": "the user name",
+            "email": "the e-mail address",
+            "groups": "paths of groups, with those above them; at the userinfo endpoint",
+            "groups_direct": "paths of the groups that the person is a direct member of, in the ID token",
+            "sub": "the user's number",
+        },
+        strangers="everybody with an account of that GitLab can sign in",
+        pin='required_claims = { groups = ["acme"] }',
+        groups="make the person a member of a group",
+        notes=(
+            "For your own GitLab set `issuer`.",
+            (
+                "GitLab has no sign-out for an application. Refresh tokens come without `offline_access`, which is no "
+                "scope there."
+            ),
+        ),
+    ),
+    "authelia": Words(
+        "Authelia",
+        "https://www.authelia.com/integration/openid-connect/openid-connect-1.0-claims/",
+        """\
+[oidc]
+preset = "authelia"
+issuer = "https://auth.example.com"
+client_id = "prefect"
+
+[[grants]]
+issuer = "https://auth.example.com"
+groups = ["prefect-admins"]
+roles = ["admin"]
+""",
+        {
+            "preferred_username": "the user name",
+            "email": "the e-mail address",
+            "groups": "the groups; at the userinfo endpoint, unless a claims policy adds them to the ID token",
+        },
+        groups="the client must be allowed the scope 'groups'",
+        notes=(
+            "List the scopes `offline_access` and `groups`, and the grant type `refresh_token`, in the client's entry.",
+            "Authelia has no sign-out for an application.",
+        ),
+    ),
+}
+
+
+def cure_for_groups(preset: str) -> str:
+    """Return how people get groups into their tokens, as part of a sentence."""
+    words = WORDS_FOR_PEOPLE.get(preset)
+    return words.groups if words else "the provider must send that claim, or oidc.groups_claim name another"
+
+
+def words_of(key: str) -> Words | None:
+    """Return the words about the preset with this key."""
+    of_people = key.startswith("oidc.")
+    return WORDS_FOR_PEOPLE.get(key.removeprefix("oidc.")) if of_people else WORDS.get(key)
+
+
 def list_lines() -> Iterator[str]:
-    """Yield a line for each preset."""
-    width = max(map(len, PRESETS))
-    yield from (f"{name:{width}}  {WORDS[name].title}" for name in PRESETS)
+    """Yield a line for each preset: whom it is for, and which provider it is."""
+    names = list(dict.fromkeys([*PRESETS, *PRESETS_FOR_PEOPLE]))
+    width = max(map(len, names))
+    for name in names:
+        uses = [use for use, known in (("issuer", PRESETS), ("oidc", PRESETS_FOR_PEOPLE)) if name in known]
+        titles = dict.fromkeys(words[name].title for words in (WORDS, WORDS_FOR_PEOPLE) if name in words)
+        yield f"{name:{width}}  {' and '.join(uses):16}  {', '.join(titles)}"
 
 
 def preset_lines(name: str) -> Iterator[str]:
-    """Yield what there is to know of a preset, as Markdown, which is plain enough for a terminal."""
+    """Yield what there is to know of a preset for machines, as Markdown, which is plain enough for a terminal."""
     preset, words = PRESETS[name], WORDS[name]
     yield f"Documented at <{words.documentation}>."
+    yield from _described(preset, words)
+
+
+def people_lines(name: str) -> Iterator[str]:
+    """Yield what there is to know of a preset for the provider where people sign in, as Markdown."""
+    preset, words = PRESETS_FOR_PEOPLE[name], WORDS_FOR_PEOPLE[name]
+    if words.run:
+        yield f"Run with {words.title} {words.run}. Documented at <{words.documentation}>."
+    else:
+        yield f"By its documentation, not run: <{words.documentation}>."
+    yield from _described(preset, words)
+
+
+def _described(preset: Preset, words: Words) -> Iterator[str]:
     yield from ("", "```toml", *words.example.splitlines(), "```", "")
     yield from _rules(preset, words)
     yield from (f"- {note}" for note in words.notes)
@@ -443,8 +833,7 @@ def _rules(preset: Preset, words: Words) -> Iterator[str]:
     if preset.pins_for_all:
         yield (
             f"- **Required for a role of all callers** (`role`, or a grant without conditions): "
-            f"{_code(preset.pins_for_all)} in `required_claims`, or `authorized_parties`"
-            f"{', or `required_scopes`' if preset.scopes_suffice else ''}. Otherwise {words.strangers}."
+            f"{_code(preset.pins_for_all)} in `required_claims`{_narrowed(preset)}. Otherwise {words.strangers}."
         )
     if words.url:
         yield f"- **Required URL:** {words.url}."
@@ -457,6 +846,13 @@ def _rules(preset: Preset, words: Words) -> Iterator[str]:
         yield f"- **Refused as an audience:** {_code(audiences)}: {words.audience}."
     if preset.refused:
         yield f"- **Refused where a claim decides:** {_code(sorted(preset.refused))}: {words.refused}."
+
+
+def _narrowed(preset: Preset) -> str:
+    """Return what is as good as a required claim: only machines' tokens have it."""
+    if preset.people:
+        return ""
+    return ", or `authorized_parties`" + (", or `required_scopes`" if preset.scopes_suffice else "")
 
 
 def _code(names: tuple[str, ...] | list[str]) -> str:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from service.core.problems import Cause
 from service.rendering.capabilities import MEANING
-from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
+from service.rendering.catalogue import FOR_OPERATORS, FOR_PEOPLE, SENTENCES
 from service.rendering.forms import ANY_VERSION, Form
-from service.rendering.presets import WORDS
+from service.rendering.presets import cure_for_groups, words_of
 
 MAX_FACT: Final = 200  # characters of a fact in the log
 MAX_SOME: Final = 3  # of the accepted values that a caller is told
@@ -36,9 +36,11 @@ def _constant(template: str, form: Form) -> str:
 
 
 def log_reason(cause: Cause) -> str:
-    """Return what the log has of a cause: the problem, and its facts in short."""
+    """Return what the log has of a cause: the problem, its facts in short, and the setting that helps if one does."""
     shown = (f"{name}={_short(value)}" for name, value in cause.facts.items())
-    return " ".join((cause.problem, *shown))
+    said = " ".join((cause.problem, *shown))
+    cure = FOR_OPERATORS.get(cause.problem)
+    return f"{said} ({cure})" if cure else said
 
 
 def duration(seconds: float) -> str:
@@ -103,7 +105,7 @@ def _of_preset(attribute: str) -> Callable[[str], str]:
     """Return what writes one of the texts about the preset of that name."""
 
     def write(preset: str) -> str:
-        return str(getattr(WORDS[preset], attribute)) if preset in WORDS else preset
+        return str(getattr(words_of(preset), attribute, preset))
 
     return write
 
@@ -118,6 +120,7 @@ _SPECS: Final[Mapping[str, Callable[[Any], str]]] = {
     "ask": _ask,
     "ask-least": _ask_least,
     "or": _or,
+    "groups": cure_for_groups,
     **{name: _of_preset(name) for name in ("url", "audience", "strangers", "pin", "refused")},
 }
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from service.core.identity.grants import ClaimRule
+from service.core.identity.presets import PRESETS
 from service.settings.access import GrantSettings
 from service.settings.load import Loaded
 from service.settings.schema import IssuerSettings, Settings
@@ -27,6 +28,7 @@ _BY_PRESET: Final = {  # an instance of one's own has another URL
     "github-actions": _SHARED["https://token.actions.githubusercontent.com"],
     "gitlab-ci": _SHARED["https://gitlab.com"],
 }
+_KEYCLOAKS_OWN: Final = frozenset(PRESETS["keycloak"].refused_audiences)
 _END_OF_NAME: Final = re.compile(r"/[^/:@]+[:@]")  # of a repository, as in repo:acme/flows:ref:…
 
 
@@ -44,14 +46,25 @@ def warnings_about(loaded: Loaded) -> Iterator[str]:
             "WebSockets are not relayed, and clients with PREFECT_API_KEY or PREFECT_API_AUTH_STRING alone lose task "
             "runs: set prefect.url."
         )
+    for key, issuer in _issuers(settings):
+        shared = sorted(_KEYCLOAKS_OWN.intersection(issuer.audiences))
+        if shared and not issuer.preset:  # the preset refuses it
+            yield (
+                f"{key}.audiences: '{shared[0]}' is in nearly every token of a Keycloak realm, so tokens for any client "
+                "are accepted. Add an audience mapper to the client there, and name its audience (docs/providers)."
+            )
     yield from _roles_for_any_repository(settings)
 
 
-def _roles_for_any_repository(settings: Settings) -> Iterator[str]:
-    named = {f"issuers.{number}": one for number, one in enumerate(settings.issuers)}
+def _issuers(settings: Settings) -> Iterator[tuple[str, IssuerSettings]]:
+    """Yield each issuer with its key."""
+    yield from ((f"issuers.{number}", one) for number, one in enumerate(settings.issuers))
     if settings.issuer is not None:
-        named["issuer"] = settings.issuer
-    for key, issuer in named.items():
+        yield "issuer", settings.issuer
+
+
+def _roles_for_any_repository(settings: Settings) -> Iterator[str]:
+    for key, issuer in _issuers(settings):
         shared = _SHARED.get(issuer.url.rstrip("/")) or _BY_PRESET.get(issuer.preset)
         if shared is None or not shared.claims.isdisjoint(issuer.required_claims):
             continue

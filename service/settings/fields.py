@@ -1,14 +1,27 @@
 """Types and bounds that several sections of the configuration share."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Final, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, Self, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from service.core.globs import MAX_LENGTH
+from service.core.identity.presets import Preset
+from service.core.model import ALGORITHMS, IssuerTrust
+from service.core.problems import Cause
 from service.core.request.proxies import is_loopback
 
 RoleName = Annotated[str, Field(max_length=60, pattern=r"^[A-Za-z0-9_.-]*$", examples=["viewer"])]
@@ -81,6 +94,64 @@ class Section(BaseModel):
         """Return the defaults that one of the given values brings along, by key."""
         del values
         return {}
+
+
+def known_in(presets: Mapping[str, Preset]) -> AfterValidator:
+    """Return what refuses the name of a preset that there is not."""
+
+    def check(value: str) -> str:
+        if value and value not in presets:
+            raise ValueError(f"there is no such preset: there are {', '.join(presets)}")
+        return value
+
+    return AfterValidator(check)
+
+
+class ProviderSection(Section):
+    """What the two tables about a provider have in common: which of its tokens are accepted, and a preset for that."""
+
+    known_presets: ClassVar[Mapping[str, Preset]]
+    preset: str
+
+    @classmethod
+    def defaults_for(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the defaults of the preset."""
+        preset = values.get("preset")
+        return cls.known_presets[preset].defaults if isinstance(preset, str) and preset in cls.known_presets else {}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_defaults(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, Mapping):
+            return handler(values)
+        defaults = cls.defaults_for(values)
+        completed = handler({**defaults, **values})
+        completed.model_fields_set.difference_update(set(defaults) - set(values))  # nobody gave these
+        return completed
+
+    @field_validator("algorithms", check_fields=False)
+    @classmethod
+    def _asymmetric(cls, value: frozenset[str]) -> frozenset[str]:
+        if value - ALGORITHMS or not value:
+            raise ValueError(f"accepted are {', '.join(sorted(ALGORITHMS))}")
+        return value
+
+    def trust(self) -> IssuerTrust:
+        """Return what the core needs to know of this provider's tokens."""
+        raise NotImplementedError
+
+    def strengthened(self, trust: IssuerTrust) -> IssuerTrust:
+        """Return the trust with what the preset demands of each token."""
+        return self.known_presets[self.preset].strengthen(trust) if self.preset else trust
+
+    def lets_strangers_in(self, *, for_all: bool) -> Iterator[tuple[str, Cause]]:
+        """Yield the keys that break a rule of the preset, each with what is wrong.
+
+        ``for_all`` tells whether each of its callers has a role.
+        """
+        trust = self.trust()
+        if self.preset and trust.issuer:
+            yield from self.known_presets[self.preset].broken_rules(trust, for_all=for_all)
 
 
 def holds_secret(annotation: Any) -> bool:

@@ -1,14 +1,24 @@
 """What signing in takes: the provider, the session, the pages, the store that replicas share."""
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from service.adapters.oauth_client_auth import load_signer
+from service.adapters.oauth_client_auth import AnotherAccount, load_signer
 from service.adapters.store import Store, StoreError
+from service.core.identity.presets import PRESETS_FOR_PEOPLE
 from service.core.identity.sessions import MAX_LIFETIME
 from service.core.model import ALGORITHMS, IssuerTrust
-from service.settings.fields import KeySettings, RoleName, Section, Words, check_issuer_url, json_value
+from service.settings.fields import (
+    KeySettings,
+    ProviderSection,
+    RoleName,
+    Section,
+    Words,
+    check_issuer_url,
+    json_value,
+    known_in,
+)
 
 MIN_SESSION_KEY: Final = 32
 
@@ -22,9 +32,17 @@ def _lines(value: object) -> object:
     return tuple(key for one in value.replace(",", "\n").splitlines() if (key := one.strip()))
 
 
-class OIDCSettings(Section):
+class OIDCSettings(ProviderSection):
     """The OpenID provider through which people sign in."""
 
+    known_presets: ClassVar = PRESETS_FOR_PEOPLE
+
+    preset: Annotated[str, known_in(PRESETS_FOR_PEOPLE)] = Field(
+        "",
+        description="The provider (docs/providers): sets defaults for the keys below, and refuses what would let "
+        "strangers in.",
+        examples=["keycloak"],
+    )
     allow_http: bool = Field(
         default=False, description="Accept plain http beyond loopback. Sign-ins can then be forged."
     )
@@ -50,12 +68,24 @@ class OIDCSettings(Section):
     name: str = Field("", max_length=60, description="What the sign-in button calls the provider.")
     scopes: Words = Field(
         frozenset(),
-        description="Scopes to request. The default is openid, profile, email, groups and offline_access, as far as "
-        "the provider lists them.",
+        description="Scopes to request. The default is openid, profile, email and groups, as far as the provider lists "
+        "them. Add offline_access if the provider gives no refresh token without it.",
+        examples=[["openid", "profile", "email", "offline_access"]],
     )
     userinfo: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="When to call the userinfo endpoint. `auto` calls it if the ID token lacks e-mail or groups.",
+        description="When to call the userinfo endpoint. `auto` calls it if the ID token lacks a claim that decides: "
+        "name, e-mail, groups, required claims and those of grants.",
+    )
+    access_token_claims: bool = Field(
+        default=False,
+        description="Also read claims from the access token, which must be a signed JWT of the same person and client. "
+        "Keycloak writes roles there alone.",
+    )
+    other_audiences: Words = Field(
+        frozenset(),
+        description="Other audiences that an ID token without `azp` may name beside the client id.",
+        examples=[["prefect-project"]],
     )
     role: RoleName = Field("", description="The role of everybody who signs in at the provider.")
     algorithms: Words = Field(ALGORITHMS, description="Accepted signature algorithms of ID tokens. Never HS* or none.")
@@ -73,6 +103,12 @@ class OIDCSettings(Section):
         description="The claim with the e-mail address. An unverified one (`email_verified` is false) has no effect.",
     )
     groups_claim: str = Field("groups", description="The claim with the groups. Dots lead into nested claims.")
+    groups_separator: str = Field(
+        "",
+        max_length=4,
+        description="What divides the groups, if the claim has all of them in one text.",
+        examples=[","],
+    )
     check: Annotated[float, Field(ge=30, le=86_400)] = Field(
         900,
         description="Seconds after which the service asks the provider again, with the refresh token, whether the "
@@ -84,14 +120,17 @@ class OIDCSettings(Section):
     logout: bool = Field(
         default=True, description="Signing out here also signs out at the provider, if the provider supports it."
     )
+    logout_needs_hint: bool = Field(
+        default=False,
+        description="The provider sends nobody back after signing out without the ID token as a hint. Where there is "
+        "none (it does not fit beside many groups), people stay on the provider's own page.",
+    )
+    another_account: AnotherAccount = Field(
+        "auto",
+        description="How somebody else signs in at the provider: with `prompt=select_account`, with `prompt=login`, or "
+        "by signing out there first. `auto` follows what the provider lists.",
+    )
     keys: KeySettings = Field(KeySettings(), description="How long the provider's keys are used.")
-
-    @field_validator("algorithms")
-    @classmethod
-    def _asymmetric(cls, value: frozenset[str]) -> frozenset[str]:
-        if value - ALGORITHMS or not value:
-            raise ValueError(f"accepted are {', '.join(sorted(ALGORITHMS))}")
-        return value
 
     @field_validator("private_key")
     @classmethod
@@ -125,16 +164,19 @@ class OIDCSettings(Section):
 
     def trust(self) -> IssuerTrust:
         """Return what its ID tokens must carry."""
-        return IssuerTrust(
-            issuer=self.issuer,
-            audiences=frozenset({self.client_id}),
-            algorithms=self.algorithms,
-            leeway=self.leeway,
-            required_claims=self.required_claims,
-            principal_claim=self.principal_claim,
-            email_claim=self.email_claim,
-            groups_claim=self.groups_claim,
-            role=self.role,
+        return self.strengthened(
+            IssuerTrust(
+                issuer=self.issuer,
+                audiences=frozenset({self.client_id}),
+                algorithms=self.algorithms,
+                leeway=self.leeway,
+                required_claims=self.required_claims,
+                principal_claim=self.principal_claim,
+                email_claim=self.email_claim,
+                groups_claim=self.groups_claim,
+                groups_separator=self.groups_separator,
+                role=self.role,
+            )
         )
 
 

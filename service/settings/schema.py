@@ -4,17 +4,16 @@
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    ModelWrapValidatorHandler,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -39,12 +38,14 @@ from service.settings.clients import ClientCredentialsSettings, shared_names
 from service.settings.fields import (
     KeySettings,
     Network,
+    ProviderSection,
     RoleName,
     Section,
     Words,
     check_issuer_url,
     check_place,
     json_value,
+    known_in,
     networks_value,
     split,
     split_types,
@@ -60,16 +61,12 @@ _NOBODY: Final = (
 )
 
 
-def _known_preset(value: str) -> str:
-    if value and value not in PRESETS:
-        raise ValueError(f"there is no such preset: there are {', '.join(PRESETS)}")
-    return value
-
-
-class IssuerSettings(Section):
+class IssuerSettings(ProviderSection):
     """One issuer of JWTs and what its tokens must carry."""
 
-    preset: Annotated[str, AfterValidator(_known_preset)] = Field(
+    known_presets: ClassVar = PRESETS
+
+    preset: Annotated[str, known_in(PRESETS)] = Field(
         "",
         description="The provider (docs/presets.md): sets defaults for the keys below, and refuses what would let "
         "strangers in.",
@@ -133,6 +130,17 @@ class IssuerSettings(Section):
         description="The claim with the e-mail address. An unverified one (`email_verified` is false) has no effect.",
     )
     groups_claim: str = Field("groups", description="The claim with the groups. Dots lead into nested claims.")
+    groups_separator: str = Field(
+        "",
+        max_length=4,
+        description="What divides the groups, if the claim has all of them in one text.",
+        examples=[","],
+    )
+    accept_id_tokens: bool = Field(
+        default=False,
+        description="Accept access tokens that look like ID tokens (`at_hash`), as Dex's for machines do. An ID token "
+        "for one of `audiences` may then be a credential, too: name one that people do not sign in with.",
+    )
     keys: KeySettings = Field(KeySettings(), description="How long the issuer's keys are used.")
     client_credentials: ClientCredentialsSettings | None = Field(
         None,
@@ -141,22 +149,6 @@ class IssuerSettings(Section):
     introspection: IntrospectionSettings | None = Field(
         None, description="Opaque tokens that this issuer is asked about. At most one issuer can have this."
     )
-
-    @classmethod
-    def defaults_for(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the defaults of the preset."""
-        preset = values.get("preset")
-        return PRESETS[preset].defaults if isinstance(preset, str) and preset in PRESETS else {}
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _with_defaults(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(values, Mapping):
-            return handler(values)
-        defaults = cls.defaults_for(values)
-        completed = handler({**defaults, **values})
-        completed.model_fields_set.difference_update(set(defaults) - set(values))  # nobody gave these
-        return completed
 
     @field_validator("client_credentials")
     @classmethod
@@ -185,14 +177,6 @@ class IssuerSettings(Section):
             raise ValueError("name at least one audience: without one, tokens for any service would be accepted")
         return value
 
-    @field_validator("algorithms")
-    @classmethod
-    def _asymmetric(cls, value: frozenset[str]) -> frozenset[str]:
-        unknown = value - ALGORITHMS
-        if unknown or not value:
-            raise ValueError(f"accepted are {', '.join(sorted(ALGORITHMS))}")
-        return value
-
     @field_validator("url", "jwks_url")
     @classmethod
     def _safe_url(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -200,17 +184,7 @@ class IssuerSettings(Section):
 
     def trust(self) -> IssuerTrust:
         """Return what the core needs to know of this issuer."""
-        trust = IssuerTrust(issuer=self.url, **{name: getattr(self, name) for name in _OF_TRUST})
-        return PRESETS[self.preset].strengthen(trust) if self.preset else trust
-
-    def lets_strangers_in(self, *, for_all: bool) -> Iterator[tuple[str, str]]:
-        """Yield the keys that break a rule of the preset, each with what is wrong.
-
-        ``for_all`` tells whether a grant gives roles to every token of the issuer.
-        """
-        if self.preset and self.url:
-            broken = PRESETS[self.preset].broken_rules(self.trust(), for_all=for_all or bool(self.role))
-            yield from ((key, sentence(cause)) for key, cause in broken)
+        return self.strengthened(IssuerTrust(issuer=self.url, **{name: getattr(self, name) for name in _OF_TRUST}))
 
 
 _OF_TRUST: Final = [one.name for one in fields(IssuerTrust) if one.name in IssuerSettings.model_fields]
@@ -369,25 +343,34 @@ class Settings(BaseSettings):
             yield from self._unknown_roles()
 
     def _unsafe_issuers(self, unread: Collection[str]) -> Iterator[tuple[str, str]]:
-        """Yield what breaks a rule of an issuer's preset, or would send the token for its keys anywhere."""
+        """Yield what breaks a rule of a preset, or would accept or send a token where it does not belong."""
         issuers = [("issuer", self.issuer), *((f"issuers.{number}", one) for number, one in enumerate(self.issuers))]
         for at, issuer in issuers:
             if issuer is None or at.partition(".")[0] in unread:
                 continue
             if issuer.jwks_token_file and not issuer.jwks_url:
                 yield f"{at}.jwks_url", "needed with jwks_token_file: the token is sent there, and nowhere else"
-            if not issuer.preset:
-                continue
-            grants = [
-                (number, one)
-                for number, one in enumerate(self.grants)
-                if one.issuer == issuer.url or (not one.issuer and self._vouching == [issuer.url])
-            ]
-            for_all = any(not one.has_conditions for _, one in grants)
-            yield from ((f"{at}.{key}", text) for key, text in issuer.lets_strangers_in(for_all=for_all))
-            for number, grant in grants:
-                for cause in PRESETS[issuer.preset].refusals(grant.claims):
-                    yield f"grants.{number}.claims", sentence(cause)
+            of_people = {self.oidc.client_id} if self.oidc is not None and self.oidc.issuer == issuer.url else set()
+            if issuer.accept_id_tokens and of_people.intersection(issuer.audiences):
+                yield f"{at}.audiences", "with accept_id_tokens, ID tokens of people would be credentials: name another"
+            yield from self._strangers(at, issuer, issuer.url, issuer.role)
+        if self.oidc is not None and "oidc" not in unread:
+            yield from self._strangers("oidc", self.oidc, self.oidc.issuer, self.oidc.role)
+
+    def _strangers(self, at: str, provider: ProviderSection, url: str, role: str) -> Iterator[tuple[str, str]]:
+        """Yield what breaks a rule of a provider's preset."""
+        if not provider.preset:
+            return
+        grants = [
+            (number, one)
+            for number, one in enumerate(self.grants)
+            if one.issuer == url or (not one.issuer and self._vouching == [url])
+        ]
+        for_all = bool(role) or any(not one.has_conditions for _, one in grants)
+        yield from ((f"{at}.{key}", sentence(cause)) for key, cause in provider.lets_strangers_in(for_all=for_all))
+        for number, grant in grants:
+            for cause in provider.known_presets[provider.preset].refusals(grant.claims):
+                yield f"grants.{number}.claims", sentence(cause)
 
     def _unusable_roles(self) -> Iterator[tuple[str, str]]:
         try:

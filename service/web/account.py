@@ -93,6 +93,7 @@ class AccountRoutes:
                 now=time.time(),
                 home_is_open=self._home_is_open(page_request, opened),
                 tokens_href=f"{PAGES}tokens" if self._context.has_own_tokens else "",
+                no_groups=None if opened.proof.principal.roles else self._context.no_groups(session),
             )
             response = as_response(page)
         return renewed(response, opened, page_request)
@@ -108,6 +109,7 @@ class AccountRoutes:
             opened.proof.principal.roles,
             switch_href=switch_href(self._context.settings),
             home_is_open=self._home_is_open(page_request, opened),
+            no_groups=self._context.no_groups(opened.session),
         )
         response = as_response(page)
         return renewed(response, opened, page_request)

@@ -24,7 +24,9 @@ MAX_SIGN_INS_PER_PAGE: Final = 2
 MAX_SIGN_INS: Final = 20  # for all pages
 _PREFIX: Final = NAME + b"-attempt-"
 _SIGN_INS: Final = NAME + b"-sign-ins"
+_HINT: Final = NAME + b"-hint"
 _NAME_LENGTH: Final = 12
+MAX_HINT_COOKIE: Final = 3_900  # bytes, of the 4,096 that a browser keeps with name and attributes
 
 
 class Attempt(NamedTuple):
@@ -78,6 +80,32 @@ class Attempts:
         document = self._seal.open("attempt", value.decode("latin-1"))
         fields = [] if document is None else json.loads(document)
         return Attempt(*fields) if len(fields) == len(Attempt._fields) else None
+
+    # somebody else signs in ---------------------------------------------------------------------------------
+
+    def keep_hint(self, id_token: str, page_request: PageRequest, response: Response) -> None:
+        """Keep the ID token of a person who may not enter, as a hint for signing out at the provider."""
+        sealed = self._seal.seal("hint", id_token.encode())
+        if id_token and len(sealed) <= MAX_HINT_COOKIE:
+            page_request.set_cookie(response, _HINT.decode(), sealed, ATTEMPT_SECONDS)
+
+    def hint(self, page_request: PageRequest) -> str:
+        """Return the ID token of the person who was refused last, or an empty string."""
+        return (self._seal.open("hint", page_request.cookies.get(_HINT, b"").decode("latin-1")) or b"").decode()
+
+    def forget_hint(self, page_request: PageRequest, response: Response) -> None:
+        """Delete the kept ID token, if there is one."""
+        if _HINT in page_request.cookies:
+            page_request.set_cookie(response, _HINT.decode(), "", 0)
+
+    def seal_return(self, return_to: str) -> str:
+        """Return a state for a sign-out at the provider after which somebody signs in to go to ``return_to``."""
+        return self._seal.seal("switch", return_to.encode())
+
+    def open_return(self, state: str) -> str | None:
+        """Return where somebody goes who comes back with this state, or None if it is not ours."""
+        sealed = self._seal.open("switch", state)
+        return sealed.decode() if sealed is not None else None
 
     # sign-in loops ----------------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Form, Request
 from starlette.responses import RedirectResponse, Response
 
+from service.authn.oidc import RelyingParty
 from service.authn.passwords import Passwords
 from service.authn.sessions import new_session_id
-from service.core.errors import Refusal, Rejected, SignInFailed, Throttled
+from service.core.errors import NotPermitted, Refusal, Rejected, SignInFailed, Throttled
 from service.core.identity.sign_in import SignedIn, pkce_challenge, provider_error
 from service.core.model import Basic, Principal, Session
 from service.core.problems import Cause, Problem
@@ -22,6 +23,7 @@ from service.web.attempts import Attempt, Attempts
 from service.web.page_context import PageContext, PageRequest, as_response, seconds_left
 
 MAX_FIELD: Final = 4096  # characters of a form's field
+_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class LoginRoutes:
@@ -33,8 +35,10 @@ class LoginRoutes:
         parsed = Depends(context.parse)
 
         @router.get("/login")
-        async def login(page_request: Annotated[PageRequest, parsed], return_to: str = HOME) -> Response:
-            return self._sign_in_page(page_request, parse_return_to(return_to))
+        async def login(
+            page_request: Annotated[PageRequest, parsed], return_to: str = HOME, switch: str = ""
+        ) -> Response:
+            return self._sign_in_page(page_request, parse_return_to(return_to), bool(switch))
 
         @router.get("/start")
         async def start(
@@ -68,7 +72,7 @@ class LoginRoutes:
 
     # the sign-in page -------------------------------------------------------------------------------------
 
-    def _sign_in_page(self, page_request: PageRequest, return_to: str) -> Response:
+    def _sign_in_page(self, page_request: PageRequest, return_to: str, switch: bool) -> Response:  # noqa: FBT001 - from a query
         """Show the form, the link to the provider, or both; stop if this browser does not keep its session."""
         if not self._context.settings.people_sign_in:
             raise SignInFailed(Problem.SIGN_IN_NOT_SET_UP)
@@ -80,20 +84,27 @@ class LoginRoutes:
             return as_response(
                 self._context.pages.redirecting(href=self._start_href(return_to), provider=self._context.provider_name)
             )
-        return self._form(page_request, return_to)
+        return self._form(page_request, return_to, switch=switch)
 
     def _may_keep_cookies(self, page_request: PageRequest) -> bool:
         return not page_request.secure or keeps_secure(page_request.request)
 
     def _form(
-        self, page_request: PageRequest, return_to: str, status: int = 200, retry_after: int = 0, **shown: str
+        self,
+        page_request: PageRequest,
+        return_to: str,
+        status: int = 200,
+        retry_after: int = 0,
+        *,
+        switch: bool = False,
+        **shown: str,
     ) -> Response:
         attempt = self._attempts.begin(return_to)
         by_provider = self._context.settings.oidc is not None
         page = self._context.pages.sign_in(
             local=True,
             provider=self._context.provider_name if by_provider else None,
-            provider_href=self._start_href(return_to) if by_provider else "",
+            provider_href=self._start_href(return_to, switch=switch) if by_provider else "",
             action=f"{PAGES}login",
             csrf=attempt.state,
             return_to=return_to,
@@ -111,8 +122,8 @@ class LoginRoutes:
         return response
 
     @staticmethod
-    def _start_href(return_to: str) -> str:
-        return f"{PAGES}start?{urlencode({'return_to': return_to})}"
+    def _start_href(return_to: str, *, switch: bool = False) -> str:
+        return f"{PAGES}start?{urlencode({'return_to': return_to, **({'switch': '1'} if switch else {})})}"
 
     # at the provider --------------------------------------------------------------------------------------
 
@@ -125,17 +136,50 @@ class LoginRoutes:
             return self._loop_stopped(page_request, return_to)
         attempt = self._attempts.begin(return_to)
         try:
+            way = ""
+            if switch:
+                hint = self._hint(page_request)
+                way = await provider.way_to_another_account(has_hint=bool(hint))
+                if way == "sign_out":
+                    return await self._sign_out_first(provider, page_request, return_to, hint)
             url = await provider.authorization_url(
                 state=attempt.state,
                 nonce=attempt.nonce,
                 code_challenge=pkce_challenge(attempt.verifier),
                 redirect_uri=page_request.callback,
-                prompt="select_account" if switch else "",
+                prompt=way,
             )
         except Refusal as refusal:
             return self._context.refused(refusal, return_to)
-        response = RedirectResponse(url, 302, {"Cache-Control": "no-store"})
+        response = RedirectResponse(url, 302, _NO_STORE)
         self._attempts.keep(attempt, page_request, response)
+        return response
+
+    def _hint(self, page_request: PageRequest) -> str:
+        """Return the ID token of whoever is signed in at the provider, as far as it is known and may be used.
+
+        Another site must not sign anybody out: only a link of one of our own pages gets the hint.
+        """
+        if not page_request.browser.same_origin:
+            return ""
+        session = self._context.session(page_request)
+        return (session.id_token if session is not None else "") or self._attempts.hint(page_request)
+
+    async def _sign_out_first(
+        self, provider: RelyingParty, page_request: PageRequest, return_to: str, hint: str
+    ) -> Response:
+        """End the session here and at the provider, which sends the browser on to sign in."""
+        session = self._context.session(page_request)
+        if session is not None and not page_request.browser.same_origin:
+            return RedirectResponse(f"{PAGES}logout", 303, _NO_STORE)
+        back = f"{page_request.request.origin}{PAGES}signed-out"
+        url = await provider.logout_url(id_token=hint, return_to=back, state=self._attempts.seal_return(return_to))
+        response = RedirectResponse(url or f"{PAGES}logout", 302, _NO_STORE)
+        if session is not None and url:
+            await self._context.end(session)
+            page_request.clear_session(response)
+        self._attempts.forget_sign_ins(page_request, response)
+        self._attempts.forget_hint(page_request, response)
         return response
 
     async def _callback(self, page_request: PageRequest, query: dict[str, str]) -> Response:
@@ -148,6 +192,8 @@ class LoginRoutes:
         except Refusal as refusal:
             response = self._context.refused(refusal, attempt.return_to)
             self._attempts.end(attempt, page_request, response)
+            if isinstance(refusal, NotPermitted):
+                self._attempts.keep_hint(refusal.id_token, page_request, response)
             return response
         return self._signed_in(page_request, attempt, session, attempt.return_to)
 
@@ -206,7 +252,7 @@ class LoginRoutes:
         sessions = self._wiring.sessions
         if sessions is None:
             raise SignInFailed(Problem.SIGN_IN_NOT_SET_UP)
-        response = RedirectResponse(return_to, 303, {"Cache-Control": "no-store"})
+        response = RedirectResponse(return_to, 303, _NO_STORE)
         until = session.began + self._wiring.session_policy.lifetime
         page_request.set_session(response, sessions.seal(session), seconds_left(until))
         self._attempts.end(attempt, page_request, response)

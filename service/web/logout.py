@@ -2,6 +2,7 @@
 
 import time
 from typing import Annotated, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -40,7 +41,10 @@ class LogoutRoutes:
             return await self._sign_out(page_request, csrf, everywhere=bool(everywhere))
 
         @router.get("/signed-out")
-        async def signed_out(everywhere: str = "", still: str = "") -> Response:
+        async def signed_out(everywhere: str = "", still: str = "", state: str = "") -> Response:
+            return_to = self._attempts.open_return(state)
+            if return_to is not None:  # somebody else is to sign in now
+                return RedirectResponse(f"{PAGES}start?{urlencode({'return_to': return_to})}", 303, _NO_STORE)
             page = context.pages.signed_out(
                 sign_in_href=f"{PAGES}login",
                 everywhere=bool(everywhere),
@@ -85,14 +89,11 @@ class LogoutRoutes:
             return response
         if not page_request.browser.same_origin or self._wiring.seal.open("sign-out", csrf) != session.id.encode():
             return self._ask(page_request)
-        log = self._wiring.revocation_log  # in force here at once, and on other replicas once the store knows
-        await log.end(session)
         if everywhere:
-            await log.revoke(of_subject(session.issuer, session.subject, time.time()))
+            await self._wiring.revocation_log.revoke(of_subject(session.issuer, session.subject, time.time()))
+        await self._context.end(session)
         provider = self._wiring.provider
         leads_to = await self._provider_href(page_request, session)
-        if provider is not None and session.refresh_token:
-            await provider.revoke(session.refresh_token)
         if leads_to:  # by a page: our form-action would forbid a redirect of our form, at each hop
             page = self._context.pages.redirecting(href=leads_to, provider=self._context.provider_name)
             response = as_response(page)
@@ -101,7 +102,6 @@ class LogoutRoutes:
             response = self._signed_out(still=still, everywhere=everywhere)
         page_request.clear_session(response)
         self._attempts.forget_sign_ins(page_request, response)
-        self._wiring.telemetry.signed_out(session)
         return response
 
     @staticmethod

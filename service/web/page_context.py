@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from service.authn.sessions import Opened
 from service.core.errors import Later, NotPermitted, Refusal, SessionEnded
 from service.core.model import Browser, ForwardedRequest, Session, SessionCookie
-from service.core.problems import Problem
+from service.core.problems import Cause, Problem
 from service.core.request.cookies import (
     HOST_PREFIX,
     clear_session,
@@ -137,6 +137,20 @@ class PageContext:
         client = page_request.request.client
         self.wiring.state.sightings.note(opened.session, page_request.device, client, time.time())
         return opened
+
+    async def end(self, session: Session) -> None:
+        """End a session here, in force at once, and have the provider forget its refresh token."""
+        await self.wiring.revocation_log.end(session)
+        if self.wiring.provider is not None and session.refresh_token:
+            await self.wiring.provider.revoke(session.refresh_token)
+        self.wiring.telemetry.signed_out(session)
+
+    def no_groups(self, session: Session) -> Cause | None:
+        """Return what to say to a person who has no groups although groups give roles, or None."""
+        provider = self.wiring.provider
+        if provider is None or not provider.misses_groups(session):
+            return None
+        return Cause(Problem.NO_GROUPS, {"claim": provider.trust.groups_claim, "preset": provider.policy.preset})
 
     def refused(self, refusal: Refusal, return_to: str = HOME) -> Response:
         """Log a refusal, and return its page; ``return_to`` is where the person wants to get to."""

@@ -123,6 +123,119 @@ async def test_userinfo_is_asked_as_configured(
     assert who.groups == (() if userinfo == "never" else ("data",))
 
 
+@pytest.mark.parametrize("userinfo", ["auto", "always"])
+@pytest.mark.parametrize(
+    ("claims", "decisive", "roles"),
+    [
+        pytest.param({}, {"department"}, {"department": ["data"]}, id="a-claim-of-a-grant-alone"),
+        pytest.param({"groups": []}, {"groups"}, {}, id="groups-that-are-empty"),
+    ],
+)
+async def test_signing_in_and_the_check_find_the_same(
+    userinfo: Any,
+    claims: dict[str, Any],
+    decisive: set[str],
+    roles: dict[str, list[str]],
+    provider: Provider,
+    relying: Callable[..., RelyingParty],
+) -> None:
+    kept = frozenset(decisive)
+    party = relying(replace(POLICY, userinfo=userinfo, decisive_claims=kept, kept_claims=kept - {"groups"}))
+    provider.replies["/token"] = tokens(id_token(provider, **claims))
+    provider.replies["/userinfo"] = Reply({"sub": "248", "groups": ["data"], "department": "data"})
+    signed_in = await redeem(party)
+    checked = await party.renew(REFRESH, subject="248")
+    assert (signed_in.groups, signed_in.claims) == (checked.groups, checked.claims) == (("data",), roles)
+
+
+async def test_roles_that_stand_in_the_access_token_alone_are_read_where_that_is_set(
+    provider: Provider, relying: Callable[..., RelyingParty]
+) -> None:
+    policy = replace(POLICY, access_token_claims=True, userinfo="never")
+    at = {"sub": "248", "aud": "account", "azp": "gate", "realm_access": {"roles": ["data"]}}
+    by_roles = {"groups_claim": "realm_access.roles"}
+    provider.replies["/token"] = tokens(id_token(provider), access_token=provider.mint(**at))
+    assert (await redeem(relying(policy, **by_roles))).groups == ("data",)
+    assert (await relying(policy, **by_roles).renew(REFRESH, subject="248")).groups == ("data",)
+    assert (await redeem(relying(**by_roles))).groups == ()
+    for stranger in (
+        provider.mint(**{**at, "azp": "other"}),
+        provider.mint(**{**at, "sub": "1"}),
+        provider.mint(key=STRANGER, **at),
+        "opaque",
+    ):
+        provider.replies["/token"] = tokens(id_token(provider), access_token=stranger)
+        with pytest.raises(SignInFailed):
+            await redeem(relying(policy, **by_roles))
+
+
+async def test_what_a_sign_in_lacks_is_one_line_that_says_what_helps(
+    provider: Provider, relying: Callable[..., RelyingParty], caplog: pytest.LogCaptureFixture
+) -> None:
+    def policy(preset: str = "") -> ClientPolicy:
+        return replace(POLICY, userinfo="never", decisive_claims=frozenset({"groups"}), preset=preset)
+
+    provider.replies["/token"] = tokens(id_token(provider))
+    await redeem(relying(policy()))
+    provider.replies["/token"] = tokens(id_token(provider, groups=[]))
+    await redeem(relying(policy()))
+    assert caplog.text == ""
+    provider.replies["/token"] = tokens(id_token(provider, groups=None))
+    await redeem(relying(policy()))
+    await redeem(relying(policy("keycloak")))
+    first, second = caplog.records
+    assert "without any groups" in first.getMessage()
+    assert "oidc.groups_claim" in first.getMessage()
+    assert "Group Membership" in second.getMessage()
+    assert (second.fields["user"], second.fields["claim"]) == ("248", "groups")  # type: ignore[attr-defined]
+    await redeem(relying(replace(POLICY, userinfo="never")))  # groups give no role
+    assert len(caplog.records) == 2
+    provider.replies["/token"] = tokens(id_token(provider, groups="data,ops"))
+    await redeem(relying(policy()))
+    assert "oidc.groups_separator" in caplog.records[2].getMessage()
+
+
+async def test_a_provider_without_refresh_tokens_is_told_once(
+    provider: Provider, relying: Callable[..., RelyingParty], caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.replies["/token"] = tokens(id_token(provider), refresh_token=None)
+    party = relying()
+    await redeem(party)
+    await redeem(party)
+    (line,) = caplog.records
+    assert "offline_access" in line.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("listed", "changes", "has_hint", "way"),
+    [
+        pytest.param(None, {}, True, "sign_out", id="nothing-is-listed"),
+        pytest.param(["none", "login", "consent"], {}, True, "sign_out", id="keycloak"),
+        pytest.param(["none", "login", "select_account"], {}, True, "select_account", id="it-is-listed"),
+        pytest.param("select_account", {}, True, "sign_out", id="no-list"),
+        pytest.param(None, {"another_account": "select_account"}, True, "select_account", id="google"),
+        pytest.param(None, {"another_account": "login"}, True, "login", id="hydra"),
+        pytest.param(["select_account"], {"another_account": "sign_out"}, True, "sign_out", id="as-it-is-set"),
+        pytest.param(None, {}, False, "sign_out", id="without-a-hint"),
+        pytest.param(None, {"logout_needs_hint": True}, False, "login", id="without-the-hint-that-is-needed"),
+        pytest.param(None, {"logout_needs_hint": True}, True, "sign_out", id="with-the-hint-that-is-needed"),
+    ],
+)
+async def test_somebody_else_signs_in_as_the_provider_can(
+    listed: Any,
+    changes: dict[str, Any],
+    has_hint: bool,  # noqa: FBT001 - of the table
+    way: str,
+    provider: Provider,
+    relying: Callable[..., RelyingParty],
+) -> None:
+    provider.metadata["prompt_values_supported"] = listed
+    assert await relying(replace(POLICY, **changes)).way_to_another_account(has_hint=has_hint) == way
+    del provider.metadata["end_session_endpoint"]
+    expected = "login" if way == "sign_out" else way
+    assert await relying(replace(POLICY, **changes)).way_to_another_account(has_hint=has_hint) == expected
+
+
 async def test_an_issuer_without_userinfo_is_not_asked(
     provider: Provider, relying: Callable[..., RelyingParty]
 ) -> None:
@@ -161,7 +274,7 @@ async def test_the_authorization_url_asks_for_what_the_provider_lists(
         "response_type": ["code"],
         "client_id": ["gate"],
         "redirect_uri": [BACK],
-        "scope": ["openid profile email groups offline_access"],
+        "scope": ["openid profile email groups"],
         "state": ["s"],
         "nonce": ["n"],
         "code_challenge": ["c"],
@@ -169,8 +282,9 @@ async def test_the_authorization_url_asks_for_what_the_provider_lists(
     }
     assert (await query(prompt="select_account"))["prompt"] == ["select_account"]
     provider.metadata["scopes_supported"] = ["email", "offline_access", "phone"]
-    assert (await query())["scope"] == ["openid email offline_access"]
-    assert (await query(replace(POLICY, scopes=frozenset({"roles"}))))["scope"] == ["openid roles"]
+    assert (await query())["scope"] == ["openid email"]  # and never offline_access by itself
+    offline = frozenset({"roles", "offline_access"})
+    assert (await query(replace(POLICY, scopes=offline)))["scope"] == ["offline_access openid roles"]
     provider.metadata["authorization_endpoint"] = f"{provider.url}/auth?p=b2c"
     assert (await query())["p"] == ["b2c"]
 
@@ -556,6 +670,12 @@ async def test_the_logout_url_names_the_session_as_far_as_a_url_can(
     for unusable in ("", "x" * (MAX_HINT + 1)):
         url = await party.logout_url(id_token=unusable, return_to=BACK)
         assert parse_qs(urlsplit(url or "").query) == common
+    strict = relying(replace(POLICY, logout_needs_hint=True))  # it would show its own error, or go nowhere
+    assert await strict.logout_url(id_token="a.b.c", return_to=BACK, state="s") == await party.logout_url(
+        id_token="a.b.c", return_to=BACK, state="s"
+    )
+    url = await strict.logout_url(id_token="", return_to=BACK, state="s")
+    assert parse_qs(urlsplit(url or "").query) == {"client_id": ["gate"]}
 
 
 async def test_revocation_is_asked_for_and_awaited_for_a_moment(

@@ -257,7 +257,7 @@ STRANGERS: list[tuple[str, str, dict[str, Any], Outcome]] = [
     ("google", "another-service-account", {"email": "worker@evil.iam.gserviceaccount.com"}, NOT_ACCEPTED),
     ("google", "an-address-that-is-not-verified", {"email_verified": False}, NOT_ACCEPTED),
     ("google", "no-address", {"email": GONE, "email_verified": GONE}, NOT_ACCEPTED),
-    ("google", "a-person", {"at_hash": "x", "email": "me@gmail.com"}, Problem.NOT_AN_ACCESS_TOKEN),
+    ("google", "a-person", {"at_hash": "x", "email": "me@gmail.com"}, Problem.LOOKS_LIKE_ID_TOKEN),
     (
         "entra",
         "another-tenant",

@@ -67,6 +67,7 @@ def test_a_good_token_becomes_a_principal() -> None:
         pytest.param({"nbf": NOW + 31}, "not valid yet", id="row33-nbf-future"),
         pytest.param({"nbf": {}}, "dates", id="row33-nbf-object"),
         pytest.param({"aud": MISSING}, "audience", id="row34-aud-missing"),
+        pytest.param({"aud": []}, "names no audience", id="row34-aud-empty"),
         pytest.param({"aud": "other"}, "audience", id="row34-aud-other"),
         pytest.param({"aud": ["other", "prefect2"]}, "audience", id="row34-aud-list-other"),
         pytest.param({"aud": ["prefect", 7]}, "audience", id="row34-aud-list-with-number"),
@@ -90,7 +91,7 @@ def test_a_good_token_becomes_a_principal() -> None:
         pytest.param({"groups": ["g"] * 300}, "groups", id="groups-many"),
         pytest.param({"email": "a\x7f@b"}, "email", id="row16-email-control"),
         pytest.param({"nonce": "n"}, "access token", id="row34-id-token-nonce"),
-        pytest.param({"at_hash": "x"}, "access token", id="row34-id-token-at-hash"),
+        pytest.param({"at_hash": "x"}, "looks like one.*accept_id_tokens", id="row34-id-token-at-hash"),
         pytest.param({"typ": "ID"}, "access token", id="row34-keycloak-id-token"),
         pytest.param({"typ": "Refresh"}, "access token", id="row34-keycloak-refresh-token"),
         pytest.param({"token_use": "id"}, "access token", id="row34-cognito-id-token"),
@@ -102,6 +103,25 @@ def test_a_good_token_becomes_a_principal() -> None:
 def test_a_claim_that_is_not_right_is_a_refusal(changes: dict[str, Any], word: str) -> None:
     with refused(Rejected, word):
         principal_from(verified(**changes), TRUST, NOW)
+
+
+def test_a_token_that_looks_like_an_id_token_is_accepted_where_that_is_set_and_for_its_audience_alone() -> None:
+    trust = replace(TRUST, accept_id_tokens=True)
+    assert principal_from(verified(at_hash="x"), trust, NOW).name == "svc"
+    for changes in ({"nonce": "n"}, {"typ": "ID"}, {"aud": "the-client-of-people"}, {"c_hash": "x"}):
+        with pytest.raises(Rejected):
+            principal_from(verified(at_hash="x", **changes), trust, NOW)
+
+
+def test_a_token_without_an_audience_says_in_the_log_where_one_is_requested() -> None:
+    with refused(Rejected, "Request it for 'prefect'", Problem.AUDIENCE_MISSING) as refusal:
+        principal_from(verified(aud=[]), TRUST, NOW)
+    assert "issuer.client_credentials.audience" in logged(refusal.value)
+
+
+def test_groups_in_one_text_are_divided_where_that_is_set() -> None:
+    assert principal_from(verified(groups="a,b"), TRUST, NOW).groups == ("a,b",)
+    assert principal_from(verified(groups="a, b"), replace(TRUST, groups_separator=","), NOW).groups == ("a", "b")
 
 
 CONFIRMATIONS = {
@@ -215,7 +235,7 @@ def test_an_unverified_address_names_nobody_and_meets_no_demand(said: object) ->
             principal_from(verified(mail="svc@example.com", email_verified=said), trust, NOW)
         assert principal_from(verified(mail="svc@example.com", email_verified=True), trust, NOW)
         assert principal_from(verified(mail="svc@example.com"), trust, NOW)
-    assert principal_from(verified(email_verified=said), TRUST, NOW).email == "svc@example.com"  # it decides nothing
+    assert principal_from(verified(email_verified=said), TRUST, NOW).email == ""  # nor is it handed on
 
 
 @pytest.mark.parametrize(

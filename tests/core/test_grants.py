@@ -5,7 +5,7 @@ import pytest
 from service.core.errors import UnusableError
 from service.core.globs import matches_any
 from service.core.identity.grant_index import GrantIndex
-from service.core.identity.grants import ClaimRule, Grant
+from service.core.identity.grants import ClaimRule, Grant, claims_that_decide
 from service.core.model import Principal
 from tests.support.refusals import refused
 
@@ -119,3 +119,13 @@ def test_row19_rules_that_would_always_hold_are_refused() -> None:
         Grant(("admin",), "")
     with refused(UnusableError, "roles"):
         Grant((), IDP)
+
+
+def test_the_claims_that_decide_are_those_that_a_person_can_have() -> None:
+    rule = ClaimRule(any_of=frozenset({"x"}))
+    by_claim = Grant(("viewer",), IDP, claims={"department": rule, "azp": rule}, clients=("ci",))
+    by_group = Grant(("viewer",), IDP, groups=("data",))
+    assert claims_that_decide([by_claim], "groups") == {"department"}
+    assert claims_that_decide([by_claim, by_group], "groups") == {"department", "groups"}
+    assert claims_that_decide([by_group], "") == set()
+    assert claims_that_decide([], "groups") == set()

@@ -15,7 +15,7 @@ from service.core.model import Principal
 from service.core.prefect.roles import Lacking
 from service.core.problems import Cause, Problem
 from service.core.request.headers import parse_client_version
-from service.rendering.catalogue import FOR_PEOPLE, SENTENCES
+from service.rendering.catalogue import FOR_OPERATORS, FOR_PEOPLE, SENTENCES
 from service.rendering.cures import Cure, cure_of
 from service.rendering.forms import form_for
 from service.rendering.sentences import log_reason, sentence, sentence_for_person
@@ -92,6 +92,7 @@ def fields_of(template: str) -> set[str]:
 def test_each_problem_has_a_sentence_and_is_said_somewhere() -> None:
     assert set(SENTENCES) == set(Problem)
     assert set(FOR_PEOPLE) <= set(Problem)
+    assert set(FOR_OPERATORS) <= set(Problem)
     assert {site.problem for site in SITES} == set(Problem)
 
 

@@ -117,6 +117,8 @@ def test_row35_no_arrangement_of_the_dangerous_characters_leads_elsewhere(raw: s
     assert stays_here(parse_return_to(raw))
     assert stays_here(sign_in_href(raw))
     assert re.fullmatch(r"/_auth/login\?return_to=[A-Za-z0-9%._~-]+(#[\x21-\x7e]+)?", sign_in_href(raw))
+    switching = sign_in_href(raw, switch=True)
+    assert switching == sign_in_href(raw).replace("?", "?switch=1&", 1)
     assert re.fullmatch(r"/_auth/start\?switch=1&return_to=[A-Za-z0-9%._~&=+-]+", switch_account_href(raw))
 
 

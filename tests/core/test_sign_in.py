@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from service.core.errors import NotPermitted, Rejected
+from service.core.identity.claims import claim_at, groups_in_one_text
 from service.core.identity.sign_in import (
     LOGOUT_EVENT,
     check_response_issuer,
+    lacks_groups,
+    merge_access_token,
     merge_userinfo,
     needs_userinfo,
     pkce_challenge,
@@ -23,6 +26,7 @@ from service.core.identity.sign_in import (
 )
 from service.core.model import IssuerTrust, VerifiedClaims
 from service.core.problems import Problem
+from service.rendering.sentences import sentence_for_person
 from tests.support.refusals import logged, refused, told
 
 NOW = 1_800_000_000.0
@@ -106,7 +110,7 @@ def test_what_is_right_passes(changes: dict[str, Any]) -> None:
         pytest.param({"nonce": ""}, Problem.ID_TOKEN_NONCE_OTHER, id="nonce-empty"),
         pytest.param({"aud": "other"}, Problem.AUDIENCE_OTHER, id="row34-foreign-audience"),
         pytest.param({"aud": MISSING}, Problem.AUDIENCE_MISSING, id="audience-missing"),
-        pytest.param({"aud": ["gate", "other"]}, Problem.ID_TOKEN_PARTY_OTHER, id="several-audiences-without-azp"),
+        pytest.param({"aud": ["gate", "other"]}, Problem.ID_TOKEN_AUDIENCES_OTHER, id="several-audiences-without-azp"),
         pytest.param(
             {"aud": ["gate", "other"], "azp": "other"}, Problem.ID_TOKEN_PARTY_OTHER, id="row34-azp-of-another"
         ),
@@ -197,7 +201,7 @@ def test_required_claims_decide_who_may_enter_and_say_who_may_not() -> None:
 @pytest.mark.parametrize("verified", [False, "false"])
 def test_an_unconfirmed_address_names_nobody_and_opens_nothing(verified: object) -> None:
     claims = id_token(email_verified=verified)
-    assert signed_in_from(claims, TRUST).email == "alice@example.test"  # where it decides nothing, it is shown
+    assert signed_in_from(claims, TRUST).email == ""  # nor is it handed on
     by_name = replace(TRUST, principal_claim="email")
     by_rule = replace(TRUST, required_claims={"email": frozenset({"alice@example.test"})})
     for trust in (by_name, by_rule):
@@ -223,7 +227,9 @@ def test_nobody_signs_in_by_a_name_that_is_not_what_one_sees(name: str) -> None:
 @pytest.mark.parametrize(
     ("claims", "answer"),
     [
-        ({"sub": "1", "email": "a@b", "groups": []}, False),
+        ({"sub": "1", "email": "a@b", "groups": ["a"]}, False),
+        ({"sub": "1", "email": "a@b", "groups": []}, True),
+        ({"sub": "1", "email": "", "groups": ["a"]}, True),
         ({"sub": "1", "email": "a@b"}, True),
         ({"sub": "1", "groups": ["a"]}, True),
         ({"sub": "1", "email": None, "groups": []}, True),
@@ -232,6 +238,8 @@ def test_nobody_signs_in_by_a_name_that_is_not_what_one_sees(name: str) -> None:
 def test_userinfo_is_worth_asking_where_a_claim_is_missing(claims: dict[str, Any], *, answer: bool) -> None:
     assert needs_userinfo(claims, TRUST) is answer
     assert needs_userinfo(claims, replace(TRUST, required_claims={"department": frozenset({"data"})}))
+    assert needs_userinfo(claims, TRUST, {"department"})  # a grant looks at it
+    assert needs_userinfo({**claims, "department": 0}, TRUST, {"department"}) is answer
 
 
 def test_userinfo_adds_and_does_not_replace() -> None:
@@ -240,10 +248,102 @@ def test_userinfo_adds_and_does_not_replace() -> None:
     assert both == {"sub": "1", "groups": ["signed"], "email": "a@b", "iss": "x"}
 
 
+def test_what_is_empty_hides_nothing() -> None:
+    claims = {"sub": "1", "groups": [], "realm_access": {"roles": [], "more": ["a"]}, "admin": False}
+    userinfo = {"sub": "1", "groups": ["data"], "realm_access": {"roles": ["b"], "more": ["c"]}, "admin": True}
+    both = merge_userinfo(claims, userinfo)
+    expected = {"groups": ["data"], "realm_access": {"roles": ["b"], "more": ["a"]}, "admin": False}
+    assert both == {"sub": "1", **expected}
+
+
 @pytest.mark.parametrize("userinfo", [{}, {"sub": "2"}, {"sub": None}, {"sub": ["1"]}])
 def test_userinfo_of_somebody_else_is_refused(userinfo: dict[str, Any]) -> None:
     with pytest.raises(Rejected):
         merge_userinfo({"sub": "1"}, userinfo)
+
+
+# the access token, and what else providers do ------------------------------------------------------------------
+
+ACCESS = {
+    "iss": ISSUER,
+    "sub": "248",
+    "azp": "gate",
+    "aud": "account",
+    "exp": NOW + 60,
+    "realm_access": {"roles": ["a"]},
+}
+
+
+def with_access_token(claims: Mapping[str, Any], **changes: Any) -> Mapping[str, Any]:
+    verified = VerifiedClaims(changes.pop("by", ISSUER), "JWT", changed(ACCESS, changes))
+    return merge_access_token(claims, verified, TRUST, "gate", NOW)
+
+
+def test_an_access_token_adds_what_the_id_token_lacks() -> None:
+    both = with_access_token(id_token(groups=[]), groups=["data"], email="other@example.test")
+    assert claim_at(both, "realm_access.roles") == ["a"]
+    assert (both["groups"], both["email"], both["aud"]) == (["data"], "alice@example.test", "gate")
+    assert with_access_token(id_token(), azp=MISSING, client_id="gate")["realm_access"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"sub": "249"}, id="of-somebody-else"),
+        pytest.param({"sub": MISSING}, id="of-nobody"),
+        pytest.param({"azp": "other"}, id="for-another-client"),
+        pytest.param({"azp": MISSING}, id="for-no-client"),
+        pytest.param({"iss": "https://other.example"}, id="another-issuers"),
+        pytest.param({"by": "https://other.example"}, id="signed-by-another"),
+        pytest.param({"exp": NOW - 60}, id="expired"),
+        pytest.param({"exp": MISSING}, id="for-ever"),
+    ],
+)
+def test_an_access_token_of_anybody_else_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(Rejected):
+        with_access_token(id_token(), **changes)
+
+
+def test_other_audiences_are_accepted_where_they_are_listed() -> None:
+    claims = changed(ID_TOKEN, {"aud": ["gate", "project"]})
+    verified = VerifiedClaims(ISSUER, "JWT", claims)
+    listed = frozenset({"project"})
+    assert validate_id_token(verified, TRUST, "gate", NOW, nonce="n", other_audiences=listed) == claims
+    with refused(Rejected, problem=Problem.ID_TOKEN_AUDIENCES_OTHER) as refusal:
+        validate_id_token(verified, TRUST, "gate", NOW, nonce="n")
+    assert "got=['project']" in logged(refusal.value)
+    assert "oidc.other_audiences" in logged(refusal.value)
+    alone = VerifiedClaims(ISSUER, "JWT", {**claims, "aud": ["project"]})
+    with refused(Rejected, problem=Problem.AUDIENCE_OTHER):
+        validate_id_token(alone, TRUST, "gate", NOW, nonce="n", other_audiences=listed)
+
+
+def test_groups_in_one_text_are_divided_where_that_is_set() -> None:
+    claims = id_token(groups="data, ops,,x")
+    assert signed_in_from(claims, TRUST).groups == ("data, ops,,x",)
+    assert groups_in_one_text(claims, TRUST)
+    divided = replace(TRUST, groups_separator=",")
+    assert signed_in_from(claims, divided).groups == ("data", "ops", "x")
+    assert not groups_in_one_text(claims, divided)
+    for groups in (["a,b"], "cn=a,dc=b", "alone", None):
+        assert not groups_in_one_text(id_token(groups=groups), TRUST)
+    assert not groups_in_one_text(claims, replace(TRUST, groups_claim=""))
+    assert signed_in_from(id_token(groups=["a,b"]), divided).groups == ("a,b",)
+
+
+def test_a_claim_with_groups_is_missing_or_it_is_there() -> None:
+    assert lacks_groups(id_token(groups=MISSING), TRUST)
+    assert not lacks_groups(id_token(groups=[]), TRUST)
+    assert not lacks_groups(id_token(groups=MISSING), replace(TRUST, groups_claim=""))
+
+
+def test_groups_that_are_elsewhere_are_not_none() -> None:
+    trust = replace(TRUST, complete_groups=True)
+    with pytest.raises(NotPermitted) as refusal:
+        signed_in_from(id_token(groups=MISSING, _claim_names={"groups": "src1"}), trust)
+    assert "too many" in told(refusal.value)
+    assert "more groups" in sentence_for_person(refusal.value.cause)
+    assert signed_in_from(id_token(), trust).groups == ("data",)
 
 
 # logout tokens --------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.core.identity.presets import PRESETS
-from service.rendering.presets import WORDS
+from service.core.identity.presets import PRESETS, PRESETS_FOR_PEOPLE
+from service.rendering.presets import WORDS, WORDS_FOR_PEOPLE
 from service.settings import ConfigError, Settings, load
 from service.settings.show import shown
 
@@ -269,3 +269,91 @@ def test_a_token_for_the_keys_is_sent_to_a_place_that_is_named() -> None:
         "issuer.jwks_url: needed with jwks_token_file: the token is sent there, and nowhere else"
     ]
     assert configured(toml + 'jwks_token_file = "/token"\njwks_url = "https://k8s.example/jwks"').issuer
+
+
+# where people sign in -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS_FOR_PEOPLE)
+def test_each_example_for_people_works_as_it_stands(preset: str) -> None:
+    settings = configured(WORDS_FOR_PEOPLE[preset].example)
+    assert settings.oidc is not None
+    assert settings.oidc.preset == preset
+    assert settings.gives_roles
+    for name, value in PRESETS_FOR_PEOPLE[preset].defaults.items():
+        if f"{name} =" not in WORDS_FOR_PEOPLE[preset].example:
+            assert getattr(settings.oidc, name) == value
+
+
+def oidc(preset: str, lines: str = "") -> str:
+    return f'[oidc]\npreset = "{preset}"\nclient_id = "gate"\n{lines}\n'
+
+
+STRANGERS = {
+    "google-everybody": ("google", 'role = "viewer"', "oidc.role: ", "everybody with a Google account can sign in"),
+    "google-a-grant-for-everybody": ("google", '[[grants]]\nroles = ["viewer"]', "oidc.role: ", "hd = ["),
+    "gitlab-everybody": ("gitlab", 'role = "viewer"', "oidc.role: ", "groups = ["),
+    "auth0-whoever-signs-up": (
+        "auth0",
+        'issuer = "https://t.eu.auth0.com/"\nrole = "viewer"',
+        "oidc.role: ",
+        "signs up with the tenant can sign in",
+    ),
+    "entra-every-tenant": (
+        "entra",
+        'issuer = "https://login.microsoftonline.com/common/v2.0"',
+        "oidc.issuer: ",
+        "let in everybody",
+    ),
+    "entra-an-address": (
+        "entra",
+        f'issuer = "{TENANT}"\nprincipal_claim = "email"',
+        "oidc.principal_claim: ",
+        "Use oid",
+    ),
+    "entra-a-grant-by-name": (
+        "entra",
+        f'issuer = "{TENANT}"\n[[grants]]\nroles = ["admin"]\nclaims = {{ name = ["Alice"] }}',
+        "grants.0.claims: ",
+        "Use oid",
+    ),
+    "keycloak-no-realm": ("keycloak", 'issuer = "https://idp.example"', "oidc.issuer: ", "/realms/data"),
+    "authentik-no-slash": ("authentik", 'issuer = "https://a.example/application/o/x"', "oidc.issuer: ", "slash"),
+    "one-for-machines": ("github-actions", 'issuer = "https://a.example"', "oidc.preset: ", "there are keycloak, dex"),
+}
+
+
+@pytest.mark.parametrize(("preset", "lines", "key", "words"), STRANGERS.values(), ids=STRANGERS)
+def test_what_would_let_strangers_sign_in_is_refused(preset: str, lines: str, key: str, words: str) -> None:
+    (problem,) = problems(oidc(preset, lines))
+    assert problem.startswith(key)
+    assert words in problem
+
+
+@pytest.mark.parametrize("preset", [name for name, one in PRESETS_FOR_PEOPLE.items() if one.pins_for_all])
+def test_a_role_for_everybody_is_accepted_once_it_is_narrowed(preset: str) -> None:
+    known, words = PRESETS_FOR_PEOPLE[preset], WORDS_FOR_PEOPLE[preset]
+    issuer = next((line for line in words.example.splitlines() if line.startswith("issuer")), "")
+    assert configured(oidc(preset, f'{issuer}\nrole = "viewer"\n{words.pin}')).oidc
+    for claim in known.pins_for_all:
+        toml = oidc(preset, f'{issuer}\nrole = "viewer"\nrequired_claims = {{ "{claim}" = ["x"] }}')
+        assert configured(toml).oidc
+
+
+def test_a_preset_for_people_is_shown_and_overridden() -> None:
+    Path("forward-auth.toml").write_text(
+        oidc("keycloak", 'issuer = "https://k.example/realms/r"\ngroups_claim = "groups"')
+    )
+    lines = list(shown(load({})))
+    assert 'principal_claim = "preferred_username"  # preset keycloak' in lines
+    assert 'groups_claim = "groups"  # forward-auth.toml' in lines
+
+
+def test_id_tokens_of_people_are_no_credentials_of_machines() -> None:
+    toml = '[oidc]\nissuer = "https://d.example"\nclient_id = "gate"\n[issuer]\nurl = "https://d.example"\n'
+    toml += (
+        'accept_id_tokens = true\naudiences = ["%s"]\n[[grants]]\nissuer = "https://d.example"\nroles = ["viewer"]\n'
+    )
+    (problem,) = problems(toml % "gate")
+    assert problem.startswith("issuer.audiences: with accept_id_tokens, ID tokens of people would be credentials")
+    assert configured(toml % "worker").issuer

@@ -139,7 +139,8 @@ def test_examples_are_found() -> None:
 def test_presets_are_listed_and_shown_without_a_configuration(tmp_path: Path) -> None:
     listed = run("config", "presets", cwd=tmp_path)
     assert listed.returncode == 0
-    assert "github-actions  GitHub Actions" in listed.stdout
+    assert re.search("^github-actions +issuer +GitHub Actions$", listed.stdout, re.MULTILINE)
+    assert re.search("^keycloak +issuer and oidc +Keycloak$", listed.stdout, re.MULTILINE)
     shown = run("config", "presets", "github-actions", cwd=tmp_path)
     example = shown.stdout.partition("```toml\n")[2].partition("```")[0]
     done = check(tmp_path, QUIET + example)
@@ -153,6 +154,15 @@ def test_a_preset_without_its_claim_is_refused_with_what_to_add(tmp_path: Path) 
     assert done.returncode == 2
     assert "issuer.required_claims: tokens of strangers would be accepted" in done.stderr
     assert 'such as required_claims = { repository_id = ["123456789"] }' in done.stderr
+
+
+def test_an_audience_that_every_token_of_a_realm_has_is_warned_of(tmp_path: Path) -> None:
+    issuer = "[issuer]\nurl = 'https://idp.example/realms/data'\nrole = 'worker'\naudiences = ['{}']\n"
+    done = check(tmp_path, QUIET + issuer.format("account"))
+    assert done.returncode == 0
+    assert "issuer.audiences: 'account' is in nearly every token of a Keycloak realm" in done.stdout
+    assert "audience mapper" in done.stdout
+    assert "Warning" not in check(tmp_path, QUIET + issuer.format("prefect")).stdout
 
 
 def test_an_owner_alone_is_warned_of_on_a_server_of_ones_own_too(tmp_path: Path) -> None:

@@ -82,7 +82,9 @@ def test_what_init_writes_says_what_is_in_force(tmp_path: Path, monkeypatch: pyt
     uncommented = re.sub(r'^(\w+ = ""|local = true)$', "", uncommented, flags=re.MULTILINE)  # those without a default
     for needed in ("issuer]\n", "oidc]\n", "tokens]\n", "users]\n"):
         assert f"[{needed}" in uncommented
-    (tmp_path / "forward-auth.toml").write_text(uncommented.replace("audiences = []", 'audiences = ["x"]'))
+    (tmp_path / "forward-auth.toml").write_text(
+        re.sub(r"^audiences = \[\]", 'audiences = ["x"]', uncommented, flags=re.MULTILINE)
+    )
     given = {
         "FORWARD_AUTH_ISSUER__URL": "https://a.example",
         "FORWARD_AUTH_ISSUER__CLIENT_CREDENTIALS__CLIENTS": "*",

@@ -80,10 +80,21 @@ class Office(Issuer):
         self.seen |= set(tokens.values())
         return Reply({"token_type": "Bearer", "expires_in": 60, **tokens})
 
+    def is_id_token(self, text: str) -> bool:
+        """Tell whether this is an ID token that was given out."""
+        return text in self.seen
+
     def logout_token(self, **changes: Any) -> str:
         """Return a logout token for the one session there is."""
         proper = {"aud": CLIENT, "sub": "248", "sid": "sid-1", "jti": secrets.token_urlsafe(8)}
         return self.mint(header={"typ": "logout+jwt"}, **{**proper, "events": {LOGOUT_EVENT: {}}, **changes})
+
+
+def other_account(page: httpx.Response) -> str:
+    """Return where a page leads those who want to sign in as somebody else."""
+    found = re.search(r'href="([^"]+)"[^>]*>Use another account<', page.text)
+    assert found, page.text
+    return found[1]
 
 
 @pytest.fixture
@@ -380,10 +391,97 @@ async def test_who_may_not_enter_is_told_who_they_are_and_can_switch(
     assert "248" in text
     assert "Ask the data team." in text
     assert 'href="/"' not in answer.text  # it would lead here again
-    switch = await person.open("/_auth/start?switch=1")
-    assert parse_qs(urlsplit(switch.headers["location"]).query)["prompt"] == ["select_account"]
+    switch = await person.open(html.unescape(other_account(answer)), sec_fetch_site="same-origin")
+    asked = parse_qs(urlsplit(switch.headers["location"]).query)
+    assert switch.headers["location"].startswith(f"{office.url}/end?")
+    assert office.is_id_token(asked["id_token_hint"][0])
+    assert asked["post_logout_redirect_uri"] == [f"{ORIGIN}/_auth/signed-out"]
     office.claims = {"groups": ["admins"]}
     assert (await sign_in(person, office)).status_code == 303
+    await app.stop()
+
+
+async def test_somebody_else_signs_in_after_a_sign_out_at_the_provider_and_gets_where_they_wanted(
+    person: Person, office: Office
+) -> None:
+    await sign_in(person, office)
+    copied = f"{COOKIE}={person.cookies[COOKIE]}"
+    href = f"/_auth/start?{urlencode({'switch': '1', 'return_to': DEEP})}"
+    leaves = await person.open(href, sec_fetch_site="same-origin")
+    asked = parse_qs(urlsplit(leaves.headers["location"]).query)
+    assert office.is_id_token(asked["id_token_hint"][0])
+    assert (await Person(person.app).ask(cookie=copied)).status_code == 302  # the session has ended here, too
+    back = await person.open(f"/_auth/signed-out?{urlencode({'state': asked['state'][0]})}")
+    again = await person.open(back.headers["location"])
+    office.claims = {"sub": "249"}
+    callback = office.authorize(again.headers["location"])
+    arrived = await arrive(person, callback)
+    assert arrived.headers["location"] == DEEP
+    assert (await person.ask()).headers["x-auth-request-user"] == "249"
+
+
+@pytest.mark.parametrize("state", ["", "x", "a.b", "zoë"])
+async def test_a_state_that_is_not_ours_leads_nowhere(person: Person, state: str) -> None:
+    page = await person.open(f"/_auth/signed-out?{urlencode({'state': state})}")
+    assert "You are signed out" in shown(page)
+
+
+@pytest.mark.parametrize("comes_from", ["cross-site", "same-site", "none"])
+async def test_row37_another_site_signs_nobody_out_by_a_switch(person: Person, office: Office, comes_from: str) -> None:
+    await sign_in(person, office)
+    answer = await person.open("/_auth/start?switch=1", sec_fetch_site=comes_from)
+    assert answer.headers["location"] == "/_auth/logout"
+    assert (await person.ask()).status_code == 200
+
+
+async def test_a_provider_that_lists_the_choice_of_an_account_is_asked_for_it(person: Person, office: Office) -> None:
+    office.metadata["prompt_values_supported"] = ["none", "login", "select_account"]
+    await sign_in(person, office)
+    switch = await person.open("/_auth/start?switch=1")
+    assert parse_qs(urlsplit(switch.headers["location"]).query)["prompt"] == ["select_account"]
+    assert (await person.ask()).status_code == 200  # until somebody else has signed in
+
+
+async def test_beside_the_form_the_button_of_the_provider_lets_somebody_else_sign_in(
+    office: Office, people_settings: dict[str, Any], users_file: Any
+) -> None:
+    people_settings["oidc"]["required_claims"] = {"groups": "admins"}
+    app = create_app(Settings(**people_settings, users={"file": users_file}, sign_in={"local": True}))
+    await app.start()
+    person = Person(app)
+    answer = await sign_in(person, office)
+    form = await person.open(html.unescape(other_account(answer)), sec_fetch_site="same-origin")
+    button = re.search(r'href="(/_auth/start[^"]*)"', form.text)
+    assert button, form.text
+    leaves = await person.open(html.unescape(button[1]), sec_fetch_site="same-origin")
+    assert leaves.headers["location"].startswith(f"{office.url}/end?")
+    await app.stop()
+
+
+async def test_who_was_denied_there_may_use_another_account_or_try_again(person: Person, office: Office) -> None:
+    """A person may have clicked on Cancel, or be somebody whom the provider keeps out: only they know."""
+    url = await begin(person, DEEP)
+    state = parse_qs(urlsplit(url).query)["state"][0]
+    answer = await arrive(person, f"/_auth/callback?{urlencode({'error': 'access_denied', 'state': state})}")
+    refused(answer)
+    assert parse_qs(urlsplit(html.unescape(other_account(answer))).query)["return_to"] == [DEEP]
+    assert way_back(answer) == DEEP
+
+
+async def test_who_has_no_groups_is_told_with_what_helps(office: Office, people_settings: dict[str, Any]) -> None:
+    people_settings["oidc"] |= {"role": "", "preset": ""}
+    grants = [{"issuer": office.url, "groups": "data", "roles": "viewer"}]
+    app = create_app(Settings(**people_settings, grants=grants))
+    await app.start()
+    person = Person(app)
+    office.claims = {"groups": None}
+    await sign_in(person, office)
+    for path in ("/_auth/denied", "/_auth/me"):
+        page = await person.open(path, accept="text/html")
+        assert "The identity provider sent no groups for you (claim groups)" in shown(page)
+    office.claims = {}
+    await sign_in(person, office)
+    assert "sent no groups" not in shown(await person.open("/_auth/me", accept="text/html"))
     await app.stop()
 
 

@@ -21,7 +21,7 @@ _STRING: Final = frozenset({str})
 _NUMBERS: Final = frozenset({int, float})
 _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})  # Unicode categories
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
-_ID_TOKEN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})  # OIDC Core §2: of ID tokens alone
+_ID_TOKEN_CLAIMS: Final = frozenset({"nonce", "c_hash", "s_hash"})  # OIDC Core §2: of ID tokens alone
 _SENDER_CONSTRAINTS: Final = frozenset({"jkt", "x5t#S256"})
 _NOT_ACCESS: Final = (
     ("typ", frozenset({"ID", "Refresh", "Offline", "Logout"})),  # Keycloak writes the kind into the claims
@@ -73,14 +73,14 @@ def principal_if_signed(claims: Mapping[str, Any], trust: IssuerTrust, now: floa
 
     Whether the claims are genuine is for the caller to know.
     """
-    _validate_kind(claims)
+    _validate_kind(claims, trust)
     if claims.get("iss") != trust.issuer:
         raise Rejected(Problem.ISSUER_NOT_TRUSTED, expected=trust.issuer)
     validate_audience(claims, trust)
     if "cnf" in claims:
         _validate_confirmation(claims["cnf"], trust)
-    if trust.complete_groups:
-        _validate_groups_are_here(claims, trust)
+    if groups_are_elsewhere(claims, trust):
+        raise Rejected(Problem.GROUPS_ELSEWHERE, claim=trust.groups_claim)
     return named_by(claims, trust, validate_times(claims, trust, now))
 
 
@@ -105,8 +105,8 @@ def named_by(claims: Mapping[str, Any], trust: IssuerTrust, expires: float = flo
     return Principal(
         trust.issuer,
         name,
-        text_at(claims, trust.email_claim),
-        groups_at(claims, trust.groups_claim, from_names=trust.groups_from_names),
+        text_at(decisive, trust.email_claim),
+        groups_of(claims, trust),
         (trust.role,) if trust.role else (),
         subject,
         scopes,
@@ -114,11 +114,13 @@ def named_by(claims: Mapping[str, Any], trust: IssuerTrust, expires: float = flo
     )
 
 
-def _validate_kind(claims: Mapping[str, Any]) -> None:
+def _validate_kind(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
     """Tell an access token from every other kind of JWT that an issuer signs (RFC 8725 §3.11, RFC 9068 §4)."""
     of_id_tokens = _ID_TOKEN_CLAIMS.intersection(claims)
     if of_id_tokens:
         raise Rejected(Problem.NOT_AN_ACCESS_TOKEN, claim=min(of_id_tokens))
+    if "at_hash" in claims and not trust.accept_id_tokens:
+        raise Rejected(Problem.LOOKS_LIKE_ID_TOKEN)
     for name, kinds in _NOT_ACCESS:
         if name in claims and _word(claims[name]) in kinds:
             raise Rejected(Problem.NOT_AN_ACCESS_TOKEN, claim=name)
@@ -135,12 +137,13 @@ def _validate_confirmation(confirmation: object, trust: IssuerTrust) -> None:
         raise Rejected(Problem.TOKEN_SENDER_CONSTRAINED, members=shown)
 
 
-def _validate_groups_are_here(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
-    """Refuse a token whose groups are to be had elsewhere (OIDC Core §5.6.2, Entra's overage): they are not none."""
+def groups_are_elsewhere(claims: Mapping[str, Any], trust: IssuerTrust) -> bool:
+    """Tell whether a token's groups are to be had elsewhere (OIDC Core §5.6.2, Entra's overage): they are not none."""
+    if not trust.complete_groups:
+        return False
     elsewhere = claims.get("_claim_names", {})
     names_them = not isinstance(elsewhere, Mapping) or trust.groups_claim in elsewhere
-    if names_them or (trust.groups_claim == "groups" and "true" in values_at(claims, "hasgroups")):
-        raise Rejected(Problem.GROUPS_ELSEWHERE, claim=trust.groups_claim)
+    return names_them or (trust.groups_claim == "groups" and "true" in values_at(claims, "hasgroups"))
 
 
 def validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
@@ -149,7 +152,7 @@ def validate_audience(claims: Mapping[str, Any], trust: IssuerTrust) -> None:
     if trust.client_id_as_audience and "aud" not in claims:
         audience = claims.get("client_id")
     named = [audience] if isinstance(audience, str) else audience
-    if not isinstance(named, list) or not _STRING.issuperset(map(type, named)):
+    if not isinstance(named, list) or not named or not _STRING.issuperset(map(type, named)):
         raise Rejected(Problem.AUDIENCE_MISSING, expected=sorted(trust.audiences))
     if trust.audiences.isdisjoint(named):
         raise Rejected(
@@ -234,18 +237,30 @@ def values_at(claims: Mapping[str, Any], path: str) -> list[str]:
     ]
 
 
-def groups_at(claims: Mapping[str, Any], path: str, *, from_names: bool = False) -> tuple[str, ...]:
-    """Return the groups at a claim, none if there is no such claim; raise Rejected for too many.
-
-    With ``from_names``, the groups of an object are the names of its members.
-    """
+def groups_of(claims: Mapping[str, Any], trust: IssuerTrust) -> tuple[str, ...]:
+    """Return the groups that claims have, none if there is no such claim; raise Rejected for too many."""
+    path = trust.groups_claim
     value = claim_at(claims, path) if path else None
     if value is None:
         return ()
-    groups = list(value) if from_names and isinstance(value, Mapping) else values_at(claims, path)
+    if trust.groups_from_names and isinstance(value, Mapping):
+        groups = list(value)
+    elif trust.groups_separator and isinstance(value, str):
+        groups = [group for one in value.split(trust.groups_separator) if (group := one.strip())]
+    else:
+        groups = values_at(claims, path)
     if len(groups) > MAX_GROUPS:
         raise Rejected(Problem.GROUPS_TOO_MANY, count=len(groups), limit=MAX_GROUPS)
     return tuple([_without_controls(group, path) for group in groups])
+
+
+def groups_in_one_text(claims: Mapping[str, Any], trust: IssuerTrust) -> bool:
+    """Tell whether all groups stand in one text with commas, which counts as one group as long as nothing divides it.
+
+    That of an LDAP group is a distinguished name, whose commas divide nothing.
+    """
+    value = claim_at(claims, trust.groups_claim) if trust.groups_claim else None
+    return isinstance(value, str) and "," in value and "=" not in value and not trust.groups_separator
 
 
 def text_at(claims: Mapping[str, Any], path: str) -> str:

@@ -88,6 +88,13 @@ def claims_asked_for(grants: Iterable[Grant]) -> frozenset[str]:
     return frozenset(path for paths in asked for path in paths)
 
 
+def claims_that_decide(grants: Iterable[Grant], groups_claim: str) -> frozenset[str]:
+    """Return the names of the claims that give roles to people, the groups' own among them."""
+    grants = list(grants)
+    groups = {groups_claim} if any(one.groups for one in grants) else set()
+    return frozenset(groups.union(*(one.claims for one in grants)) - {"", *_CLIENT})
+
+
 def client_of(claims: Mapping[str, Any]) -> list[str]:
     """Return the client that a token was issued to, from the first claim that names it."""
     return next((values_at(claims, name) for name in _CLIENT if name in claims), [])

@@ -1,7 +1,8 @@
-"""Presets: what is known of a provider's machine tokens, as data, and the rules without which strangers would get in.
+"""Presets: what is known of a provider's tokens, as data, and the rules without which strangers would get in.
 
-A preset fills in an issuer's settings. Whoever configures the issuer may change those, but not the rules: a claim that
-must be required, an audience, a claim or an issuer that cannot be trusted. ``rendering.presets`` has the words.
+A preset fills in the settings of an issuer of machine tokens, or of the provider where people sign in. Whoever
+configures it may change those, but not the rules: a claim that must be required, an audience, a claim or an issuer that
+cannot be trusted. ``rendering.presets`` has the words.
 """
 
 import re
@@ -23,10 +24,11 @@ _ANY_TYPE: Final = frozenset({"at+jwt", "jwt", ""})
 class Preset:
     """What is known of one provider.
 
-    ``defaults`` are keys of an issuer's settings. ``claims`` are those that grants may look at. One of ``pins``, if
-    there are any, must be a required claim; one of ``pins_for_all`` only if a role is for every token of the issuer,
-    and an authorized party is as good, and with ``scopes_suffice`` a required scope: the provider does not give it to
-    whoever asks. No decision may rest on a ``refused`` claim.
+    ``defaults`` are keys of an issuer's settings, or of those of the provider where people sign in: ``people`` tells
+    which. ``claims`` are those that grants may look at. One of ``pins``, if there are any, must be a required claim;
+    one of ``pins_for_all`` only if a role is for every token of the issuer, and an authorized party is as good, and
+    with ``scopes_suffice`` a required scope: the provider does not give it to whoever asks. No decision may rest on a
+    ``refused`` claim.
     ``refused_audiences`` are those of tokens for something else; ``{issuer}`` stands for the issuer's URL. ``issuer``
     is a regular expression for that URL; its named groups are claims that each token must have. So are ``required``.
     ``complete_groups`` and ``groups_from_names`` are as with IssuerTrust.
@@ -44,6 +46,12 @@ class Preset:
     required: Mapping[str, frozenset[str]] = field(default_factory=dict)
     complete_groups: bool = False
     groups_from_names: bool = False
+    people: bool = False
+
+    @property
+    def key(self) -> str:
+        """Return what tells it from one of the same name for the other purpose."""
+        return f"oidc.{self.name}" if self.people else self.name
 
     def strengthen(self, trust: IssuerTrust) -> IssuerTrust:
         """Return the trust with what this preset demands of each token; no setting takes that away."""
@@ -62,16 +70,16 @@ class Preset:
         ``for_all`` tells whether a role is for every token of the issuer.
         """
         if not re.fullmatch(self.issuer, trust.issuer):
-            yield "url", Cause(Problem.PRESET_ISSUER_OTHER, {"preset": self.name})
+            yield "issuer" if self.people else "url", Cause(Problem.PRESET_ISSUER_OTHER, {"preset": self.key})
         refused = {one.replace("{issuer}", trust.issuer) for one in self.refused_audiences}
         for audience in sorted(refused.intersection(trust.audiences)):
-            yield "audiences", Cause(Problem.PRESET_AUDIENCE_SHARED, {"preset": self.name, "got": audience})
+            yield "audiences", Cause(Problem.PRESET_AUDIENCE_SHARED, {"preset": self.key, "got": audience})
         pinned = {name for name, accepted in trust.required_claims.items() if accepted}
         if self.pins and pinned.isdisjoint(self.pins):
-            yield "required_claims", Cause(Problem.PRESET_CLAIM_NEEDED, {"preset": self.name, "claims": self.pins})
+            yield "required_claims", Cause(Problem.PRESET_CLAIM_NEEDED, {"preset": self.key, "claims": self.pins})
         narrowed = trust.authorized_parties or (self.scopes_suffice and trust.required_scopes)
         if for_all and self.pins_for_all and not narrowed and pinned.isdisjoint(self.pins_for_all):
-            yield "role", Cause(Problem.PRESET_ROLE_FOR_ALL, {"preset": self.name, "claims": self.pins_for_all})
+            yield "role", Cause(Problem.PRESET_ROLE_FOR_ALL, {"preset": self.key, "claims": self.pins_for_all})
         for key, claims in (
             ("required_claims", sorted(trust.required_claims)),
             ("principal_claim", [trust.principal_claim]),
@@ -83,7 +91,7 @@ class Preset:
         """Yield the cause for each of these claims that no decision may rest on."""
         for claim in claims:
             if claim in self.refused:
-                yield Cause(Problem.PRESET_CLAIM_REFUSED, {"preset": self.name, "claim": claim})
+                yield Cause(Problem.PRESET_CLAIM_REFUSED, {"preset": self.key, "claim": claim})
 
 
 PRESETS: Final[Mapping[str, Preset]] = {
@@ -256,6 +264,143 @@ PRESETS: Final[Mapping[str, Preset]] = {
             pins_for_all=("sub", "client_id", "azp", "urn:zitadel:iam:user:resourceowner:id"),
             refused=frozenset({"urn:zitadel:iam:org:project:roles"}),
             groups_from_names=True,
+        ),
+    )
+}
+
+_OPENID: Final = frozenset({"openid", "profile", "email"})
+_WITH_REFRESH: Final = _OPENID | {"offline_access"}  # where there is no refresh token without that scope
+_NAME: Final = "preferred_username"
+
+PRESETS_FOR_PEOPLE: Final[Mapping[str, Preset]] = {
+    one.name: replace(one, people=True)
+    for one in (
+        Preset(
+            "keycloak",
+            {
+                "scopes": _OPENID,  # offline_access would replace the session there by one that nobody ends
+                "principal_claim": _NAME,
+                "groups_claim": "realm_access.roles",
+                "access_token_claims": True,
+                "another_account": "sign_out",
+            },
+            claims=(_NAME, "email", "realm_access.roles", "resource_access.prefect.roles", "groups"),
+            issuer="https?://.+/realms/[^/]+",
+        ),
+        Preset(
+            "dex",
+            {
+                "scopes": _WITH_REFRESH | {"groups"},
+                "principal_claim": "email",
+                "another_account": "sign_out",
+                "logout_needs_hint": True,
+            },
+            claims=("email", "groups", _NAME, "name", "sub"),
+        ),
+        Preset(
+            "hydra",
+            {"scopes": frozenset({"openid", "offline_access"}), "another_account": "login", "logout_needs_hint": True},
+            claims=("sub", "email", "groups"),
+        ),
+        Preset(
+            "authentik",
+            {"scopes": _WITH_REFRESH, "principal_claim": _NAME, "another_account": "sign_out"},
+            claims=(_NAME, "email", "groups"),
+            issuer="https?://.+/",
+        ),
+        Preset(
+            "zitadel",
+            {
+                "scopes": _WITH_REFRESH | {"urn:zitadel:iam:org:projects:roles"},
+                "algorithms": _RS256,
+                "principal_claim": _NAME,
+                "groups_claim": "urn:zitadel:iam:org:project:roles",
+                "another_account": "select_account",
+            },
+            claims=(_NAME, "email", "urn:zitadel:iam:org:project:roles", "sub"),
+            groups_from_names=True,
+        ),
+        Preset(
+            "entra",
+            {
+                "scopes": _WITH_REFRESH,
+                "algorithms": _RS256,
+                "principal_claim": _NAME,
+                "groups_claim": "roles",
+                "another_account": "select_account",
+            },
+            claims=("roles", "groups", _NAME, "oid", "sub", "tid"),
+            refused=frozenset({"email", "upn", "unique_name", "name"}),
+            issuer=f"https?://[^/]+/(?P<tid>(?!{_PERSONAL}){_GUID})/v2\\.0",
+            complete_groups=True,
+        ),
+        Preset(
+            "google",
+            {
+                "issuer": "https://accounts.google.com",
+                "scopes": _OPENID,
+                "algorithms": _RS256,
+                "principal_claim": "email",
+                "groups_claim": "",
+                "another_account": "select_account",
+            },
+            claims=("email", "hd", "sub"),
+            pins_for_all=("hd", "email", "sub"),
+        ),
+        Preset(
+            "okta",
+            {
+                "scopes": _WITH_REFRESH | {"groups"},
+                "algorithms": _RS256,
+                "principal_claim": _NAME,
+                "another_account": "login",
+                "logout_needs_hint": True,
+            },
+            claims=(_NAME, "email", "groups"),
+            issuer="https?://[^/]+(?:/oauth2/[^/]+)?",
+        ),
+        Preset(
+            "auth0",
+            {
+                "scopes": _WITH_REFRESH,
+                "principal_claim": "email",
+                "groups_claim": "",
+                "another_account": "login",
+            },
+            claims=("email", "https://example.com/groups", "org_id", "sub"),
+            pins_for_all=("https://example.com/groups", "org_id", "email", "sub"),
+            issuer="https?://[^/]+/",
+        ),
+        Preset(
+            "cognito",
+            {
+                "scopes": _OPENID,
+                "algorithms": _RS256,
+                "principal_claim": "cognito:username",
+                "groups_claim": "cognito:groups",
+                "another_account": "login",
+                "logout": False,
+            },
+            claims=("cognito:username", "cognito:groups", "email", "sub"),
+            pins_for_all=("cognito:groups", "email", "sub"),
+            issuer="https?://cognito-idp\\..+/.+",
+        ),
+        Preset(
+            "gitlab",
+            {
+                "issuer": "https://gitlab.com",
+                "scopes": _OPENID,
+                "algorithms": _RS256,
+                "principal_claim": _NAME,
+                "another_account": "login",
+            },
+            claims=(_NAME, "email", "groups", "groups_direct", "sub"),
+            pins_for_all=("groups", "groups_direct", "email", "sub"),
+        ),
+        Preset(
+            "authelia",
+            {"scopes": _WITH_REFRESH | {"groups"}, "principal_claim": _NAME, "another_account": "login"},
+            claims=(_NAME, "email", "groups"),
         ),
     )
 }

@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 from service.core.errors import NotPermitted, Rejected, SignInFailed
 from service.core.identity.claims import (
     claim_at,
-    groups_at,
+    groups_are_elsewhere,
+    groups_of,
     numeric_date,
     text_at,
     validate_audience,
@@ -112,11 +113,18 @@ def check_response_issuer(response_issuer: str, trust: IssuerTrust, *, required:
 
 
 def validate_id_token(
-    verified: VerifiedClaims, trust: IssuerTrust, client_id: str, now: float, *, nonce: str | None
+    verified: VerifiedClaims,
+    trust: IssuerTrust,
+    client_id: str,
+    now: float,
+    *,
+    nonce: str | None,
+    other_audiences: frozenset[str] = frozenset(),
 ) -> Mapping[str, Any]:
     """Return the claims of an ID token for this client, or raise Rejected (OIDC Core §3.1.3.7).
 
-    ``nonce`` is None for an ID token of a refresh, which should have none (§12.2).
+    ``nonce`` is None for an ID token of a refresh, which should have none (§12.2). ``other_audiences`` may be in it
+    beside the client id without an ``azp``, which only some providers write.
     """
     claims = verified.claims
     if verified.token_type.lower() not in _ID_TOKEN_TYPES:
@@ -125,9 +133,13 @@ def validate_id_token(
         if claims.get(name) in kinds:
             raise Rejected(Problem.NOT_AN_ID_TOKEN, claim=name)
     _validate_provider_token(verified.issuer, claims, trust, now)
-    several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
-    if (several or "azp" in claims) and claims.get("azp") != client_id:
-        raise Rejected(Problem.ID_TOKEN_PARTY_OTHER, claim="azp", got=str(claims.get("azp"))[:100])
+    if "azp" in claims:
+        if claims["azp"] != client_id:
+            raise Rejected(Problem.ID_TOKEN_PARTY_OTHER, claim="azp", got=str(claims["azp"])[:100])
+    elif isinstance(claims["aud"], list):
+        more = set(claims["aud"]) - {client_id, *other_audiences}
+        if more:
+            raise Rejected(Problem.ID_TOKEN_AUDIENCES_OTHER, got=[one[:MAX_ERROR] for one in sorted(more)[:5]])
     if nonce is not None and not (nonce and _same(claims.get("nonce"), nonce)):
         raise Rejected(Problem.ID_TOKEN_NONCE_OTHER)
     if not isinstance(claims.get("sub"), str) or not text_at(claims, "sub"):
@@ -173,17 +185,23 @@ def validate_logout_token(verified: VerifiedClaims, trust: IssuerTrust, now: flo
     return LogoutNotice(subject, sid, token_id, _issued_at(claims), until)
 
 
-def needs_userinfo(claims: Mapping[str, Any], trust: IssuerTrust) -> bool:
-    """Tell whether a claim that decides something is missing, which the userinfo endpoint may have."""
-    wanted = {trust.principal_claim, trust.email_claim, trust.groups_claim, *trust.required_claims} - {""}
-    return any(claim_at(claims, name) is None for name in wanted)
+def needs_userinfo(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable[str] = ()) -> bool:
+    """Tell whether a claim that decides something is missing or empty, which the userinfo endpoint may have.
+
+    ``kept`` names the claims that grants look at.
+    """
+    wanted = {trust.principal_claim, trust.email_claim, trust.groups_claim, *trust.required_claims, *kept} - {""}
+    return any(_is_empty(claim_at(claims, name)) for name in wanted)
 
 
 def merge_userinfo(claims: Mapping[str, Any], userinfo: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the claims of both; signed ones win. Userinfo of another subject is refused (OIDC Core §5.3.2)."""
+    """Return the claims of both; signed ones win unless they are empty.
+
+    Userinfo of another subject is refused (OIDC Core §5.3.2).
+    """
     if userinfo.get("sub") != claims["sub"]:
         raise Rejected(Problem.USERINFO_SUBJECT_OTHER)
-    return {**userinfo, **{name: value for name, value in claims.items() if value is not None}}
+    return _merged(claims, userinfo)
 
 
 def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable[str] = ()) -> SignedIn:
@@ -197,6 +215,8 @@ def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable
     for required, accepted in trust.required_claims.items():
         if accepted.isdisjoint(values_at(claims, required)):
             raise NotPermitted(Problem.PERSON_NOT_PERMITTED, claim=required, subject=subject, name=name)
+    if groups_are_elsewhere(claims, trust):
+        raise NotPermitted(Problem.GROUPS_ELSEWHERE, claim=trust.groups_claim, subject=subject, name=name)
     decisive = with_verified_email(claims, trust)
     decided_by = (trust.principal_claim, *trust.required_claims)
     if any(values_at(decisive, one) != values_at(claims, one) for one in decided_by):
@@ -205,8 +225,8 @@ def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable
         trust.issuer,
         subject,
         name,
-        text_at(claims, trust.email_claim),
-        groups_at(claims, trust.groups_claim),
+        text_at(decisive, trust.email_claim),
+        groups_of(claims, trust),
         {path: values for path in kept if (values := values_at(decisive, path))},
         _optional_text(claims, "sid"),
     )
@@ -222,6 +242,45 @@ def provider_error(error: str, description: str = "") -> SignInFailed:
         error=_printable(error[:MAX_ERROR]),
         description=_printable(description[:MAX_DESCRIPTION]),
     )
+
+
+def merge_access_token(
+    claims: Mapping[str, Any], verified: VerifiedClaims, trust: IssuerTrust, client_id: str, now: float
+) -> Mapping[str, Any]:
+    """Return the claims with those that only the access token has; those of the ID token win unless they are empty.
+
+    The access token must be this person's, and this client's. Its audience is another service. ``now`` is in seconds
+    since the epoch.
+    """
+    access = verified.claims
+    if verified.issuer != trust.issuer or access.get("iss") != trust.issuer or access.get("sub") != claims["sub"]:
+        raise Rejected(Problem.SUBJECT_OTHER)
+    if access.get("azp", access.get("client_id")) != client_id:
+        raise Rejected(Problem.PARTY_NOT_ACCEPTED, expected=[client_id])
+    validate_times(access, trust, now)
+    return _merged(claims, access)
+
+
+def lacks_groups(claims: Mapping[str, Any], trust: IssuerTrust) -> bool:
+    """Tell whether there is no claim with groups at all."""
+    return bool(trust.groups_claim) and claim_at(claims, trust.groups_claim) is None
+
+
+def _merged(claims: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the claims, with those of ``others`` that they lack, at every depth."""
+    merged = dict(claims)
+    for name, other in others.items():
+        own = claims.get(name)
+        if _is_empty(own):
+            merged[name] = other
+        elif isinstance(own, Mapping) and isinstance(other, Mapping):
+            merged[name] = _merged(own, other)
+    return merged
+
+
+def _is_empty(value: object) -> bool:
+    """Tell whether a claim says nothing. A number or a boolean always says something."""
+    return value is None or (isinstance(value, str | list | Mapping) and not value)
 
 
 def _printable(text: str) -> str:

@@ -33,10 +33,13 @@ def with_fragment(return_to: str, fragment: str) -> str:
     return f"{return_to}#{encoded}" if encoded and len(return_to) + len(encoded) < MAX_RETURN_TO else return_to
 
 
-def sign_in_href(return_to: str) -> str:
-    """Return where a browser signs in, to come back to a path, query and fragment of this host."""
+def sign_in_href(return_to: str, *, switch: bool = False) -> str:
+    """Return where a browser signs in, to come back to a path, query and fragment of this host.
+
+    With ``switch``, the provider is to let somebody else sign in.
+    """
     address, _, fragment = return_to.partition("#")
-    location = f"{PAGES}login?return_to={quote(parse_return_to(address), safe='')}"
+    location = f"{PAGES}login?{'switch=1&' if switch else ''}return_to={quote(parse_return_to(address), safe='')}"
     return f"{location}#{quote(fragment, safe=_FRAGMENT)}" if fragment else location
 
 
