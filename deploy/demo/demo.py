@@ -16,9 +16,11 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from decisions import Decisions
 from environments import HERE, ROOT, Environments, UnusableError, check_python
@@ -91,7 +93,18 @@ def static_configuration(ports: Addresses, file: Path) -> Path:
     return file
 
 
-def start(environments: Environments, run: Path, home: Path, ports: Addresses, parts: Parts) -> Part:
+def read_configuration(file: Path | None) -> dict[str, Any]:
+    """Return the tables of a configuration that the demo's service is to have besides its own."""
+    try:
+        return tomllib.loads(file.read_text()) if file is not None else {}
+    except (OSError, ValueError) as problem:
+        msg = f"{file} cannot be read: {problem}"
+        raise UnusableError(msg) from None
+
+
+def start(
+    environments: Environments, run: Path, home: Path, ports: Addresses, parts: Parts, config: Path | None = None
+) -> Part:
     """Start the four parts, and return the service once flows can run through Traefik."""
     python = environments.service.python
     token_file = run / "token"
@@ -116,6 +129,7 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
         {"issuer": "local", "users": PERSON, "roles": "admin"},
         {"issuer": "local", "users": WORKER, "roles": ROLES},
         {"issuer": issuer, "roles": ROLES},
+        *read_configuration(config).get("grants", []),
     ]
     parts.wait_until(token_file.exists, timeout=30, what="the issuer")
     service = parts.start(
@@ -131,6 +145,7 @@ def start(environments: Environments, run: Path, home: Path, ports: Addresses, p
             "FORWARD_AUTH_LOG__FORMAT": "json",
             "FORWARD_AUTH_LOG__DECISIONS": "all",
             "FORWARD_AUTH_PREFECT__URL": f"http://127.0.0.1:{ports.prefect}",
+            **({"FORWARD_AUTH_CONFIG": str(config)} if config is not None else {}),
         },
         cwd=ROOT,
     )
@@ -214,8 +229,9 @@ def follow(service: Part, parts: Parts, interrupted: threading.Event) -> None:
         decisions.close()
 
 
-def demo(folder: Path, interrupted: threading.Event) -> None:
+def demo(folder: Path, interrupted: threading.Event, config: Path | None, port: int) -> None:
     """Run the demo in a folder until interrupted."""
+    read_configuration(config)
     environments = Environments.within(folder)
     environments.make(interrupted.is_set)
     run, home = folder / "run", folder / "prefect-homes"
@@ -223,13 +239,13 @@ def demo(folder: Path, interrupted: threading.Event) -> None:
     run.mkdir(mode=0o700)
     for one in ("server", "client"):
         (home / one).mkdir(parents=True, exist_ok=True)
-    ports = Addresses(free_port(), free_port(), free_port(), free_port(), free_port())
+    ports = Addresses(free_port(), free_port(), free_port(), port or free_port(), free_port())
     parts = Parts(run, interrupted.is_set)
     try:
         command = write_command(environments)
         passwords = {name: add_user(command, run / "users.htpasswd", name) for name in (PERSON, WORKER)}
         print("Starting …", flush=True)
-        service = start(environments, run, home, ports, parts)
+        service = start(environments, run, home, ports, parts, config)
         token = (run / "token").read_text()
         print(instructions(environments, command, home, ports, passwords, token), flush=True)
         follow(service, parts, interrupted)
@@ -243,7 +259,12 @@ def main() -> int:
     """Run the demo; 0 after Ctrl-C, 1 with a reason otherwise."""
     parser = argparse.ArgumentParser(description="Traefik, Prefect and prefect-forward-auth on 127.0.0.1")
     parser.add_argument("--folder", type=Path, default=ROOT / ".demo", help="where all of it lives (default: .demo)")
-    folder = parser.parse_args().folder.absolute()
+    parser.add_argument(
+        "--config", type=Path, help="more configuration for the service: [oidc], [[issuers]], [[grants]]"
+    )
+    parser.add_argument("--port", type=int, default=0, help="Traefik's port (default: a free one)")
+    options = parser.parse_args()
+    folder, config = options.folder.absolute(), options.config and options.config.absolute()
 
     interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -260,7 +281,7 @@ def main() -> int:
             except OSError:
                 msg = f"A demo runs from {folder} already; stop it, or give another --folder."
                 raise UnusableError(msg) from None
-            demo(folder, interrupted)
+            demo(folder, interrupted, config, options.port)
     except UnusableError as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1

@@ -50,8 +50,8 @@ def warnings_about(loaded: Loaded) -> Iterator[str]:
         shared = sorted(_KEYCLOAKS_OWN.intersection(issuer.audiences))
         if shared and not issuer.preset:  # the preset refuses it
             yield (
-                f"{key}.audiences: '{shared[0]}' is in nearly every token of a Keycloak realm, so tokens for any client "
-                "are accepted. Add an audience mapper to the client there, and name its audience (docs/providers)."
+                f"{key}.audiences: '{shared[0]}' is in nearly every token of a Keycloak realm, so tokens for any "
+                "client are accepted. Add an audience mapper to the client, and name its audience (docs/providers)."
             )
     yield from _roles_for_any_repository(settings)
 
