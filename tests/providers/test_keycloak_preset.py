@@ -89,7 +89,7 @@ async def asked_again(person: Person) -> httpx.Response:
     sessions = person.app.wiring.sessions
     assert sessions is not None
     sealed = sessions.seal(session_of(person)._replace(check_at=0.0))
-    person.client.cookies.set(COOKIE, f"1.{sealed}", domain=urlsplit(ORIGIN).hostname, path="/")
+    person.client.cookies.set(COOKIE, f"1.{sealed}", domain=urlsplit(ORIGIN).netloc, path="/")
     return await person.ask()
 
 
