@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.adapters.outbound import FetchError, PlainHTTP, call, open_client, plain_http_from
+from service.adapters.outbound import FetchError, MisconfiguredError, PlainHTTP, call, open_client, plain_http_from
 
 MAX_DIGITS: Final = 10
 MAX_TOKEN: Final = 16_384  # bytes
+_LATER: Final = frozenset({408, 425, 429})
 _MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=\"?(\d{1,9})")
 
 
@@ -118,7 +119,10 @@ async def _get(
     """Return a bounded body and its max-age; no redirect is followed, no other scheme is opened."""
     answer = await call(client, "GET", url, allow_http=allow_http, timeout=timeout, headers=headers)
     if answer.status != httpx.codes.OK:
-        raise FetchError(f"{url} answered {answer.status}, expected 200 (redirects are not followed)")
+        message = f"{url} answered {answer.status}, expected 200 (redirects are not followed)"
+        if httpx.codes.is_server_error(answer.status) or answer.status in _LATER:
+            raise FetchError(message)
+        raise MisconfiguredError(f"{message}: check the configured URL, its path and its last slash included")
     return answer.body, parse_max_age(answer.headers)
 
 
@@ -127,20 +131,26 @@ def parse_discovery(document: bytes, issuer: str) -> dict[str, Any]:
     try:
         metadata = json.loads(document)
     except (ValueError, RecursionError):
-        raise FetchError("the discovery document is not JSON") from None
+        raise MisconfiguredError(f"what {issuer} answers is no discovery document: check the configured URL") from None
     if not isinstance(metadata, dict) or metadata.get("issuer") != issuer:
         named = metadata.get("issuer") if isinstance(metadata, dict) else None
-        raise FetchError(f"the discovery document is of issuer {named!r:.200}, expected exactly {issuer!r}")
+        raise MisconfiguredError(
+            f"the discovery document is of issuer {named!r:.200}, expected exactly {issuer!r}: configure the issuer as "
+            "it names itself"
+        )
     if not isinstance(metadata.get("jwks_uri"), str):
         raise FetchError("the discovery document has no jwks_uri")
     return metadata
 
 
 def parse_max_age(headers: httpx.Headers) -> float | None:
-    """Return for how many seconds a response is fresh (RFC 9111 §4.2), 0 if it may not be cached, or None."""
+    """Return for how many seconds a response is fresh (RFC 9111 §4.2), or None where it does not say.
+
+    ``no-cache`` and ``no-store`` name no time: they are about copies that others would serve, not about these keys.
+    """
     control = headers.get("cache-control", "").lower()
     if "no-store" in control or "no-cache" in control:
-        return 0.0
+        return None
     match = _MAX_AGE.search(control)
     if match is None:
         return None

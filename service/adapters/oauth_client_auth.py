@@ -69,6 +69,12 @@ class ClientAuth:
         if policy.auth_method == "private_key_jwt":
             self._algorithm, self._sign = load_signer(policy.private_key, policy.private_key_alg)
 
+    @property
+    def encodes(self) -> bool:
+        """Tell whether the id or the secret reads otherwise once it is encoded for ``client_secret_basic``."""
+        pair = self._policy.client_id + self._policy.client_secret
+        return self._policy.auth_method == "client_secret_basic" and quote_plus(pair) != pair
+
     def prove(self, form: dict[str, str], now: float) -> tuple[dict[str, str], dict[str, str]]:
         """Return the headers and the form of an authenticated request. ``now`` is in seconds since the epoch."""
         policy = self._policy

@@ -26,6 +26,21 @@ MAX_INTROSPECTION: Final = 32 * 1024  # bytes; thousands of answers are remember
 MIN_MASKED: Final = 8  # shorter values are words, and no secrets
 _TOKEN: Final = re.compile(rf"[\x20-\x7e]{{0,{MAX_TOKEN}}}")  # RFC 6749, appendix A.12
 _LATER: Final = frozenset({408, 425, 429})
+_ABOUT_CLIENT: Final = frozenset(
+    {
+        "invalid_client",
+        "unauthorized_client",
+        "invalid_request",
+        "invalid_scope",
+        "invalid_target",
+        "unsupported_grant_type",
+    }
+)
+_ABOUT_PERSON: Final = frozenset({"invalid_grant", "access_denied", "interaction_required", "login_required"})
+_ENCODED: Final = (
+    "its id or secret has characters that RFC 6749 §2.3.1 has encoded, and some providers do not decode: if both are "
+    'right, set client_auth = "client_secret_post"'
+)
 
 
 class TokenError(Exception):
@@ -36,6 +51,15 @@ class TokenError(Exception):
         self.error = error
         self.description = description
         self.status = status
+
+    @property
+    def about_client(self) -> bool:
+        """Tell whether the error is about this service as a client, and says nothing of the grant it presented.
+
+        Keycloak answers a wrong secret with 401 and ``unauthorized_client``.
+        """
+        unauthenticated = self.status == httpx.codes.UNAUTHORIZED and self.error not in _ABOUT_PERSON
+        return unauthenticated or self.error in _ABOUT_CLIENT
 
 
 class NoTokenError(FetchError):
@@ -79,6 +103,11 @@ class Endpoints:
         self._secret = policy.client_secret
         self._client = client
         self._auth = ClientAuth(policy, provider.source.issuer)
+
+    @property
+    def hint(self) -> Mapping[str, str]:
+        """Return, as a fact for the log, what may help if the provider does not know this client."""
+        return {"hint": _ENCODED} if self._auth.encodes else {}
 
     async def discover(self) -> Mapping[str, Any]:
         """Return the discovery document, or raise OutOfReach."""
@@ -136,12 +165,14 @@ class Endpoints:
         repeats_form = any(len(sent) >= MIN_MASKED and sent in description for sent in form.values())
         return "" if repeats_secret or repeats_form else description
 
-    async def userinfo(self, access_token: str) -> Mapping[str, Any]:
-        """Return more claims (OIDC Core §5.3); a signed answer is refused, since nobody asks for one unknowingly."""
-        bearer = {"authorization": f"Bearer {access_token}"}
+    async def userinfo(self, access_token: str) -> Mapping[str, Any] | bytes:
+        """Return more claims, or a JWT of them that is still to be verified (OIDC Core §5.3.2)."""
+        bearer = {"authorization": f"Bearer {access_token}", "accept": "application/json, application/jwt"}
         answer = await self._call("GET", await self.url("userinfo_endpoint"), headers=bearer)
         if answer.status != httpx.codes.OK:
             raise Rejected(Problem.USERINFO_REFUSED, status=answer.status)
+        if _content_type(answer) == "application/jwt":
+            return answer.body.strip()
         return _parse(answer, "userinfo_endpoint")
 
     async def introspect(self, token: str) -> tuple[int, Mapping[str, Any]]:
@@ -203,9 +234,13 @@ def out_of_reach(because: str) -> OutOfReach:
     return OutOfReach(Problem.ISSUER_OUT_OF_REACH, because=because)
 
 
+def _content_type(answer: Answer) -> str:
+    return str(answer.headers.get("content-type", "")).split(";")[0].strip().lower()
+
+
 def _parse(answer: Answer, endpoint: str) -> dict[str, Any]:
-    content = answer.headers.get("content-type", "")
-    if content.split(";")[0].strip().lower() != "application/json":
+    content = _content_type(answer)
+    if content != "application/json":
         raise FetchError(f"{endpoint} answered {answer.status} with {content!r:.60}, expected JSON")
     try:
         return parse_json_object(answer.body)

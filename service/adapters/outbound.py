@@ -30,6 +30,10 @@ class FetchError(Exception):
     """An answer that cannot be used. The message is for the log."""
 
 
+class MisconfiguredError(FetchError):
+    """An answer that says that something else is there than the configuration expects: waiting does not help."""
+
+
 class Answer(NamedTuple):
     """An answer. Its body may contain tokens and is not part of its repr."""
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -117,6 +118,8 @@ class Clients:
         except Rejected as refusal:
             if refusal.problem is Problem.TOKEN_NOT_A_JWT:
                 raise Rejected(Problem.CLIENT_TOKEN_NOT_A_JWT, issuer=self.url) from None
+            if refusal.problem is Problem.TOKEN_ENCRYPTED:
+                raise Rejected(Problem.CLIENT_TOKEN_ENCRYPTED, issuer=self.url) from None
             raise Rejected(Problem.CLIENT_TOKEN_NOT_ACCEPTED, because=refusal.cause) from None
         until = min(granted.until, proof.principal.expires)
         self._memory.granted[key] = granted._replace(until=until)
@@ -134,12 +137,12 @@ class Clients:
             async with asyncio.timeout(self._policy.timeout), self._limit.slot():
                 answer = await endpoints.ask_for_tokens(self._policy.form())
         except TokenError as problem:
-            raise self._refusal(problem) from None
+            raise self._refusal(problem, endpoints.hint) from None
         except NoTokenError as problem:
             if problem.status in _UNAUTHENTICATED:
                 self._count("refused")
-                error = f"status {problem.status}"
-                raise Rejected(Problem.PAIR_WRONG_AT_ISSUER, issuer=self.url, error=error, description="") from None
+                facts = {"issuer": self.url, "error": f"status {problem.status}", "description": "", **endpoints.hint}
+                raise Rejected(Problem.PAIR_WRONG_AT_ISSUER, **facts) from None
             self._count("unavailable")
             raise Unclear(Problem.ISSUER_OUT_OF_REACH, because=str(problem)) from None
         except (FetchError, TimeoutError) as problem:
@@ -151,7 +154,7 @@ class Clients:
         self._count("granted")
         return ClientToken(answer.access_token, began + self._policy.remember)
 
-    def _refusal(self, problem: TokenError) -> Rejected | OutOfReach:
+    def _refusal(self, problem: TokenError, hint: Mapping[str, str]) -> Rejected | OutOfReach:
         """Return the refusal for an error response (RFC 6749 §5.2). An error code that is not known is not repeated.
 
         Status 401 says that the client could not be authenticated. Keycloak then writes ``unauthorized_client``, both
@@ -164,7 +167,8 @@ class Clients:
         refused = self._kind_of_refusal(problem)
         if refused is not None:
             self._count("refused")
-            return Rejected(refused, issuer=self.url, error=error, description=description)
+            facts = {} if refused is Problem.CLIENT_NOT_AUTHORIZED else hint
+            return Rejected(refused, issuer=self.url, error=error, description=description, **facts)
         self._count("unavailable")
         log.warning(
             "the token endpoint of %s answered %s (%s): check client_credentials, and the client there",

@@ -92,7 +92,10 @@ class Introspection:
             raise Rejected(Problem.TOKEN_NOT_ACTIVE, issuer=self.url)
         self._count("unavailable")
         if status in _REFUSED_US:
-            log.warning("the introspection endpoint of %s answered %s: check introspection.client_id", self.url, status)
+            hint = "".join(f": {one}" for one in self._endpoints.hint.values())
+            log.warning(
+                "the introspection endpoint of %s answered %s: check introspection.client_id%s", self.url, status, hint
+            )
         raise out_of_reach(f"{self.url}: the introspection endpoint answered {status}, and not whether it is active")
 
     def _until(self, expires: object, began: float) -> float:

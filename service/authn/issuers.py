@@ -79,6 +79,7 @@ class Issuer:
             return key
         if not self.warm:
             reached = self.keys.age is not None and not self.keys.last_problem
+            self._refuse_misconfigured()
             raise OutOfReach(
                 Problem.NO_USABLE_KEY if reached else Problem.KEYS_OUT_OF_REACH,
                 issuer=self.trust.issuer,
@@ -108,8 +109,30 @@ class Issuer:
         if not self.keys.metadata:
             await self.keys.refresh_for_request(self.policy)
         if not self.keys.metadata:
-            raise OutOfReach(Problem.ISSUER_OUT_OF_REACH, because=self.problem, retry_after=self.keys.retry_after)
+            raise self._out_of_reach()
         return self.keys.metadata
+
+    async def reach(self) -> None:
+        """Raise OutOfReach if the issuer does not answer. An answer of the last ``min_refresh`` seconds is enough."""
+        age = self.keys.age
+        if self.keys.last_problem or age is None or age > self.policy.min_refresh:
+            await self.keys.refresh_for_request(self.policy)
+        if self.keys.last_problem or self.keys.age is None:
+            raise self._out_of_reach()
+
+    def _out_of_reach(self) -> OutOfReach:
+        self._refuse_misconfigured()
+        return OutOfReach(Problem.ISSUER_OUT_OF_REACH, because=self.problem, retry_after=self.keys.retry_after)
+
+    def _refuse_misconfigured(self) -> None:
+        """Raise OutOfReach with the reason if it is a mistake of the configuration that nothing usable was fetched."""
+        if self.keys.misconfigured:
+            raise OutOfReach(
+                Problem.ISSUER_MISCONFIGURED,
+                issuer=self.trust.issuer,
+                because=self.problem,
+                retry_after=self.keys.retry_after,
+            )
 
     def as_provider(self, **configured: str) -> Provider:
         """Return the issuer as a provider whose endpoints are called. ``configured`` endpoints need no discovery."""

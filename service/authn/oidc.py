@@ -10,7 +10,7 @@ OutOfReach means that nothing was decided and the call may be repeated. The exce
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal
 
 import httpx
@@ -36,6 +36,7 @@ from service.core.identity.sign_in import (
     validate_at_hash,
     validate_id_token,
     validate_logout_token,
+    validate_userinfo,
 )
 from service.core.model import IssuerTrust, Session, VerifiedClaims
 from service.core.problems import Cause, Problem
@@ -48,8 +49,6 @@ DEFAULT_SCOPES: Final = ("openid", "profile", "email", "groups")
 MAX_HINT: Final = 4096  # characters of an ID token that a URL may carry past every proxy
 REVOKE_SECONDS: Final = 3.0  # somebody waits to be signed out
 
-_NOT_THE_PERSONS: Final = frozenset({"invalid_client", "server_error", "temporarily_unavailable"})
-
 
 class RelyingParty:
     """Signs people in at one OpenID provider.
@@ -58,9 +57,14 @@ class RelyingParty:
     discovery. Raises ValueError for a private key that cannot be used.
     """
 
-    def __init__(self, issuer: Issuer, policy: ClientPolicy, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, issuer: Issuer, policy: ClientPolicy, client: httpx.AsyncClient, faults: MutableMapping[str, str]
+    ) -> None:
+        """``faults`` has, by issuer, why a provider does not take this service as its client."""
         self.trust: IssuerTrust = issuer.trust
         self.policy = policy
+        self._issuer = issuer
+        self._faults = faults
         self._provider = Endpoints(issuer.as_provider(), policy, client)
         self._tokens = Tokens({issuer.trust.issuer: issuer})
         self._told_of_refresh = False
@@ -72,10 +76,13 @@ class RelyingParty:
     ) -> str:
         """Return where to send the browser (OIDC Core §3.1.2.1, RFC 7636 §4.3), or raise OutOfReach.
 
+        The provider has just answered this service, so that nobody is sent to a host that is down.
+
         ``offline_access`` is requested only where that is configured: some providers then replace their session by one
         that does not end with it. Consent is not forced for it (§11 would have it): a provider that insists leaves the
         scope out, and the session then lasts until its own end without being asked about.
         """
+        await self._issuer.reach()
         query = {
             "response_type": "code",
             "client_id": self.policy.client_id,
@@ -91,7 +98,7 @@ class RelyingParty:
         try:
             return await self._provider.browser_url("authorization_endpoint", query)
         except FetchError as problem:
-            raise out_of_reach(str(problem)) from None
+            raise OutOfReach(Problem.ISSUER_MISCONFIGURED, issuer=self.trust.issuer, because=str(problem)) from None
 
     async def redeem(
         self, code: str, *, code_verifier: str, nonce: str, redirect_uri: str, response_issuer: str = ""
@@ -111,13 +118,15 @@ class RelyingParty:
             metadata = await self._provider.discover()
             required = metadata.get("authorization_response_iss_parameter_supported") is True
             check_response_issuer(response_issuer, self.trust, required=required)
-            return await self._signed_in(await self._provider.ask_for_tokens(form), nonce=nonce)
+            return await self._signed_in(await self._ask_for_tokens(form), nonce=nonce)
         except TokenError as problem:
-            raise provider_error(problem.error, problem.description) from None
+            raise self._error(problem) from None
         except (NotPermitted, OutOfReach):
             raise
         except Exception as problem:  # noqa: BLE001 - whatever a provider's answer raises, nobody is signed in
-            raise SignInFailed(Problem.SIGN_IN_UNPROVEN, because=_because(problem)) from None
+            encrypted = isinstance(problem, Refusal) and problem.problem is Problem.TOKEN_ENCRYPTED
+            failed = Problem.PROVIDER_ENCRYPTS if encrypted else Problem.SIGN_IN_UNPROVEN
+            raise SignInFailed(failed, because=_because(problem)) from None
 
     async def way_to_another_account(self, *, has_hint: bool) -> Literal["select_account", "login", "sign_out"]:
         """Return how somebody else signs in: by a value of ``prompt`` (OIDC Core §3.1.2.1), or after a sign-out there.
@@ -134,44 +143,61 @@ class RelyingParty:
 
     # while the session lasts ------------------------------------------------------------------------------
 
-    async def renew(self, refresh_token: str, *, subject: str) -> SignedIn:
-        """Return the same person as the provider knows them now (RFC 6749 §6, OIDC Core §12).
+    async def renew(self, session: Session, check_every: float) -> Session:
+        """Return a session as the provider knows its person now, to be checked again in ``check_every`` seconds.
 
-        The refresh token is the one for the next time; ``id_token`` and ``provider_sid`` are empty where the provider
-        sent none, and those from before still hold. Raises SessionEnded, NotPermitted, or OutOfReach where nothing
-        was decided about the person.
+        RFC 6749 §6, OIDC Core §12. What the provider does not say stays as it was known. A session that is returned
+        with its old ``check_at`` is still due: the provider took the refresh token, which may be used up, but then
+        could not be asked about the person.
+
+        Raises SessionEnded, NotPermitted, or OutOfReach where nothing was decided about the person. Each failure is
+        one line of the log.
         """
-        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         try:
-            person = await self._signed_in(await self._provider.ask_for_tokens(form), subject=subject)
+            return await self._renew(session, check_every)
+        except Refusal as refusal:
+            level = logging.WARNING if isinstance(refusal, OutOfReach) else logging.INFO
+            self._log(level, "a session was not renewed", session, refusal.cause)
+            raise
+
+    async def _renew(self, session: Session, check_every: float) -> Session:
+        form = {"grant_type": "refresh_token", "refresh_token": session.refresh_token}
+        try:
+            tokens = await self._ask_for_tokens(form)
         except TokenError as problem:
-            cause = provider_error(problem.error, problem.description).cause
-            if problem.error in _NOT_THE_PERSONS:
+            cause = self._error(problem).cause
+            if problem.about_client or cause.problem is Problem.PROVIDER_BUSY:
                 raise OutOfReach(Problem.ISSUER_OUT_OF_REACH, because=cause) from None
             raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because=cause) from None
         except FetchError as problem:
             raise out_of_reach(str(problem)) from None
-        except (NotPermitted, OutOfReach):
+        renewed = session._replace(refresh_token=tokens.refresh_token or session.refresh_token)
+        known = renewed._replace(check_at=time.time() + check_every)
+        try:
+            says_something = tokens.id_token or self.policy.access_token_claims
+            if not says_something and not await self._asks_userinfo({"sub": session.subject}):
+                return known  # OIDC Core §12.2: a refresh need not say anything about the person
+            who = await self._signed_in(tokens, subject=session.subject)
+        except NotPermitted:
             raise
+        except (FetchError, OutOfReach) as problem:
+            because = problem.cause if isinstance(problem, OutOfReach) else out_of_reach(str(problem)).cause
+            self._log(logging.WARNING, "a session was renewed in part, and is still due", session, because)
+            return renewed
         except Exception as problem:  # noqa: BLE001 - as in redeem()
             raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because=_because(problem)) from None
-        return person if person.refresh_token else person._replace(refresh_token=refresh_token)
-
-    async def renew_session(self, session: Session, check_every: float) -> Session:
-        """Return a session as the provider knows its person now, to be checked again in ``check_every`` seconds.
-
-        Raises what renew() raises.
-        """
-        who = await self.renew(session.refresh_token, subject=session.subject)
-        return session._replace(
+        return known._replace(
             name=who.name,
             email=who.email,
             groups=who.groups,
             claims=who.claims,
-            refresh_token=who.refresh_token,
             id_token=who.id_token or session.id_token,
-            check_at=time.time() + check_every,
         )
+
+    @staticmethod
+    def _log(level: int, message: str, session: Session, cause: Cause) -> None:
+        who = {"user": session.name, "subject": session.subject, "issuer": session.issuer, "session": session.id[:8]}
+        log.log(level, message, extra={"fields": {**who, "reason": log_reason(cause)}})
 
     # the end of it ----------------------------------------------------------------------------------------
 
@@ -189,6 +215,7 @@ class RelyingParty:
             if state:
                 query["state"] = state
         try:
+            await self._issuer.reach()
             return await self._provider.browser_url("end_session_endpoint", query)
         except (FetchError, OutOfReach):
             return None
@@ -221,9 +248,24 @@ class RelyingParty:
 
     # what makes it true -----------------------------------------------------------------------------------
 
+    async def _ask_for_tokens(self, form: dict[str, str]) -> TokenResponse:
+        """Return the tokens that a grant brings, and remember whether the provider still takes this client."""
+        try:
+            tokens = await self._provider.ask_for_tokens(form)
+        except TokenError as problem:
+            if problem.about_client:
+                self._faults[self.trust.issuer] = log_reason(self._error(problem).cause)
+            raise
+        self._faults.pop(self.trust.issuer, None)
+        return tokens
+
+    def _error(self, problem: TokenError) -> SignInFailed:
+        hint = self._provider.hint if problem.about_client else {}
+        return provider_error(problem.error, problem.description, **hint)
+
     async def _signed_in(self, tokens: TokenResponse, *, nonce: str | None = None, subject: str = "") -> SignedIn:
         """Return whom verified claims name: those of the ID token, and of the userinfo endpoint where it is asked."""
-        claims: Mapping[str, Any] = {"sub": subject}  # a refresh may bring no ID token (OIDC Core §12.2)
+        claims: Mapping[str, Any] = {"sub": subject}
         if tokens.id_token:
             verified, algorithm = await self._verify(tokens.id_token.encode())
             claims = validate_id_token(
@@ -243,9 +285,7 @@ class RelyingParty:
             access, _ = await self._verify(tokens.access_token.encode())
             claims = merge_access_token(claims, access, self.trust, self.policy.client_id, time.time())
         if await self._asks_userinfo(claims):
-            claims = merge_userinfo(claims, await self._provider.userinfo(tokens.access_token))
-        elif not tokens.id_token:
-            raise Rejected(Problem.ID_TOKEN_MISSING, userinfo=self.policy.userinfo)
+            claims = merge_userinfo(claims, await self._userinfo(tokens.access_token))
         try:
             who = signed_in_from(claims, self.trust, self.policy.kept_claims)
         except NotPermitted as refusal:
@@ -254,6 +294,13 @@ class RelyingParty:
         if nonce is not None:
             self._note_what_is_missing(claims, who, tokens)
         return who._replace(id_token=tokens.id_token, refresh_token=tokens.refresh_token)
+
+    async def _userinfo(self, access_token: str) -> Mapping[str, Any]:
+        answer = await self._provider.userinfo(access_token)
+        if isinstance(answer, bytes):
+            verified, _ = await self._verify(answer)
+            return validate_userinfo(verified, self.trust, time.time())
+        return answer
 
     async def _verify(self, token: bytes) -> tuple[VerifiedClaims, str]:
         """Return verified claims, and the algorithm that the token is signed with."""

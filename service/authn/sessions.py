@@ -97,6 +97,7 @@ class Sessions:
             return self.seal(session._replace(id_token=""))
         if len(sealed) > MAX_SEALED:
             raise SignInFailed(Problem.SESSION_TOO_LARGE, groups=len(session.groups), size=len(sealed))
+        self._renewals.note_sealed(session)
         return sealed
 
     def read(self, cookie: SessionCookie) -> Session:
@@ -115,6 +116,7 @@ class Sessions:
     async def open(self, cookie: SessionCookie) -> Opened:
         """Return the session in a cookie, renewed if it is due. Raises SessionEnded, NotPermitted or OutOfReach."""
         session, now = self.look_at(cookie), time.time()
+        self._renewals.note_opened(session)
         fresh = session
         if now >= session.check_at:
             fresh = await self._checked(session, now)
@@ -143,13 +145,18 @@ class Sessions:
         if renew is None or not session.refresh_token:
             return session._replace(check_at=float("inf"))
         renewed = renewals.renewed.get(check)
-        if renewed is not None:
+        if renewed is not None and renewed.check_at > session.check_at:
             return renewed
+        session = renewed or session  # its refresh token has changed, and nothing else
         overdue = now - session.check_at
         if now < renewals.retry_at.get(session.issuer, 0.0):
             return _kept(session, overdue)
         try:
-            return await renewals.under_way.run(session.id, lambda: self._renew(renew, session))
+            renewed = await renewals.under_way.run(session.id, lambda: self._renew(renew, session))
+            if renewed.check_at > session.check_at:
+                return renewed
+            renewals.retry_at[session.issuer] = now + RETRY_PAUSE
+            return _kept(renewed, overdue)
         except OutOfReach:
             renewals.retry_at[session.issuer] = now + RETRY_PAUSE
             return _kept(session, overdue)
@@ -157,9 +164,13 @@ class Sessions:
             since = renewals.left_to_peer_at.setdefault(check, now)
             return session if now - since < PEER_RENEWAL else _kept(session, overdue)
         except SessionEnded:
-            if self._claim_renewal is None and overdue < PEER_RENEWAL:  # perhaps renewed by another replica
+            if self._may_be_renewed_elsewhere(session) and overdue < PEER_RENEWAL:
                 return session
             raise
+
+    def _may_be_renewed_elsewhere(self, session: Session) -> bool:
+        """Tell whether another replica may have used up the refresh token, and there is no store that would say so."""
+        return self._claim_renewal is None and self._renewals.may_have_peers(session)
 
     async def _renew(self, renew: Renew, session: Session) -> Session:
         claim = self._claim_renewal

@@ -23,6 +23,8 @@ from service.core.model import Bearer, Proof, VerifiedClaims
 from service.core.problems import Problem
 
 _SEGMENTS: Final = 3
+_SEGMENTS_ENCRYPTED: Final = 5  # of a JWE (RFC 7516 §7.1)
+_JSON_OBJECT: Final = b"eyJ"  # base64url of '{"': how every compact JWS and JWE begins
 
 IsRevoked = Callable[[str, str], bool]
 
@@ -86,7 +88,9 @@ class Tokens:
         segments = token.split(b".")
         if len(segments) != _SEGMENTS:
             if self._introspection is None:
-                raise Rejected(Problem.TOKEN_NOT_A_JWT, segments=len(segments))
+                encrypted = len(segments) == _SEGMENTS_ENCRYPTED and token.startswith(_JSON_OBJECT)
+                problem = Problem.TOKEN_ENCRYPTED if encrypted else Problem.TOKEN_NOT_A_JWT
+                raise Rejected(problem, segments=len(segments))
             active = await self._introspection.ask(token)
             return VerifiedClaims(self._introspection.url, "", active.answer, active.until)
         header_segment, payload_segment, signature_segment = segments

@@ -82,7 +82,7 @@ class Problem(StrEnum):
     TOKEN_UNREADABLE = auto()  # error
     TOKEN_TOO_LONG = auto()  # limit
     TOKEN_EXTENSION_UNSUPPORTED = auto()
-    TOKEN_ENCRYPTED = auto()
+    TOKEN_ENCRYPTED = auto()  # segments, of a JWE
     ALGORITHM_NOT_ACCEPTED = auto()  # got, expected
     SIGNING_KEY_UNKNOWN = auto()  # kid, algorithm, keys
     KEY_IDS_MISSING = auto()  # issuer, algorithm
@@ -116,18 +116,20 @@ class Problem(StrEnum):
 
     # names and passwords
     PAIR_WRONG = auto()  # user, where it is known
-    PAIR_WRONG_AT_ISSUER = auto()  # issuer, error, description
-    CLIENT_REFUSED = auto()  # issuer, error, description
+    PAIR_WRONG_AT_ISSUER = auto()  # issuer, error, description, perhaps hint
+    CLIENT_REFUSED = auto()  # issuer, error, description, perhaps hint
     CLIENT_NOT_AUTHORIZED = auto()  # issuer, error, description
     PASSWORD_CHANGED = auto()
     CLIENT_TOKEN_NOT_ACCEPTED = auto()  # because
     CLIENT_TOKEN_NOT_A_JWT = auto()  # issuer
+    CLIENT_TOKEN_ENCRYPTED = auto()  # issuer
     TOO_MANY_GUESSES = auto()  # seconds
     PASSWORD_CHECKS_FULL = auto()  # waiting
     CLIENT_CHECKS_FULL = auto()  # waiting, issuer
 
     # an issuer, or a provider, that does not decide
     ISSUER_OUT_OF_REACH = auto()  # because
+    ISSUER_MISCONFIGURED = auto()  # issuer, because
     KEYS_OUT_OF_REACH = auto()  # issuer, because
     NO_USABLE_KEY = auto()  # issuer, because
     KEY_NOT_KNOWN_YET = auto()  # kid
@@ -157,7 +159,7 @@ class Problem(StrEnum):
     PROVIDER_DENIED = auto()  # error, description
     PROVIDER_CODE_USED = auto()  # error, description
     PROVIDER_WANTS_INTERACTION = auto()  # error, description
-    PROVIDER_REFUSES_CLIENT = auto()  # error, description
+    PROVIDER_REFUSES_CLIENT = auto()  # error, description, perhaps hint
     PROVIDER_BUSY = auto()  # error, description
     PROVIDER_ERROR = auto()  # error, description
     PERSON_NOT_PERMITTED = auto()  # claim
@@ -172,8 +174,10 @@ class Problem(StrEnum):
     ID_TOKEN_NONCE_OTHER = auto()
     ID_TOKEN_WITHOUT_SUBJECT = auto()
     ID_TOKEN_MISSING = auto()
+    PROVIDER_ENCRYPTS = auto()
     ACCESS_TOKEN_HASH_OTHER = auto()
     SUBJECT_OTHER = auto()
+    NOT_USERINFO = auto()  # got
     USERINFO_REFUSED = auto()  # status
     USERINFO_SUBJECT_OTHER = auto()
     ISSUED_AT_MISSING = auto()

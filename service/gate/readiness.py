@@ -11,6 +11,8 @@ def readiness(generation: Generation) -> dict[str, Any]:
     wiring = generation.wiring
     issuers = {url: _of_issuer(one) for url, one in wiring.issuers.items()}
     provider = _of_issuer(wiring.provider_issuer) if wiring.provider_issuer is not None else None
+    if provider is not None and wiring.provider_fault:
+        provider["problem"] = f"it does not take this service as its client: {wiring.provider_fault}"
     users = {"count": len(wiring.users.users.hashes), "problem": wiring.users.problem} if wiring.users else None
     store = wiring.revocation_log.state()
     tokens = wiring.own_issuer.issued.state() if wiring.own_issuer is not None else None
@@ -21,6 +23,7 @@ def readiness(generation: Generation) -> dict[str, Any]:
         and not (tokens and tokens["problem"])
         and not store["problem"]
         and not config_problem
+        and not wiring.provider_fault
     )
     return {
         "status": ("ready" if whole else "degraded") if generation.ready else "not ready",

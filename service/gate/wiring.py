@@ -89,6 +89,11 @@ class Wiring:
         return (*self.issuers.values(), *((self.provider_issuer,) if self.provider_issuer else ()))
 
     @property
+    def provider_fault(self) -> str:
+        """Return why the provider does not take this service as its client, or an empty text."""
+        return self.state.client_faults.get(self.provider.trust.issuer, "") if self.provider is not None else ""
+
+    @property
     def takes_tokens(self) -> bool:
         """Tell whether there is anybody whose access tokens are accepted."""
         return bool(self.issuers) or self.own_issuer is not None
@@ -247,7 +252,7 @@ def _relying_party(oidc: OIDCSettings, issuer: Issuer, grants: GrantIndex, state
         decisive_claims=claims_that_decide(of_people, oidc.groups_claim),
         kept_claims=claims_asked_for(of_people),
     )
-    return RelyingParty(issuer, policy, state.client)
+    return RelyingParty(issuer, policy, state.client, state.client_faults)
 
 
 def _own_issuer(settings: Settings, state: ProcessState) -> OwnIssuer | None:
@@ -272,6 +277,6 @@ def _authorities(
         roles = RoleAssignment(settings.users.role, grants)
         authorities[LOCAL_ISSUER] = SessionAuthority(roles, is_current=passwords.is_current)
     if provider is not None and settings.oidc is not None:
-        renew = partial(provider.renew_session, check_every=settings.oidc.check)
+        renew = partial(provider.renew, check_every=settings.oidc.check)
         authorities[settings.oidc.issuer] = SessionAuthority(RoleAssignment(settings.oidc.role, grants), renew=renew)
     return authorities

@@ -142,6 +142,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     "for this API: change the client's settings there.",
     _P.CLIENT_TOKEN_NOT_A_JWT: "The identity provider gave this client an opaque token, which is not accepted here: "
     "set up the client there so that its access tokens are JWTs, or set issuer.introspection.",
+    _P.CLIENT_TOKEN_ENCRYPTED: "The identity provider encrypts this client's tokens, which cannot be read here: set up "
+    "the client there so that they are only signed.",
     _P.CLIENT_TOKEN_NOT_ACCEPTED: "The identity provider knows this client, but gave it no token that is accepted "
     "here: tell whoever runs this.",
     _P.TOO_MANY_GUESSES: "Too many wrong passwords came from your address: correct PREFECT_API_AUTH_STRING, and wait.",
@@ -149,13 +151,15 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.CLIENT_CHECKS_FULL: "Too many clients are being proved at once: try again shortly.",
     # an issuer, or a provider, that does not decide
     _P.ISSUER_OUT_OF_REACH: _OUT_OF_REACH,
+    _P.ISSUER_MISCONFIGURED: "What this service reaches is not the identity provider that it is set up for: tell "
+    "whoever runs this to check the issuer's URL.",
     _P.NO_USABLE_KEY: "The identity provider publishes no key that this service can use: tell whoever runs this.",
     _P.KEYS_OUT_OF_REACH: "The identity provider's keys cannot be reached just now: try again shortly.",
     _P.KEY_NOT_KNOWN_YET: "This token's key is not known yet: try again shortly.",
     _P.GRANT_REFUSED: "The identity provider does not grant what this service asks for ({error}): tell whoever runs "
     "this.",
-    _P.SESSION_NOT_RENEWABLE: "The identity provider cannot be reached, so your session cannot be renewed: try again "
-    "shortly.",
+    _P.SESSION_NOT_RENEWABLE: "The identity provider cannot be reached, or does not answer this service, so your "
+    "session cannot be renewed: try again shortly.",
     # sessions
     **dict.fromkeys(
         (_P.SESSION_UNREADABLE, _P.SESSION_COOKIE_REPEATED, _P.SESSION_COOKIE_INCOMPLETE), _SESSION_UNREADABLE
@@ -176,6 +180,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     **dict.fromkeys((_P.SIGN_IN_NOT_BEGUN, _P.PROVIDER_NOT_CONFIGURED), _NOT_BEGUN),
     _P.SIGN_IN_LOOPS: "You signed in twice, but this browser did not keep the session. Check these, then try again.",
     _P.SIGN_IN_UNPROVEN: _UNPROVEN,
+    _P.PROVIDER_ENCRYPTS: "The identity provider encrypts what it tells this service, which cannot be read here: tell "
+    "whoever runs this to turn encryption off for this client.",
     _P.PROVIDER_DENIED: "The identity provider did not let you in: sign in with another account, or ask for access.",
     _P.PROVIDER_CODE_USED: "This sign-in was used already, or took too long: sign in again.",
     _P.PROVIDER_WANTS_INTERACTION: "The identity provider asks for something that was not done there: sign in again.",
@@ -199,6 +205,7 @@ SENTENCES: Final[Mapping[Problem, str]] = {
             _P.ID_TOKEN_MISSING,
             _P.ACCESS_TOKEN_HASH_OTHER,
             _P.SUBJECT_OTHER,
+            _P.NOT_USERINFO,
             _P.USERINFO_REFUSED,
             _P.USERINFO_SUBJECT_OTHER,
             _P.ISSUED_AT_MISSING,

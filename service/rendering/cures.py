@@ -66,6 +66,8 @@ _BY_PROBLEM: Final[Mapping[Problem, Cure]] = {
             _P.FORWARDED_FOR_TOO_LONG,
             _P.VERIFY_METHOD_NOT_GET,
             _P.PROVIDER_REFUSES_CLIENT,
+            _P.PROVIDER_ENCRYPTS,
+            _P.ISSUER_MISCONFIGURED,
             _P.SESSION_TOO_LARGE,
             _P.SIGN_IN_NOT_SET_UP,
             _P.SIGN_IN_NOT_SET_UP_LOCALLY,

@@ -175,7 +175,9 @@ class KeySettings(Section):
         description="Keys are fetched again within this time. A removed key may be accepted for as long.",
     )
     min_refresh: Annotated[float, Field(ge=1, le=86_400)] = Field(
-        30, description="The shortest time until the next fetch that the issuer's Cache-Control can set."
+        30,
+        description="The shortest time until the next fetch that the issuer's `max-age` can set. `no-cache` and "
+        "`no-store` set none: `refresh` counts.",
     )
     max_stale: Seconds = Field(
         86_400,

@@ -17,6 +17,7 @@ import httpx
 
 from service.adapters.discovery import KeySource, fetch_published
 from service.adapters.jwks import NO_KEYS, KeySet, parse_jwks
+from service.adapters.outbound import MisconfiguredError
 from service.core.model import ALGORITHMS
 from service.state.single_flight import SingleFlight
 
@@ -62,6 +63,7 @@ class IssuerKeys:
         self.fetches = 0
         self.failures = 0
         self.last_problem = ""
+        self.misconfigured = False  # whether that is a mistake of the configuration
         self.fetched_at = float("-inf")  # monotonic: when the last successful fetch began
         self.fetched_wall = float("-inf")  # the same moment in seconds since the epoch
         self._client = client
@@ -127,7 +129,8 @@ class IssuerKeys:
             keys = parse_jwks(published.jwks, ALGORITHMS, self.source.issuer)
         except Exception as problem:
             self.failures += 1
-            self.last_problem = f"{type(problem).__name__}: {problem!s:.300}"
+            self.last_problem = f"{type(problem).__name__}: {problem!s:.400}"
+            self.misconfigured = isinstance(problem, MisconfiguredError)
             log.warning(
                 "issuer %s: keys not refreshed (%d keys at hand): %s",
                 self.source.issuer,
@@ -137,7 +140,7 @@ class IssuerKeys:
             raise
         self.metadata = published.metadata or self.metadata
         self.fetched_at, self.fetched_wall, self._max_age = began, began_wall, published.max_age
-        self.last_problem = ""
+        self.last_problem, self.misconfigured = "", False
         if keys != self.keys:
             log.info("issuer %s: %d usable keys (were %d)", self.source.issuer, len(keys), len(self.keys))
             self.keys = keys

@@ -30,6 +30,7 @@ class ProcessState:
     revocations: Revocations
     keys: KeysByIssuer
     telemetry: Telemetry = field(default_factory=Telemetry)
+    client_faults: dict[str, str] = field(default_factory=dict)  # why a provider does not take this client, by issuer
     client_tokens: ClientTokens = field(default_factory=ClientTokens)
     failed_attempts: FailedAttempts = field(default_factory=FailedAttempts)
     introspections: Introspections = field(default_factory=Introspections)

@@ -4,6 +4,7 @@ A page sends many requests at once, but a refresh token can often be used only o
 across reloads of the configuration.
 """
 
+import time
 from typing import Final
 
 from cachetools import TTLCache
@@ -26,3 +27,19 @@ class Renewals:
         self.renewed: TTLCache[SessionCheck, Session] = TTLCache(MAX_SESSIONS, RENEWED_SECONDS)
         self.left_to_peer_at: TTLCache[SessionCheck, float] = TTLCache(MAX_SESSIONS, MAX_LIFETIME)
         self.retry_at: dict[str, float] = {}  # by issuer: the time of the next attempt after a failure
+        self._began = time.time()
+        self._sealed: TTLCache[str, float] = TTLCache(MAX_SESSIONS, MAX_LIFETIME)  # session id: its last use
+        self._has_peers = False
+
+    def note_sealed(self, session: Session) -> None:
+        """Remember a session that this process seals."""
+        self._sealed[session.id] = max(session.seen, self._sealed.get(session.id, 0.0))
+
+    def note_opened(self, session: Session) -> None:
+        """Notice another replica: it has sealed what this process has not, since this process started."""
+        if session.seen > self._sealed.get(session.id, self._began):
+            self._has_peers = True
+
+    def may_have_peers(self, session: Session) -> bool:
+        """Tell whether another replica may have renewed this session."""
+        return self._has_peers or session.id not in self._sealed

@@ -125,6 +125,12 @@ class Telemetry:
         self.sign_ins["signed_out"] += 1
         log.info("signed out", extra={"fields": _who(session) | ({"by_session": by.id[:8]} if by is not None else {})})
 
+    def signed_out_by_provider(self, issuer: str, subject: str, sid: str) -> None:
+        """Count and log that a provider has ended a session of its own (``sid``), or all of a person's."""
+        self.sign_ins["signed_out_by_provider"] += 1
+        named = {name: value for name, value in (("subject", subject), ("provider_session", sid[:8])) if value}
+        log.info("signed out by the provider", extra={"fields": {"issuer": issuer, **named}})
+
     def sign_in_refused(self, refusal: Refusal, request_id: str) -> None:
         """Count and log a refused sign-in or sign-out."""
         self.sign_ins[refusal.code] += 1

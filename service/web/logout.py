@@ -131,6 +131,7 @@ class LogoutRoutes:
             if not await revocation_log.first_use(f"logout token of {issuer}", notice.token_id, notice.until - now):
                 raise Rejected(Problem.LOGOUT_TOKEN_USED)
             await revocation_log.revoke(*_ended_by(notice, issuer, now))
+            self._wiring.telemetry.signed_out_by_provider(issuer, notice.subject, notice.sid)
         except OutOfReach as refusal:
             self._wiring.telemetry.sign_in_refused(refusal, "")
             return JSONResponse({"error": "temporarily_unavailable"}, 503, _NO_STORE)

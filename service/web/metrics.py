@@ -65,6 +65,11 @@ class ServiceCollector(Collector):
         reloads = {outcome: telemetry.reloads[outcome] for outcome in ("done", "refused")}
         yield _counter("reloads", "Readings of the configuration anew", reloads.items(), "outcome")
         yield GaugeMetricFamily(
+            "forward_auth_provider_refuses_client",
+            "1 while the provider does not take this service as its client",
+            value=1 if self._wiring.provider_fault else 0,
+        )
+        yield GaugeMetricFamily(
             "forward_auth_config_broken",
             "1 while the configuration is not the one in force",
             value=1 if telemetry.config_problem else 0,

@@ -9,9 +9,10 @@ import pytest
 
 from service.adapters.discovery import KeySource
 from service.authn.issuers import Issuer
+from service.authn.oidc import RelyingParty
 from service.authn.passwords import Passwords
 from service.authn.tokens import Tokens
-from service.core.model import ALGORITHMS, Bearer, Gate, IssuerTrust, Principal, Proof
+from service.core.model import ALGORITHMS, Bearer, Gate, IssuerTrust, Principal, Proof, Session
 from service.state.issuer_keys import IssuerKeys, KeyPolicy
 from service.state.verdicts import Verdicts
 from tests.support.issuer import Issuer as Provider
@@ -67,6 +68,19 @@ def issuer_of(
     """Return an issuer of whom nothing has been fetched yet."""
     source = KeySource.configured(trust.issuer, jwks_url=jwks_url, internal_url=internal_url, allow_http=allow_http)
     return Issuer(trust, IssuerKeys(source, client, on_change), policy)
+
+
+def session_of(subject: str, refresh_token: str, **more: Any) -> Session:
+    """Return a session that is due to be renewed."""
+    known = {"name": subject, "email": "", "groups": (), "claims": {}, "check_at": 1.0, **more}
+    return Session(
+        id="a-session", issuer="", subject=subject, began=0.0, seen=0.0, refresh_token=refresh_token, **known
+    )
+
+
+async def renew(party: RelyingParty, refresh_token: str, *, subject: str) -> Session:
+    """Renew a session of which nothing more is known."""
+    return await party.renew(session_of(subject, refresh_token), 900)
 
 
 class Keeping(Protocol):

@@ -25,7 +25,7 @@ from service.state.client_tokens import ClientToken, ClientTokens, GrantPolicy
 from service.state.concurrency import RefusalDelay
 from service.state.issuer_keys import KeyPolicy
 from tests.authn.conftest import issuer_of
-from tests.support.issuer import Call, Reply, SigningKey
+from tests.support.issuer import Call, Reply, SigningKey, b64url
 from tests.support.issuer import Issuer as Provider
 from tests.support.openid import AUDIENCE, OpenIDProvider
 from tests.support.redis import PATIENT, RedisServer
@@ -196,8 +196,25 @@ async def test_the_log_has_the_issuers_own_words_and_the_caller_has_not(provider
         assert said not in told(refusal)
 
 
+@pytest.mark.parametrize(("secret", "hinted"), [("a+b/c%", True), ("plain-secret_1", False)])
+async def test_the_log_names_the_cure_for_a_secret_that_an_issuer_may_not_decode(
+    *,
+    secret: str,
+    hinted: bool,
+    provider: Provider,
+) -> None:
+    for reply in (Reply({"error": "invalid_client"}, 401), Reply(b"", 403, "text/plain")):
+        provider.replies["/token"] = reply
+        async with asking(provider.url) as clients:
+            refusal = await refused(clients, NIGHT._replace(password=secret))
+        assert ('client_auth = "client_secret_post"' in logged(refusal)) is hinted
+        assert secret not in f"{told(refusal)} {logged(refusal)}"
+
+
+ENCRYPTED = ".".join([b64url(b'{"alg":"RSA-OAEP","enc":"A256GCM"}'), "AA", "AA", "AA", "AA"])
 TOKENS: dict[str, tuple[Callable[[Provider], str], str]] = {
     "opaque": (lambda _: "2YotnFZFEjr1zCsicMWpAA", "client_token_not_a_jwt"),
+    "encrypted": (lambda _: ENCRYPTED, "client_token_encrypted"),
     "another audience": (lambda provider: provider.mint(aud="billing"), "billing"),
     "another issuer": (lambda provider: provider.mint(iss="https://elsewhere.example"), "elsewhere"),
     "a stranger's key": (lambda provider: provider.mint(key=SigningKey.generate("ES256", "ES256-1")), "kid"),
@@ -214,7 +231,8 @@ async def test_a_token_that_is_not_good_here_proves_nobody(name: str, clients: C
     refusal = await refused(clients)
     assert isinstance(refusal, Rejected)
     assert word in logged(refusal)
-    assert ("access tokens are JWTs" if name == "opaque" else "tell whoever runs this") in told(refusal)
+    said = {"opaque": "access tokens are JWTs", "encrypted": "encrypts this client's tokens"}
+    assert said.get(name, "tell whoever runs this") in told(refusal)
 
 
 async def test_a_refused_pair_is_not_asked_about_again_for_a_while(

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from typing import Any
 
 import httpx
 import pytest
@@ -285,6 +286,58 @@ async def test_discovery_must_speak_for_this_very_issuer(keeping: Keeping) -> No
 
 
 @pytest.mark.parametrize(
+    ("answer", "misconfigured"),
+    [
+        ({"metadata": {"issuer": "https://other.example"}}, True),
+        ({"status": 404}, True),
+        ({"status": 401}, True),
+        ({"status": 302}, True),
+        ({"status": 500}, False),
+        ({"status": 429}, False),
+        ({"body": b"no keys"}, False),
+    ],
+    ids=str,
+)
+async def test_an_issuer_that_was_reached_and_is_another_is_a_mistake_of_the_configuration(
+    *,
+    answer: dict[str, Any],
+    misconfigured: bool,
+    provider: Provider,
+    keeping: Keeping,
+) -> None:
+    async with keeping(provider, start=False) as (issuer, tokens):
+        good = {name: getattr(provider, name) for name in answer}
+        for name, value in answer.items():
+            setattr(provider, name, value)
+        said = "not the identity provider that it is set up for" if misconfigured else "just now"
+        with refused(OutOfReach, said):
+            await authenticate(tokens, bearer(provider))
+        if misconfigured:
+            with refused(OutOfReach, said, Problem.ISSUER_MISCONFIGURED):
+                await issuer.discover()
+            with refused(OutOfReach, said, Problem.ISSUER_MISCONFIGURED):
+                await issuer.reach()
+        for name, value in good.items():
+            setattr(provider, name, value)
+        issuer.keys._cool_until = 0  # as if it had passed
+        await issuer.reach()
+        assert await authenticate(tokens, bearer(provider))
+
+
+async def test_an_issuer_that_has_just_answered_is_not_asked_whether_it_is_there(
+    provider: Provider, keeping: Keeping
+) -> None:
+    async with keeping(provider, start=False) as (issuer, _):
+        for _ in range(3):
+            await issuer.reach()
+        assert provider.fetches["/jwks"] == 1
+        issuer.keys.fetched_at -= issuer.policy.min_refresh + 1
+        issuer.keys._cool_until = 0
+        await issuer.reach()
+        assert provider.fetches["/jwks"] == 2
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "file:///etc/passwd",
@@ -337,7 +390,8 @@ async def test_a_small_answer_that_unpacks_to_a_large_one_is_not_unpacked(provid
         ({"cache-control": "public, max-age=600"}, 600),
         ({"cache-control": "max-age=600", "age": "100"}, 500),
         ({"cache-control": "max-age=60", "age": "100"}, 0),
-        ({"cache-control": "max-age=60, no-cache"}, 0),
+        ({"cache-control": "max-age=60, no-cache"}, None),
+        ({"cache-control": "no-store"}, None),
         ({"cache-control": "s-maxage=60"}, None),
         ({"cache-control": "max-age=x"}, None),
         ({"cache-control": "max-age=60", "age": "x"}, 60),
@@ -348,7 +402,8 @@ def test_cache_headers_are_read(headers: dict[str, str], seconds: float | None) 
 
 
 @pytest.mark.parametrize(
-    ("header", "lifetime"), [("max-age=99999", 300), ("max-age=1", 30), ("no-store", 30), ("max-age=200", 200)]
+    ("header", "lifetime"),
+    [("max-age=99999", 300), ("max-age=1", 30), ("no-store", 300), ("no-cache", 300), ("max-age=200", 200)],
 )
 async def test_cache_headers_are_honoured_within_bounds(
     header: str, lifetime: float, provider: Provider, keeping: Keeping

@@ -18,8 +18,9 @@ from service.authn.oidc import MAX_HINT, RelyingParty
 from service.core.errors import NotPermitted, OutOfReach, Refusal, Rejected, SessionEnded, SignInFailed
 from service.core.identity.sign_in import LOGOUT_EVENT, SignedIn
 from service.core.model import ALGORITHMS, IssuerTrust
+from service.core.problems import Problem
 from service.state.issuer_keys import KeyPolicy
-from tests.authn.conftest import issuer_of
+from tests.authn.conftest import issuer_of, renew, session_of
 from tests.support.issuer import Issuer as Provider
 from tests.support.issuer import Reply, SigningKey, b64url, encode_jws
 from tests.support.refusals import logged, refused, told
@@ -60,7 +61,7 @@ def relying(provider: Provider, client: httpx.AsyncClient) -> Callable[..., Rely
 
     def make(policy: ClientPolicy = POLICY, **changes: Any) -> RelyingParty:
         trust = replace(IssuerTrust(provider.url, frozenset({"gate"}), ALGORITHMS), **changes)
-        return RelyingParty(issuer_of(trust, client, policy=QUICK), policy, client)
+        return RelyingParty(issuer_of(trust, client, policy=QUICK), policy, client, {})
 
     return make
 
@@ -144,7 +145,7 @@ async def test_signing_in_and_the_check_find_the_same(
     provider.replies["/token"] = tokens(id_token(provider, **claims))
     provider.replies["/userinfo"] = Reply({"sub": "248", "groups": ["data"], "department": "data"})
     signed_in = await redeem(party)
-    checked = await party.renew(REFRESH, subject="248")
+    checked = await renew(party, REFRESH, subject="248")
     assert (signed_in.groups, signed_in.claims) == (checked.groups, checked.claims) == (("data",), roles)
 
 
@@ -156,7 +157,7 @@ async def test_roles_that_stand_in_the_access_token_alone_are_read_where_that_is
     by_roles = {"groups_claim": "realm_access.roles"}
     provider.replies["/token"] = tokens(id_token(provider), access_token=provider.mint(**at))
     assert (await redeem(relying(policy, **by_roles))).groups == ("data",)
-    assert (await relying(policy, **by_roles).renew(REFRESH, subject="248")).groups == ("data",)
+    assert (await renew(relying(policy, **by_roles), REFRESH, subject="248")).groups == ("data",)
     assert (await redeem(relying(**by_roles))).groups == ()
     for stranger in (
         provider.mint(**{**at, "azp": "other"}),
@@ -257,7 +258,7 @@ async def test_required_claims_are_looked_for_in_both_and_failing_them_is_not_fa
         await redeem(party)
     assert (refusal.value.status, refusal.value.name) == (403, "248")
     with pytest.raises(NotPermitted):
-        await party.renew(REFRESH, subject="248")
+        await renew(party, REFRESH, subject="248")
 
 
 async def test_the_authorization_url_asks_for_what_the_provider_lists(
@@ -425,7 +426,7 @@ async def test_a_session_ends_with_it(
 ) -> None:
     provider.replies["/token"] = answer(provider)
     with pytest.raises(SessionEnded) as refusal:
-        await relying().renew(REFRESH, subject="248")
+        await renew(relying(), REFRESH, subject="248")
     assert_tells_nothing(refusal.value)
 
 
@@ -435,7 +436,7 @@ async def test_a_provider_out_of_its_mind_decides_nothing_about_a_session(
 ) -> None:
     provider.replies["/token"] = answer(provider)
     with pytest.raises(OutOfReach) as refusal:
-        await relying().renew(REFRESH, subject="248")
+        await renew(relying(), REFRESH, subject="248")
     assert refusal.value.status == 503
     assert_tells_nothing(refusal.value)
 
@@ -474,7 +475,7 @@ async def test_an_algorithm_that_only_machines_may_use_is_refused(
 ) -> None:
     machines = IssuerTrust(provider.url, frozenset({"prefect"}), ALGORITHMS)
     people = replace(machines, audiences=frozenset({"gate"}), algorithms=frozenset({"EdDSA"}))
-    party = RelyingParty(issuer_of(people, client, policy=QUICK), POLICY, client)
+    party = RelyingParty(issuer_of(people, client, policy=QUICK), POLICY, client, {})
     provider.replies["/token"] = tokens(id_token(provider))
     with pytest.raises(SignInFailed):
         await redeem(party)
@@ -504,6 +505,61 @@ async def test_userinfo_that_cannot_be_believed_fails_the_sign_in(
     with pytest.raises(SignInFailed) as refusal:
         await redeem(relying())
     assert_tells_nothing(refusal.value)
+
+
+def signed_userinfo(provider: Provider, *, header: dict[str, Any] | None = None, **claims: Any) -> Reply:
+    said = {"sub": "248", "aud": "gate", "groups": ["signed"], "exp": None, "iat": None, **claims}
+    token = provider.mint(alg="ES256", header={"typ": "JWT", **(header or {})}, **said)
+    return Reply(token.encode(), content_type="application/jwt")
+
+
+async def test_signed_userinfo_is_verified(provider: Provider, relying: Callable[..., RelyingParty]) -> None:
+    provider.replies["/token"] = tokens(id_token(provider, groups=None))
+    provider.replies["/userinfo"] = signed_userinfo(provider)
+    assert (await redeem(relying())).groups == ("signed",)
+    provider.replies["/userinfo"] = signed_userinfo(provider, aud=["gate", "other"], exp=4_000_000_000)
+    assert (await redeem(relying(replace(POLICY, userinfo="always")))).groups == ("signed",)
+    provider.replies["/token"] = tokens(id_token(provider, groups=None, nonce=None))
+    assert (await renew(relying(), REFRESH, subject="248")).groups == ("signed",)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        pytest.param(lambda p: signed_userinfo(p, aud="other"), id="for-another-client"),
+        pytest.param(lambda p: signed_userinfo(p, aud=None), id="for-nobody"),
+        pytest.param(lambda p: signed_userinfo(p, iss="https://other.example"), id="of-another-issuer"),
+        pytest.param(lambda p: signed_userinfo(p, sub="1"), id="of-somebody-else"),
+        pytest.param(lambda p: signed_userinfo(p, exp=1), id="expired"),
+        pytest.param(lambda p: signed_userinfo(p, header={"typ": "at+jwt"}), id="an-access-token"),
+        pytest.param(lambda p: Reply(unsigned(p).encode(), content_type="application/jwt"), id="row26-alg-none"),
+        pytest.param(lambda p: Reply(by_hmac(p).encode(), content_type="application/jwt"), id="row26-hs256"),
+        pytest.param(lambda p: Reply(b"\xff", content_type="application/jwt"), id="bytes"),
+    ],
+)
+async def test_signed_userinfo_that_cannot_be_believed_fails_the_sign_in(
+    forge: Callable[[Provider], Reply], provider: Provider, relying: Callable[..., RelyingParty]
+) -> None:
+    provider.replies["/token"] = tokens(id_token(provider, groups=None))
+    provider.replies["/userinfo"] = forge(provider)
+    with pytest.raises(SignInFailed):
+        await redeem(relying())
+
+
+ENCRYPTED = ".".join([b64url(b'{"alg":"RSA-OAEP","enc":"A256GCM"}'), "AA", "AA", "AA", "AA"])
+
+
+@pytest.mark.parametrize("where", ["/token", "/userinfo"])
+async def test_what_a_provider_encrypts_is_said_to_be_encrypted(
+    where: str, provider: Provider, relying: Callable[..., RelyingParty]
+) -> None:
+    provider.replies["/token"] = tokens(id_token(provider, groups=None))
+    if where == "/token":
+        provider.replies["/token"] = tokens(ENCRYPTED)
+    else:
+        provider.replies["/userinfo"] = Reply(ENCRYPTED.encode(), content_type="application/jwt")
+    with refused(SignInFailed, "turn encryption off", Problem.PROVIDER_ENCRYPTS):
+        await redeem(relying())
 
 
 async def test_userinfo_out_of_reach_is_for_later(provider: Provider, relying: Callable[..., RelyingParty]) -> None:
@@ -551,21 +607,88 @@ async def test_renewal_keeps_the_rotated_token_and_picks_up_the_groups(
 ) -> None:
     party = relying()
     provider.replies["/token"] = tokens(id_token(provider, groups=["new"], nonce=None), refresh_token="rotated")
-    who = await party.renew(REFRESH, subject="248")
+    who = await renew(party, REFRESH, subject="248")
     assert (who.groups, who.refresh_token) == (("new",), "rotated")
     assert provider.calls[0].form == {"grant_type": "refresh_token", "refresh_token": REFRESH}
     provider.replies["/token"] = tokens("", id_token=None, refresh_token=None)
     provider.replies["/userinfo"] = Reply({"sub": "248", "groups": ["newer"]})
-    who = await party.renew(REFRESH, subject="248")
+    who = await renew(party, REFRESH, subject="248")
     assert (who.groups, who.refresh_token, who.id_token, who.subject) == (("newer",), REFRESH, "", "248")
 
 
-async def test_a_renewal_that_says_nothing_about_the_person_vouches_for_nobody(
+@pytest.mark.parametrize("asked", ["never", "auto"])
+async def test_what_a_renewal_does_not_say_stays_as_it_was_known(
+    asked: Any, provider: Provider, relying: Callable[..., RelyingParty]
+) -> None:
+    """A refresh need not bring an ID token (OIDC Core §12.2), and userinfo is not asked, or not there."""
+    del provider.metadata["userinfo_endpoint"]
+    provider.replies["/token"] = tokens("", id_token=None, refresh_token="rotated")
+    known = session_of("248", REFRESH, name="alice", groups=("data",), claims={"team": ["a"]}, id_token="known")
+    renewed = await relying(replace(POLICY, userinfo=asked)).renew(known, 900)
+    assert renewed == known._replace(refresh_token="rotated", check_at=renewed.check_at)
+    assert renewed.check_at > time.time() + 800
+
+
+UNANSWERED = [
+    pytest.param({"/userinfo": Reply(status=503)}, id="userinfo-down"),
+    pytest.param({"/userinfo": Reply(delay=1.5)}, id="userinfo-slow"),
+    pytest.param({"/userinfo": Reply(b"<html>", content_type="text/html")}, id="userinfo-is-a-page"),
+]
+
+
+@pytest.mark.parametrize("replies", UNANSWERED)
+async def test_a_rotated_refresh_token_is_kept_whatever_fails_after_it(
+    replies: dict[str, Reply],
+    provider: Provider,
+    relying: Callable[..., RelyingParty],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    provider.replies |= replies
+    provider.replies["/token"] = tokens(id_token(provider, nonce=None), refresh_token="rotated")
+    due = session_of("248", REFRESH, name="alice")
+    party = relying(replace(POLICY, userinfo="always"))
+    assert await party.renew(due, 900) == due._replace(refresh_token="rotated")
+    (line,) = caplog.records
+    assert (line.levelname, line.message) == ("WARNING", "a session was renewed in part, and is still due")
+    assert vars(line)["fields"]["user"] == "alice"
+    assert "userinfo" in vars(line)["fields"]["reason"]
+
+
+async def test_a_rotated_refresh_token_is_kept_while_the_keys_cannot_be_had(
     provider: Provider, relying: Callable[..., RelyingParty]
 ) -> None:
-    provider.replies["/token"] = tokens("", id_token=None)
-    with pytest.raises(SessionEnded):
-        await relying(replace(POLICY, userinfo="never")).renew(REFRESH, subject="248")
+    provider.body = b"no keys"
+    provider.replies["/token"] = tokens(id_token(provider, nonce=None), refresh_token="rotated")
+    provider.metadata["jwks_uri"] = f"{provider.url}/jwks"
+    due = session_of("248", REFRESH)
+    party = relying()
+    party._issuer.keys.metadata = provider.metadata  # read before the keys were lost
+    assert await party.renew(due, 900) == due._replace(refresh_token="rotated")
+
+
+@pytest.mark.parametrize(
+    ("reply", "level", "reason"),
+    [
+        (Reply({"error": "invalid_grant"}, status=400), "INFO", "invalid_grant"),
+        (Reply({"error": "unauthorized_client"}, status=401), "WARNING", "unauthorized_client"),
+        (Reply(status=502), "WARNING", "answered 502"),
+    ],
+)
+async def test_each_failed_renewal_is_one_line_of_the_log(
+    reply: Reply,
+    level: str,
+    reason: str,
+    provider: Provider,
+    relying: Callable[..., RelyingParty],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "service.authn.oidc")
+    provider.replies["/token"] = reply
+    with pytest.raises(Refusal):
+        await renew(relying(), REFRESH, subject="248")
+    (line,) = caplog.records
+    assert (line.levelname, line.message) == (level, "a session was not renewed")
+    assert reason in vars(line)["fields"]["reason"]
 
 
 @pytest.mark.parametrize("subject", ["1", "248 ", ""])
@@ -577,7 +700,7 @@ async def test_a_renewal_of_somebody_else_ends_the_session(
     else:
         provider.replies["/token"] = tokens(id_token(provider))
     with pytest.raises(SessionEnded):
-        await relying().renew(REFRESH, subject=subject)
+        await renew(relying(), REFRESH, subject=subject)
 
 
 @pytest.mark.parametrize(
@@ -585,9 +708,10 @@ async def test_a_renewal_of_somebody_else_ends_the_session(
     [
         ("invalid_grant", SessionEnded),
         ("interaction_required", SessionEnded),
-        ("unauthorized_client", SessionEnded),
         ("strange", SessionEnded),
         ("invalid_client", OutOfReach),  # a client secret that has run out is nothing that people did
+        ("unauthorized_client", OutOfReach),  # as Keycloak calls it
+        ("invalid_scope", OutOfReach),
         ("temporarily_unavailable", OutOfReach),
     ],
 )
@@ -596,9 +720,44 @@ async def test_a_refused_renewal_ends_the_session_if_it_is_about_the_person(
 ) -> None:
     provider.replies["/token"] = Reply({"error": error, "error_description": REFRESH}, status=400)
     with pytest.raises(refusal) as raised:
-        await relying().renew(REFRESH, subject="248")
+        await renew(relying(), REFRESH, subject="248")
     assert error in logged(raised.value)
     assert_tells_nothing(raised.value)
+
+
+async def test_a_provider_that_does_not_take_this_client_is_remembered_until_it_does(
+    provider: Provider, client: httpx.AsyncClient
+) -> None:
+    faults: dict[str, str] = {}
+    trust = IssuerTrust(provider.url, frozenset({"gate"}), ALGORITHMS)
+    party = RelyingParty(issuer_of(trust, client, policy=QUICK), POLICY, client, faults)
+    provider.replies["/token"] = Reply({"error": "unauthorized_client", "error_description": "Wrong"}, status=401)
+    with refused(SignInFailed, "whoever runs it", Problem.PROVIDER_REFUSES_CLIENT):
+        await redeem(party)
+    assert list(faults) == [provider.url]
+    assert "unauthorized_client" in faults[provider.url]
+    provider.replies["/token"] = tokens(id_token(provider))
+    await redeem(party)
+    assert faults == {}
+
+
+@pytest.mark.parametrize(
+    ("secret", "method", "hinted"),
+    [
+        ("sEcr3t+/%", "client_secret_basic", True),
+        ("plain-secret_1", "client_secret_basic", False),
+        ("sEcr3t+/%", "client_secret_post", False),
+    ],
+)
+async def test_a_provider_that_may_not_decode_the_secret_is_named_with_the_cure(
+    *, secret: str, method: Any, hinted: bool, provider: Provider, relying: Callable[..., RelyingParty]
+) -> None:
+    """RFC 6749 §2.3.1 is followed; Glewlwyd, for one, takes the encoded secret for the secret."""
+    provider.replies["/token"] = Reply({"error": "invalid_client"}, status=401)
+    with refused(SignInFailed, "whoever runs it") as raised:
+        await redeem(relying(replace(POLICY, client_secret=secret, auth_method=method)))
+    assert ('client_auth = "client_secret_post"' in logged(raised.value)) is hinted
+    assert secret not in logged(raised.value)
 
 
 # starting, ending -----------------------------------------------------------------------------------------------
@@ -608,14 +767,14 @@ async def test_it_starts_while_the_provider_is_down_and_recovers_by_itself(clien
     provider = Provider("ES256", port=free_port())
     provider.metadata = {"token_endpoint": f"{provider.url}/token"}
     trust = IssuerTrust(provider.url, frozenset({"gate"}), ALGORITHMS)
-    party = RelyingParty(issuer_of(trust, client, policy=QUICK), POLICY, client)
+    party = RelyingParty(issuer_of(trust, client, policy=QUICK), POLICY, client, {})
     for _ in range(2):
         with pytest.raises(OutOfReach):
             await party.authorization_url(state="s", nonce="n", code_challenge="c", redirect_uri=BACK)
         with pytest.raises(OutOfReach):
             await redeem(party)
         with pytest.raises(OutOfReach):
-            await party.renew(REFRESH, subject="248")
+            await renew(party, REFRESH, subject="248")
         assert await party.logout_url(id_token="a", return_to=BACK) is None
         await party.revoke(REFRESH)
     with provider:
@@ -628,7 +787,7 @@ async def test_a_cold_provider_is_asked_once_a_cooldown_however_many_want_in(
 ) -> None:
     provider.status = 500
     trust = IssuerTrust(provider.url, frozenset({"gate"}), ALGORITHMS)
-    party = RelyingParty(issuer_of(trust, client, policy=KeyPolicy(cooldown=30)), POLICY, client)
+    party = RelyingParty(issuer_of(trust, client, policy=KeyPolicy(cooldown=30)), POLICY, client, {})
     asked = [party.authorization_url(state="s", nonce="n", code_challenge="c", redirect_uri=BACK) for _ in range(50)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert all(isinstance(answer, OutOfReach) for answer in answers)
@@ -652,7 +811,7 @@ async def test_row27_an_endpoint_that_is_not_safe_is_not_called(
     with pytest.raises(SignInFailed):
         await redeem(party)
     with pytest.raises(OutOfReach):
-        await party.renew(REFRESH, subject="248")
+        await renew(party, REFRESH, subject="248")
     assert await party.logout_url(id_token="a", return_to=BACK) is None
     await party.revoke(REFRESH)
     assert provider.calls == []

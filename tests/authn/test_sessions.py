@@ -56,6 +56,7 @@ class Provider:
         self.wait = asyncio.Event()
         self.wait.set()
         self.groups: tuple[str, ...] = ("new",)
+        self.in_part = 0  # how often it takes the token, and can say nothing about the person
         self._good = "token-1"
 
     async def renew(self, old: Session) -> Session:
@@ -66,7 +67,10 @@ class Provider:
             raise refusal
         if old.refresh_token != self._good:
             raise SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER, because="invalid_grant")
-        self._good = "token-2" if self._good == "token-1" else "token-3"
+        self._good = f"token-{int(self._good[-1]) + 1}"
+        if self.in_part:
+            self.in_part -= 1
+            return old._replace(refresh_token=self._good)
         return old._replace(groups=self.groups, refresh_token=self._good, check_at=time.time() + 900)
 
 
@@ -260,10 +264,47 @@ async def test_without_a_refresh_token_it_lasts_until_its_own_end() -> None:
     assert (await opened(sessions, answer.sealed)).sealed is None
 
 
-async def test_it_ends_when_the_provider_says_so() -> None:
+@pytest.mark.parametrize("overdue", [0.0, PEER_RENEWAL + 1])
+async def test_it_ends_when_the_provider_says_so(overdue: float) -> None:
+    """A process alone waits for no other, which would bring another answer."""
     provider = Provider()
     provider.answers = [SessionEnded(Problem.SESSION_ENDED_BY_PROVIDER)]
-    assert await fate(replica(provider), due(PEER_RENEWAL + 1)) == "session_ended"
+    assert await fate(replica(provider), due(overdue)) == "session_ended"
+
+
+async def test_a_refresh_token_that_was_used_up_is_kept_until_the_person_can_be_asked_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.authn.sessions.RETRY_PAUSE", 0.0)
+    provider = Provider()
+    provider.in_part = 2
+    sessions = replica(provider)
+    cookie = sessions.seal(due())
+    used: list[str] = []
+    for _ in range(4):  # with the cookie that each answer brings, and once more with the first
+        answer = await opened(sessions, cookie)
+        used.append(answer.session.refresh_token)
+        assert answer.sealed is not None or used[-2:] == ["token-4", "token-4"]
+        cookie = answer.sealed or cookie
+    assert used == ["token-2", "token-3", "token-4", "token-4"]
+    assert answer.session.check_at > time.time() + 800
+
+
+async def test_an_old_cookie_gets_the_refresh_token_that_replaced_its_own() -> None:
+    provider = Provider()
+    provider.in_part = 1
+    sessions = replica(provider)
+    cookie = sessions.seal(due())
+    first, second = await opened(sessions, cookie), await opened(sessions, cookie)
+    assert provider.asked == 1  # the provider is left alone for a moment
+    assert (first.session.refresh_token, second.session.refresh_token) == ("token-2", "token-2")
+    assert first.proof.until <= time.time() + RETRY_PAUSE
+
+
+async def test_who_cannot_be_asked_about_for_an_hour_is_not_believed_any_longer() -> None:
+    provider = Provider()
+    provider.in_part = 1
+    assert await fate(replica(provider), due(OUTAGE_GRACE + 5)) == "issuer_unavailable"
 
 
 async def test_it_ends_when_it_is_revoked_while_it_is_being_renewed() -> None:
@@ -375,6 +416,16 @@ async def test_with_a_store_an_outage_is_not_outlasted_by_leaving_it_to_each_oth
     assert await fate(patient, cookie) == "good"  # for a moment: a sibling may be renewing it
     monkeypatch.setattr("service.authn.sessions.PEER_RENEWAL", 0.0)  # the moment is over
     assert await fate(patient, cookie) == "issuer_unavailable"
+
+
+async def test_without_a_store_a_replica_that_has_noticed_another_forgives_for_a_moment() -> None:
+    provider = Provider()
+    one, other = replica(provider), replica(provider)
+    cookie = one.seal(due())
+    elsewhere = other.seal(session(id="another-session"))
+    assert await fate(one, elsewhere) == "good"  # a session that this replica has not sealed
+    assert (await opened(other, cookie)).session.refresh_token == "token-2"
+    assert (await opened(one, cookie)).session.refresh_token == "token-1"
 
 
 async def test_without_a_store_a_token_that_a_sibling_may_have_used_is_forgiven_for_a_moment() -> None:

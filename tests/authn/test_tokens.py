@@ -1,5 +1,6 @@
 """A signature → VerifiedClaims: forgeries as a table, around tokens of every accepted algorithm."""
 
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from service.core.identity.grant_index import GrantIndex
 from service.core.identity.grants import ClaimRule, Grant
 from service.core.model import Bearer
 from service.core.problems import Problem
+from service.core.request.headers import parse_credential
 from tests.authn.conftest import Keeping, authenticate, recall
 from tests.support.issuer import Issuer as Provider
 from tests.support.issuer import SigningKey, b64url, encode_jws
@@ -132,6 +134,21 @@ FORGERIES: list[Any] = [
     pytest.param(lambda _: "..", id="dots"),
     pytest.param(lambda _: "a.b.c", id="letters"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("form", "scheme"),
+    [("{}", "Bearer"), ("jwt:{}", "Basic"), ("anybody:{}", "Basic")],
+    ids=["bearer", "basic", "name"],
+)
+async def test_row30_an_encrypted_token_is_told_as_that(form: str, scheme: str) -> None:
+    """Five segments are a JWE (RFC 7516 §7.1), wherever a token may stand."""
+    token = ".".join([b64url(b'{"alg":"RSA-OAEP","enc":"A256GCM"}'), "AA", "AA", "AA", "AA"])
+    text = form.format(token).encode()
+    credential = parse_credential(b"Bearer " + text if scheme == "Bearer" else b"Basic " + base64.b64encode(text))
+    assert isinstance(credential, Bearer)
+    with refused(Rejected, "This token is encrypted", Problem.TOKEN_ENCRYPTED):
+        await Tokens({}).authenticate(credential)
 
 
 async def test_the_payload_that_the_forgeries_build_on_passes(provider: Provider, keeping: Keeping) -> None:

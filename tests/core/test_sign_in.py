@@ -166,6 +166,7 @@ def at_hash(digest: bytes) -> str:
         ("PS512", hashlib.sha512(b"token").digest()),
         pytest.param("EdDSA", hashlib.sha512(b"token").digest(), id="Ed25519"),
         pytest.param("EdDSA", hashlib.shake_256(b"token").digest(114), id="Ed448"),
+        pytest.param("EdDSA", hashlib.shake_256(b"token").digest(64), id="Ed448-of-Keycloak"),
     ],
 )
 def test_at_hash_ties_the_access_token_to_the_id_token(algorithm: str, digest: bytes) -> None:

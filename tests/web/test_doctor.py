@@ -63,6 +63,21 @@ def test_nothing_is_wrong(
     assert (status, "a token that nobody has" in "".join(lines)) == (1, True)
 
 
+@pytest.mark.parametrize(("path", "said"), [("/", "configure the issuer as it names itself"), ("/nowhere", "404")])
+def test_an_issuer_that_names_itself_otherwise(
+    path: str,
+    said: str,
+    here: Path,
+    neighbour: Neighbour,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settle(monkeypatch, ISSUER__URL=f"{neighbour.url}{path}", ISSUER__AUDIENCES="prefect", PREFECT__URL=neighbour.url)
+    status, lines = examined(capsys)
+    assert status == 1
+    assert said in "".join(lines)
+
+
 PREFECTS = {
     "away": (None, "", "cannot be reached"),
     "another server": (Reply(status=404), "", "is not Prefect's API"),

@@ -571,7 +571,8 @@ async def test_a_provider_that_cannot_be_discovered_is_a_page_and_later_a_sign_i
     assert (await person.ask(DEEP)).status_code == 302  # nothing but signing in needs the provider
     assert (await person.open("/_auth/login")).status_code == 200
     answer = await person.open(f"/_auth/start?{urlencode({'return_to': DEEP})}")
-    assert "cannot be reached" in refused(answer, 503)
+    said = "cannot be reached just now" if how in {"down", "error"} else "not the identity provider that it is set up"
+    assert said in refused(answer, 503)
     assert int(answer.headers["retry-after"]) >= 1
     assert way_back(answer) == DEEP
     assert not set_cookies(answer)
@@ -581,6 +582,29 @@ async def test_a_provider_that_cannot_be_discovered_is_a_page_and_later_a_sign_i
     assert app.wiring.provider_issuer is not None
     for _ in range(2):  # the first may but join a fetch that began before
         await app.wiring.provider_issuer.keys.refresh(app.wiring.provider_issuer.policy)
+    assert (await sign_in(person, office, DEEP)).headers["location"] == DEEP
+    await app.stop()
+
+
+async def test_nobody_is_sent_to_a_provider_that_has_gone(
+    office: Office, people_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is has been known since the start, and says nothing about whether it is there."""
+    people_settings["oidc"]["keys"] |= {"min_refresh": 1}
+    app = create_app(Settings(**people_settings))
+    await app.start()
+    person = Person(app)
+    await sign_in(person, office)
+    assert app.wiring.provider_issuer is not None
+    keys = app.wiring.provider_issuer.keys
+    office.stop()
+    keys.fetched_at -= 2  # it was heard of two seconds ago
+    answer = await person.open(f"/_auth/start?{urlencode({'return_to': DEEP})}")
+    assert "cannot be reached just now" in refused(answer, 503)
+    page = await person.submit("/_auth/logout", hidden(await person.open("/_auth/logout")))
+    assert page.headers["location"] == "/_auth/signed-out?still=1"
+    office.start()
+    monkeypatch.setattr(keys, "_cool_until", 0.0)
     assert (await sign_in(person, office, DEEP)).headers["location"] == DEEP
     await app.stop()
 
@@ -634,6 +658,35 @@ async def test_a_provider_that_is_down_ends_no_session_at_once(person: Person, o
     office.start()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        Reply(
+            {"error": "unauthorized_client", "error_description": "Invalid client or Invalid client credentials"}, 401
+        ),
+        Reply({"error": "invalid_client"}, 401),
+        Reply({"error": "invalid_request"}, 400),
+    ],
+    ids=["keycloak", "rfc6749", "request"],
+)
+async def test_a_provider_that_does_not_take_the_client_any_more_ends_no_session(
+    person: Person, office: Office, said: Reply, logged: Callable[[], str]
+) -> None:
+    await sign_in(person, office)
+    good, office.replies["/token"] = office.replies["/token"], said
+    change_session(person, check_at=time.time() - 1)
+    assert (await person.ask()).status_code == 200
+    assert '"level": "warning"' in logged()
+    assert '"message": "a session was not renewed"' in logged()
+    told = (await person.client.get("/readyz")).json()
+    assert told["status"] == "degraded"
+    assert "does not take this service as its client" in told["provider"]["problem"]
+    assert "forward_auth_provider_refuses_client 1.0" in (await person.client.get("/metrics")).text
+    office.replies["/token"] = good
+    assert await sign_in(person, office)
+    assert (await person.client.get("/readyz")).json()["provider"]["problem"] == ""
+
+
 async def test_a_session_of_the_provider_is_no_credential_of_a_machine_and_none_of_its_tokens_is(
     person: Person, office: Office
 ) -> None:
@@ -681,7 +734,7 @@ async def notify(site: ForwardAuth, token: str) -> httpx.Response:
 
 @pytest.mark.parametrize("named", [{"sid": "sid-1", "sub": None}, {"sid": None}, {}], ids=["sid", "sub", "both"])
 async def test_the_provider_ends_a_session_behind_the_browsers_back(
-    person: Person, site: ForwardAuth, office: Office, named: dict[str, Any]
+    person: Person, site: ForwardAuth, office: Office, named: dict[str, Any], logged: Callable[[], str]
 ) -> None:
     await sign_in(person, office)
     office.claims = {"sub": "300", "sid": "sid-2"}
@@ -692,6 +745,7 @@ async def test_the_provider_ends_a_session_behind_the_browsers_back(
     told = await notify(site, office.logout_token(**named))
     assert told.status_code == 200
     assert told.headers["cache-control"] == "no-store"
+    assert logged().count('"message": "signed out by the provider"') == 1
     assert [(await one.ask()).status_code for one in (person, bystander)] == [302, 200]
     assert (await person.fetch()).json()["code"] == "session_ended"
     await sign_in(person, office)

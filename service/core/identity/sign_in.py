@@ -37,13 +37,15 @@ _NOT_IDENTITY: Final = (
     ("typ", ("Bearer", "Refresh", "Offline", "Logout")),  # Keycloak writes the kind into the claims
     ("token_use", ("access",)),  # Cognito does
 )
-_AT_HASHES: Final[Mapping[str, tuple[str, ...]]] = {
-    "256": ("sha256",),
-    "384": ("sha384",),
-    "512": ("sha512",),
-    "DSA": ("sha512", "shake_256"),  # Ed25519 and Ed448: the algorithm's name does not tell which
+_AT_HASHES: Final[Mapping[str, tuple[tuple[str, int], ...]]] = {  # hashes, and how many bytes are half of each
+    "256": (("sha256", 16),),
+    "384": (("sha384", 24),),
+    "512": (("sha512", 32),),
+    # Ed25519, and Ed448, which the algorithm's name does not tell apart. No standard says how long SHAKE256 is there:
+    # 114 bytes, as inside Ed448 (RFC 8032 §5.2), are what OpenID's Connect working group chose (connect#1125), and 64,
+    # as in CMS (RFC 8702 §3.1), are what Keycloak writes.
+    "DSA": (("sha512", 32), ("shake_256", 57), ("shake_256", 32)),
 }
-_SHAKE_BYTES: Final = 114
 
 _PROVIDER_ERRORS: Final[Mapping[str, Problem]] = {  # RFC 6749 §4.1.2.1 and §5.2, OIDC Core §3.1.2.6
     "access_denied": Problem.PROVIDER_DENIED,
@@ -151,10 +153,10 @@ def validate_at_hash(claims: Mapping[str, Any], access_token: str, algorithm: st
     """Refuse an access token that does not match the ID token's ``at_hash``, if there is one (OIDC Core §3.1.3.8)."""
     if "at_hash" not in claims:
         return
-    for name in _AT_HASHES.get(algorithm[-3:], ()):
+    for name, half in _AT_HASHES.get(algorithm[-3:], ()):
         digest = hashlib.new(name, access_token.encode())
-        whole = digest.digest(_SHAKE_BYTES) if name == "shake_256" else digest.digest()  # type: ignore[call-arg]
-        if _same(claims["at_hash"], _b64url(whole[: len(whole) // 2])):
+        whole = digest.digest(half) if name == "shake_256" else digest.digest()  # type: ignore[call-arg]
+        if _same(claims["at_hash"], _b64url(whole[:half])):  # the first bytes of SHAKE256 are the same at any length
             return
     raise Rejected(Problem.ACCESS_TOKEN_HASH_OTHER)
 
@@ -183,6 +185,17 @@ def validate_logout_token(verified: VerifiedClaims, trust: IssuerTrust, now: flo
     if not token_id:
         raise Rejected(Problem.LOGOUT_TOKEN_WITHOUT_ID)
     return LogoutNotice(subject, sid, token_id, _issued_at(claims), until)
+
+
+def validate_userinfo(verified: VerifiedClaims, trust: IssuerTrust, now: float) -> Mapping[str, Any]:
+    """Return the claims of a signed answer of the userinfo endpoint, or raise Rejected (OIDC Core §5.3.2).
+
+    It is an answer to this very call, so it need not have dates; those that it has must be right.
+    """
+    if verified.token_type.lower() not in _ID_TOKEN_TYPES:
+        raise Rejected(Problem.NOT_USERINFO, got=verified.token_type[:40])
+    _validate_provider_token(verified.issuer, {"iat": now, "exp": now, **verified.claims}, trust, now)
+    return verified.claims
 
 
 def needs_userinfo(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable[str] = ()) -> bool:
@@ -232,15 +245,16 @@ def signed_in_from(claims: Mapping[str, Any], trust: IssuerTrust, kept: Iterable
     )
 
 
-def provider_error(error: str, description: str = "") -> SignInFailed:
+def provider_error(error: str, description: str = "", **more: str) -> SignInFailed:
     """Return the refusal for an error response (RFC 6749 §4.1.2.1, OIDC Core §3.1.2.6).
 
-    The response's own words are for the log only: anybody can write them into a link to the callback.
+    The response's own words are for the log only: anybody can write them into a link to the callback. ``more`` is, too.
     """
     return SignInFailed(
         _PROVIDER_ERRORS.get(error, Problem.PROVIDER_ERROR),
         error=_printable(error[:MAX_ERROR]),
         description=_printable(description[:MAX_DESCRIPTION]),
+        **more,
     )
 
 

@@ -32,7 +32,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST: Final = re.compile(r"(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::\d{1,5})?")
 _DPOP: Final = b"dpop"  # RFC 9449 §7.1
 _TOKEN68: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="  # RFC 9110 §11.2
-_JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
+_JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{2,}(?:\.[A-Za-z0-9_-]*){2}(?:(?:\.[A-Za-z0-9_-]*){2})?")
 _PREFECT: Final = re.compile(rb"prefect/(\d{1,4})\.(\d{1,4})\.(\d{1,4}) \(API ")
 _JSON_OBJECT: Final = "eyJ"  # base64url of '{"': how every compact JWS and JWE begins
 
@@ -188,7 +188,10 @@ def _parse_basic(rest: bytes) -> Bearer | Basic:
 
 
 def is_jwt(text: str) -> bool:
-    """Tell whether text has the shape of a JWT (RFC 7515 §3.1), which no password can have here."""
+    """Tell whether text has the shape of a JWT, signed (RFC 7515 §3.1) or encrypted (RFC 7516 §3.1).
+
+    No password can have it here.
+    """
     return text.startswith(_JSON_OBJECT) and _JWT_SHAPE.fullmatch(text) is not None
 
 
