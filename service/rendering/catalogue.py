@@ -182,7 +182,8 @@ SENTENCES: Final[Mapping[Problem, str]] = {
     _P.SIGN_IN_UNPROVEN: _UNPROVEN,
     _P.PROVIDER_ENCRYPTS: "The identity provider encrypts what it tells this service, which cannot be read here: tell "
     "whoever runs this to turn encryption off for this client.",
-    _P.PROVIDER_DENIED: "The identity provider did not let you in: sign in with another account, or ask for access.",
+    _P.PROVIDER_DENIED: "The identity provider did not let you in: use another account, or ask for access. If you "
+    "stopped there yourself, try again.",
     _P.PROVIDER_CODE_USED: "This sign-in was used already, or took too long: sign in again.",
     _P.PROVIDER_WANTS_INTERACTION: "The identity provider asks for something that was not done there: sign in again.",
     _P.PROVIDER_REFUSES_CLIENT: "The identity provider does not accept this service as it is set up: tell whoever runs "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,7 +89,7 @@ async def asked_again(person: Person) -> httpx.Response:
     """Let the session be due for a question to Keycloak, and use it."""
     sessions = person.app.wiring.sessions
     assert sessions is not None
-    sealed = sessions.seal(session_of(person)._replace(check_at=0.0))
+    sealed = sessions.seal(session_of(person)._replace(check_at=time.time() - 90))
     person.client.cookies.set(COOKIE, f"1.{sealed}", domain=urlsplit(ORIGIN).netloc, path="/")
     return await person.ask()
 
@@ -115,17 +116,34 @@ async def test_the_session_of_keycloak_stays_the_one_that_everything_ends_with(
     assert (await asked_again(person)).status_code == 302
 
 
-async def test_a_realm_without_offline_sessions_lets_people_in(keycloak: Keycloak, pages: ProviderPages) -> None:
-    realm = keycloak.realm("online")
+def without_the_role(realm: Realm) -> None:
+    """Take from everybody the right to offline sessions."""
+    role = realm.admin("GET", "/roles/offline_access").json()
+    realm.admin("DELETE", f"/roles/default-roles-{realm.name}/composites", [role])
+
+
+def without_the_scope(realm: Realm) -> None:
+    """Let no client request offline sessions, though the realm lists their scope."""
     scopes = {one["name"]: one["id"] for one in realm.admin("GET", "/client-scopes").json()}
-    realm.admin("DELETE", f"/client-scopes/{scopes['offline_access']}")
+    client = realm.admin("GET", "/clients?clientId=prefect").json()[0]["id"]
+    realm.admin("DELETE", f"/clients/{client}/optional-client-scopes/{scopes['offline_access']}")
+
+
+@pytest.mark.parametrize("forbid", [without_the_role, without_the_scope])
+async def test_people_who_may_have_no_offline_session_sign_in_and_are_asked_about(
+    keycloak: Keycloak, pages: ProviderPages, forbid: Callable[[Realm], None]
+) -> None:
+    realm = keycloak.realm(forbid.__name__.replace("_", "-"))
     realm.add_client("prefect", SECRET, ORIGIN)
     realm.add_person("alice", roles=["prefect-admin"])
+    forbid(realm)
     for preset in ("keycloak", ""):
-        async with gate_of(configured(realm, preset=preset)) as gate:
+        async with gate_of(configured(realm, preset=preset, role="viewer")) as gate:
             person = Person(gate.app)
             assert (await sign_in(person, pages, "alice")).status_code == 303
-            assert (await asked_again(person)).status_code in {200, 403}  # Keycloak was asked, and knows the session
+            assert (await asked_again(person)).status_code == 200
+            realm.log_out("alice")
+            assert (await asked_again(person)).status_code == 302
 
 
 async def test_somebody_else_signs_in(gate: Gate, pages: ProviderPages) -> None:
