@@ -43,15 +43,15 @@ test: parts ## run the tests, with real parts: a quarter of an hour on two cores
 test-all: parts ## the same, and those that take long: restarts, replicas, installations, more versions
 	$(RUN)/$(PYTEST)
 
-test-quick: init ## run the tests that need no Prefect, proxy or browser
+test-quick: init ## run the tests that need no Prefect, proxy or browser; verify calls go the short way
 	$(RUN)/$(PYTEST) $(QUICK)
 
 test-providers: parts ## run the tests against Keycloak, and each other real provider that is installed
 	$(RUN)/$(PYTEST) -n 1 tests/providers
 
-coverage: init ## run the quick tests; fail below 100 % of branches in service/core, or 94 % in the rest
+coverage: init ## the quick tests by ASGI; fail below 100 % of branches in service/core, or 94 % in the rest
 	$(RUN)/coverage erase
-	$(RUN)/coverage run -m $(PYTEST) $(QUICK)
+	TEST_BY_ASGI=1 $(RUN)/coverage run -m $(PYTEST) $(QUICK)
 	$(RUN)/coverage combine --quiet
 	@below=; \
 	$(RUN)/coverage report --include='service/core/*' --fail-under=100 || below=1; \

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import ssl
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,20 +38,41 @@ def pytest_configure(config: pytest.Config) -> None:
     """Prepare each process that runs tests."""
     os.umask(0o022)  # files that the group may not write to
     _trust_one_authority(config)
-    _measure_started_processes()
+    if os.environ.get("TEST_BY_ASGI"):
+        _use_another_uvicorn(config)
+    _pass_on_to_processes()
 
 
-def _measure_started_processes() -> None:
-    """Let `make coverage` measure the processes, too, that tests start with an environment of their own."""
+def _use_another_uvicorn(config: pytest.Config) -> None:
+    """Let the service find a uvicorn that it does not know, here and in processes, so that all calls go by ASGI."""
+    from tests.support.other_uvicorn import install  # noqa: PLC0415 - here alone, where it is wanted
+
+    folder = tempfile.TemporaryDirectory(prefix="uvicorn-")
+    config.add_cleanup(folder.cleanup)
+    path = str(install(Path(folder.name)))
+    sys.path.insert(0, path)
+    os.environ["PYTHONPATH"] = os.pathsep.join([path, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _pass_on_to_processes() -> None:
+    """Pass on what concerns all processes to those, too, that tests start with an environment of their own.
+
+    `make coverage` measures them, and lets them answer by ASGI.
+    """
     measuring = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_PROCESS_")}
-    if not measuring:
+    first = os.environ.get("PYTHONPATH") if os.environ.get("TEST_BY_ASGI") else None
+    if not measuring and not first:
         return
     start = subprocess.Popen.__init__
 
-    def measured(self: Any, *args: Any, env: Any = None, **rest: Any) -> None:
-        start(self, *args, env=None if env is None else {**measuring, **env}, **rest)
+    def started(self: Any, *args: Any, env: Any = None, **rest: Any) -> None:
+        if env is not None:
+            env = {**measuring, **env}
+            if first:
+                env["PYTHONPATH"] = os.pathsep.join(filter(None, [first, env.get("PYTHONPATH")]))
+        start(self, *args, env=env, **rest)
 
-    subprocess.Popen.__init__ = measured  # type: ignore[method-assign]
+    subprocess.Popen.__init__ = started  # type: ignore[method-assign]
 
 
 def _trust_one_authority(config: pytest.Config) -> None:

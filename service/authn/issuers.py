@@ -36,7 +36,13 @@ class TokenIssuer(Protocol):
     ) -> Key:
         """Return a key that is not at hand. Raises a Refusal."""
 
-    async def admit(self, principal: Principal, claims: Mapping[str, Any]) -> Principal:
+    def has_listed(self, claims: Mapping[str, Any]) -> bool:
+        """Tell whether a verified token is in the issuer's list of tokens, or the issuer keeps none."""
+
+    async def read_list(self) -> None:
+        """Read what is new in the issuer's list of tokens."""
+
+    def admit(self, principal: Principal, claims: Mapping[str, Any]) -> Principal:
         """Return the principal of a verified token, with what the issuer itself knows of it. Raises a Refusal."""
 
 
@@ -96,8 +102,17 @@ class Issuer:
         raise Rejected(Problem.SIGNING_KEY_UNKNOWN, kid=kid, algorithm=algorithm, keys=self.key_count)
 
     @staticmethod
-    async def admit(principal: Principal, claims: Mapping[str, Any]) -> Principal:
-        """Return the principal as it is: such an issuer says everything in its tokens."""
+    def has_listed(claims: Mapping[str, Any]) -> bool:
+        """Tell that there is no list: such an issuer says everything in its tokens."""
+        del claims
+        return True
+
+    async def read_list(self) -> None:
+        """Do nothing: there is no list."""
+
+    @staticmethod
+    def admit(principal: Principal, claims: Mapping[str, Any]) -> Principal:
+        """Return the principal as it is."""
         del claims
         return principal
 

@@ -45,7 +45,18 @@ class OwnIssuer:
             raise Rejected(Problem.SIGNING_KEY_UNKNOWN, kid=kid, algorithm=algorithm)
         return key
 
-    async def admit(self, principal: Principal, claims: Mapping[str, Any]) -> Principal:
+    def has_listed(self, claims: Mapping[str, Any]) -> bool:
+        """Tell whether the token, or the secret that it was obtained with, is known."""
+        secret_id = text_at(claims, CREDENTIAL_ID)
+        if secret_id:
+            return self.issued.machine_of(secret_id) is not None
+        return self.issued.find(text_at(claims, "jti")) is not None
+
+    async def read_list(self) -> None:
+        """Read what is new in the list, but not more often than once in a while."""
+        await self.issued.look_for_request()
+
+    def admit(self, principal: Principal, claims: Mapping[str, Any]) -> Principal:
         """Return the principal with the role of its token.
 
         The name of a token that a person has issued was chosen by that person, so no grant for a name may count:
@@ -56,28 +67,19 @@ class OwnIssuer:
         """
         admitted = principal._replace(roles=tuple(values_at(claims, "roles")))
         secret_id = text_at(claims, CREDENTIAL_ID)
+        self.check_fresh()
         if secret_id:
-            await self._check_secret(secret_id, principal.name)
+            if self.issued.machine_of(secret_id) is None:
+                raise Rejected(Problem.TOKEN_REVOKED, token=secret_id[:MAX_SHOWN], name=principal.name)
             return admitted
         token_id = text_at(claims, "jti")
         found = self.issued.find(token_id)
-        if found is None:
-            await self.issued.look_for_request()
-            found = self.issued.find(token_id)
-        self.check_fresh()
         if found is None:
             raise Rejected(Problem.TOKEN_NOT_LISTED, token=token_id[:MAX_SHOWN], name=principal.name)
         if found.revoked is not None:
             raise Rejected(Problem.TOKEN_REVOKED, token=token_id, name=principal.name)
         self.issued.note_use(token_id)
         return admitted._replace(issuer=f"{admitted.issuer}{OF_PEOPLE}") if found.owner else admitted
-
-    async def _check_secret(self, secret_id: str, name: str) -> None:
-        if self.issued.machine_of(secret_id) is None:
-            await self.issued.look_for_request()
-        self.check_fresh()
-        if self.issued.machine_of(secret_id) is None:
-            raise Rejected(Problem.TOKEN_REVOKED, token=secret_id[:MAX_SHOWN], name=name)
 
     @property
     def believed_until(self) -> float:

@@ -8,9 +8,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 from service.authn.seal import Seal
+from service.authn.steps import Steps, in_time
 from service.core.errors import NotPermitted, OutOfReach, SessionEnded, SignInFailed
 from service.core.identity.grant_index import RoleAssignment
 from service.core.identity.sessions import (
@@ -115,11 +117,15 @@ class Sessions:
 
     async def open(self, cookie: SessionCookie) -> Opened:
         """Return the session in a cookie, renewed if it is due. Raises SessionEnded, NotPermitted or OutOfReach."""
+        return await in_time(self.opening(cookie))
+
+    def opening(self, cookie: SessionCookie) -> Steps[Opened]:
+        """Open a session in steps; waits only if it is due to be renewed."""
         session, now = self.look_at(cookie), time.time()
         self._renewals.note_opened(session)
         fresh = session
         if now >= session.check_at:
-            fresh = await self._checked(session, now)
+            fresh = yield partial(self._checked, session, now)
             self._validate(fresh, time.time())  # it may have been revoked during the renewal
         if fresh is not session or now - session.seen >= self.policy.touch:
             fresh = fresh._replace(seen=now)

@@ -11,10 +11,12 @@ use and that fits the key; the key, taken from the issuer's own key set by its i
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from service.authn.introspection import Introspection
 from service.authn.issuers import TokenIssuer
+from service.authn.steps import Steps, in_time
 from service.core.errors import Refusal, Rejected
 from service.core.identity.claims import MAX_SHOWN, principal_from, with_verified_email
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
@@ -58,14 +60,23 @@ class Tokens:
         """Return the principal of a token. The proof is valid until the token or the issuer's keys expire.
 
         Raises Rejected if the token is not valid, OutOfReach if the issuer's keys or its word cannot be had, and
-        Throttled if too many callers wait for that. Suspends only if the key, a token of our own, or what an issuer
-        says is not known yet; otherwise none can change between the look-up and the return.
+        Throttled if too many callers wait for that.
+        """
+        return await in_time(self.authenticating(credential))
+
+    def authenticating(self, credential: Bearer) -> Steps[Proof]:
+        """Authenticate in steps.
+
+        Waits only if the key, a token of our own, or what an issuer says is not known yet; otherwise none can change
+        between the look-up and the return.
         """
         try:
-            verified = await self.verify(credential.token)
+            verified = yield from self._verifying(credential.token)
             issuer = self._issuers[verified.issuer]
             principal = principal_from(verified, issuer.trust, time.time())
-            principal = await issuer.admit(principal, verified.claims)
+            if not issuer.has_listed(verified.claims):
+                yield issuer.read_list
+            principal = issuer.admit(principal, verified.claims)
             self._refuse_revoked(verified, principal.name)
             principal = self._grants.with_roles(principal, with_verified_email(verified.claims, issuer.trust))
         except Refusal:
@@ -85,13 +96,16 @@ class Tokens:
 
     async def verify(self, token: bytes) -> VerifiedClaims:
         """Return the claims of a token that one of the issuers signed or vouches for; raises as authenticate() does."""
+        return await in_time(self._verifying(token))
+
+    def _verifying(self, token: bytes) -> Steps[VerifiedClaims]:
         segments = token.split(b".")
         if len(segments) != _SEGMENTS:
             if self._introspection is None:
                 encrypted = len(segments) == _SEGMENTS_ENCRYPTED and token.startswith(_JSON_OBJECT)
                 problem = Problem.TOKEN_ENCRYPTED if encrypted else Problem.TOKEN_NOT_A_JWT
                 raise Rejected(problem, segments=len(segments))
-            active = await self._introspection.ask(token)
+            active = yield partial(self._introspection.ask, token)
             return VerifiedClaims(self._introspection.url, "", active.answer, active.until)
         header_segment, payload_segment, signature_segment = segments
         header = parse_header(header_segment)
@@ -107,7 +121,7 @@ class Tokens:
         key = issuer.key_at_hand(header.kid, header.algorithm)
         genuine = key is not None and key.verify(signed, signature) is True
         if not genuine and (key is None or issuer.may_be_replaced(header.kid)):
-            key = await issuer.find_key(header.kid, header.algorithm, issued_at, instead_of=key)
+            key = yield partial(issuer.find_key, header.kid, header.algorithm, issued_at, instead_of=key)
             genuine = key.verify(signed, signature) is True
         if not genuine:
             raise Rejected(Problem.SIGNATURE_INVALID, algorithm=header.algorithm, kid=header.kid)

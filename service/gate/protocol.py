@@ -59,9 +59,12 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Reset the counters for the next request."""
-        self._received, self._together, self._in_head = 0, self._chunk, True
+        """Expect the next request."""
+        self._expect_next()
         super().on_message_complete()
+
+    def _expect_next(self) -> None:
+        self._received, self._together, self._in_head = 0, self._chunk, True
 
     def _should_upgrade_to_ws(self) -> bool:
         """Accept WebSockets for the relay alone. Some proxies send the Upgrade header of a request that they verify."""

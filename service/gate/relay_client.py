@@ -66,7 +66,7 @@ class Client:
         """Read the upgrade request; raises Refusal if it cannot be relayed."""
         if not proxies.trusts(self.peer):
             raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=self.peer)
-        call = behind_prefix(self._scope, _PREFIX)
+        call = behind_prefix(self._scope["raw_path"], self._scope["query_string"], _PREFIX)
         if call is None or call[0] is Gate.UI:
             raise NotFound(Problem.NOT_FOUND)
         self.gate, target = call

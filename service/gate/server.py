@@ -14,7 +14,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.adapters.prefect_socket import MAX_MESSAGE, PING_SECONDS, PONG_SECONDS
-from service.gate.protocol import BoundedHeadProtocol, RelayProtocol
+from service.gate.protocol import RelayProtocol
+from service.gate.verify_protocol import http_protocol
 from service.settings import Settings
 from service.settings.load import CONFIG, SECRETS, SESSION_KEY
 from service.telemetry.events import configure_logging
@@ -27,14 +28,6 @@ except ImportError:  # Windows
 KEEP_ALIVE: Final = 120  # seconds; longer than proxies keep idle connections, so that they are the ones to close
 _FIRST_INHERITED: Final = 3  # SD_LISTEN_FDS_START
 MAX_FILES: Final = 65_536  # descriptors: more than the memory of one process has use for
-PROTOCOLS: Final[dict[str, Any]] = {
-    "http": BoundedHeadProtocol,
-    "ws": RelayProtocol,
-    "ws_max_size": MAX_MESSAGE,
-    "ws_per_message_deflate": False,  # it takes more memory than all the rest of a socket
-    "ws_ping_interval": PING_SECONDS,
-    "ws_ping_timeout": PONG_SECONDS,
-}
 
 
 def serve(settings: Settings, config_file: Path | None = None, secrets_file: Path | None = None) -> None:
@@ -64,13 +57,9 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
         uds=None if uds is None else str(uds),
         workers=settings.workers,
         loop="uvloop",
-        **PROTOCOLS,
+        **protocols(),
         lifespan="on",
         log_config=None,
-        access_log=False,
-        proxy_headers=False,  # the peer's address must be the proxy's own
-        server_header=False,
-        date_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.shutdown_grace),
     )
@@ -87,6 +76,22 @@ def serve(settings: Settings, config_file: Path | None = None, secrets_file: Pat
             uds.unlink(missing_ok=True)
     if settings.workers == 1 and not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def protocols() -> dict[str, Any]:
+    """Return uvicorn's options for HTTP and WebSockets."""
+    return {
+        "http": http_protocol(),
+        "ws": RelayProtocol,
+        "ws_max_size": MAX_MESSAGE,
+        "ws_per_message_deflate": False,  # it takes more memory than all the rest of a socket
+        "ws_ping_interval": PING_SECONDS,
+        "ws_ping_timeout": PONG_SECONDS,
+        "access_log": False,
+        "proxy_headers": False,  # the peer's address must be the proxy's own
+        "server_header": False,
+        "date_header": False,
+    }
 
 
 def inherited_sockets() -> list[socket.socket]:

@@ -8,13 +8,14 @@ import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Final, NoReturn
 
+from service.authn.steps import Steps, at_once, in_time
 from service.core.errors import Broken, Refusal, Rejected, UntrustedPeer
 from service.core.model import (
     NO_CREDENTIAL,
     Allow,
-    Basic,
     Bearer,
     Browser,
     Decision,
@@ -36,21 +37,23 @@ from service.core.request.headers import Headers, parse_client_version, parse_cr
 from service.gate.asgi import Message, Receive, Scope, Send, body_of
 from service.gate.generation import Generation
 from service.gate.refusals import RefusalPages
-from service.gate.wiring import Wiring
-from service.rendering.answers import allow_headers, reaches_a_person, render
+from service.rendering.answers import Refused, allowed, reaches_a_person, render
 from service.rendering.devices import device_in
 from service.rendering.forms import form_for
-from service.rendering.wire import WireHeaders
+from service.rendering.refusal_page import RefusalPage
+from service.rendering.wire import Answer, WireHeaders
 
 log = logging.getLogger(__name__)
 
+Endpoint = tuple[Face, Gate, bytes]  # which proxy, which gate, and the original target where the path ends in it
+
 _ASKS_FOR_RUNS: Final = "/get_scheduled_flow_runs"
-_EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
-_ENDPOINTS: Final = {
+_ENDPOINTS: Final[dict[str, Endpoint]] = {
     f"/{face}/{gate}": (face, gate, b"") for face in (Face.FORWARD_AUTH, Face.AUTH_REQUEST) for gate in Gate
 }
+ENDPOINTS: Final = {path.encode(): endpoint for path, endpoint in _ENDPOINTS.items()}  # as proxies write them
 EXT_AUTHZ_PREFIX: Final = f"/{Face.EXT_AUTHZ}/"
-_EXT_AUTHZ: Final = EXT_AUTHZ_PREFIX.encode()
+EXT_AUTHZ: Final = EXT_AUTHZ_PREFIX.encode()
 _NOTHING_MORE: Final[WireHeaders] = []
 _GATES: Final = {gate.encode(): gate for gate in Gate}
 
@@ -76,13 +79,31 @@ class VerifyEndpoints(ABC):
     async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what is no verify call."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901, PLR0912, PLR0915 - a frame costs
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call (ASGI 3.0)."""
-        call = (_ENDPOINTS.get(scope["path"]) or _ext_authz_call(scope)) if scope["type"] == "http" else None
-        if call is None:
+        endpoint = _ENDPOINTS.get(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None and scope["type"] == "http":
+            endpoint = ext_authz(scope["raw_path"], scope["query_string"])
+        if endpoint is None:
             await self._answer_other(scope, receive, send)
             return
-        face, gate, target = call
+        client = scope.get("client")
+        peer = client[0] if client else ""
+        answer = await in_time(self._answering(endpoint, scope["method"], scope["headers"], peer, receive))
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def answer_at_once(self, endpoint: Endpoint, method: str, headers: Headers, peer: str) -> Answer | None:
+        """Return the answer to a verify call without a body, or None if something has to be waited for.
+
+        Then nothing was counted, logged or remembered, and the call is to be made by ASGI.
+        """
+        return at_once(self._answering(endpoint, method, headers, peer, _no_body))
+
+    def _answering(  # noqa: C901, PLR0912 - a frame costs
+        self, endpoint: Endpoint, method: str, all_headers: Headers, peer: str, receive: Receive
+    ) -> Steps[Answer]:
+        face, gate, target = endpoint
         request: ForwardedRequest | None = None
         who: Principal | NoCredential | Refusal = NO_CREDENTIAL
         browser: Browser | None = None
@@ -90,26 +111,26 @@ class VerifyEndpoints(ABC):
         body: bytes | None = None
         decision: Decision | None = None
         noted: tuple[bytes, bytes, Proof] | None = None
-        client = scope.get("client")
-        peer = client[0] if client else ""
         try:
             if not self._trusts(peer):
                 self._refuse_peer(peer)
-            request, found = parse_call(face, scope["method"], target, scope["headers"], self.wiring.proxies)
+            request, found = parse_call(face, method, target, all_headers, self.wiring.proxies)
             if gate is Gate.UI:
                 browser = parse_browser(found, request)
-                who, headers = await self._session_of(found.get(b"cookie"), request, scope["headers"])
+                who, headers = yield from self._opening_session(found.get(b"cookie"), request, all_headers)
             else:
                 browser = browser_of(found, request)
                 presented = found.get(b"authorization")
                 if presented is not None:
                     key = self._verdicts.key_of(gate, presented, request.client)
-                    proof = self._verdicts.recall(key) or await self._prove(gate, presented, request.client, key)
+                    proof = self._verdicts.recall(key)
+                    if proof is None:
+                        proof = yield from self._proving(gate, presented, request.client, key)
                     who = proof.principal
                     if self._notes_reporters:
                         noted = presented, key, proof
             if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
-                body = await body_of(receive, MAX_BODY)
+                body = yield partial(body_of, receive, MAX_BODY)
             decision = decide(request, who, gate, self._access, browser=browser, body=body)
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
@@ -119,48 +140,44 @@ class VerifyEndpoints(ABC):
             who = Broken(Problem.INTERNAL)
         if decision is None:
             decision = decide(request, who, gate, self._access, browser=browser)
-        if isinstance(decision, Allow):
-            self._telemetry.allowed[gate] += 1
-            if noted is not None and request is not None:
-                self._note_reporter(request, gate, *noted)
-            if not decision.known:
-                self._telemetry.unknown_route(request)
-            if self._telemetry.log_allowed:
-                self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", peer=peer)
-            headers = allow_headers(decision.principal.identity) + headers
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send(_EMPTY_BODY)
-            return
-        await self._refuse(scope, send, decision, request, face=face, gate=gate, browser=browser, peer=peer)
+        if not isinstance(decision, Allow):
+            page = None
+            if reaches_a_person(decision, gate, browser):
+                page = yield partial(self._refusal_pages.page, self.wiring.settings)
+            return self._refuse(decision, request, endpoint, all_headers, browser=browser, peer=peer, page=page)
+        self._telemetry.allowed[gate] += 1
+        if noted is not None and request is not None:
+            self._note_reporter(request, gate, *noted)
+        if not decision.known:
+            self._telemetry.unknown_route(request)
+        if self._telemetry.log_allowed:
+            self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", peer=peer)
+        return allowed(decision.principal.identity, headers)
 
-    async def _refuse(
+    def _refuse(
         self,
-        scope: Scope,
-        send: Send,
-        decision: Decision,
+        decision: Refused,
         request: ForwardedRequest | None,
+        endpoint: Endpoint,
+        headers: Headers,
         *,
-        face: Face,
-        gate: Gate,
         browser: Browser | None,
         peer: str,
-    ) -> None:
-        """Log and send what is not an Allow."""
+        page: RefusalPage | None,
+    ) -> Answer:
+        """Count and log what is not an Allow, and return the answer."""
+        face, gate, _ = endpoint
         if isinstance(decision, Deny) and not decision.known:
             self._telemetry.unknown_route(request)
         request_id = secrets.token_hex(8)
         self._telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, peer=peer)
-        to_a_person = reaches_a_person(decision, gate, browser)
-        page = await self._refusal_pages.page(self.wiring.settings) if to_a_person else None
-        user_agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+        user_agent = next((value for name, value in headers if name == b"user-agent"), b"")
         form = form_for(parse_client_version(user_agent))
-        answer = render(decision, face, gate, request_id, browser, page, form=form)
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        return render(decision, face, gate, request_id, browser, page, form=form)
 
-    async def _session_of(
+    def _opening_session(
         self, header: bytes | None, request: ForwardedRequest, all_headers: Headers
-    ) -> tuple[Principal | NoCredential, WireHeaders]:
+    ) -> Steps[tuple[Principal | NoCredential, WireHeaders]]:
         """Return whose session a Cookie header carries, and what the answer adds.
 
         That is the Cookie header for the upstream, and the session's own cookies where it was sealed anew.
@@ -179,7 +196,7 @@ class VerifyEndpoints(ABC):
         passed_on: WireHeaders = [(b"cookie", strip_own_cookies(header))]
         era = self._verdicts.era
         with self.generation:
-            opened = await sessions.open(cookie)
+            opened = yield from sessions.opening(cookie)
         self.wiring.state.sightings.note(opened.session, device_in(all_headers), request.client, time.time())
         if opened.sealed is None:
             self._verdicts.remember(key, opened.proof, era)
@@ -214,38 +231,40 @@ class VerifyEndpoints(ABC):
         Raises Refusal.
         """
         key = self._verdicts.key_of(gate, presented, client)
-        return self._verdicts.recall(key) or await self._prove(gate, presented, client, key)
+        proof = self._verdicts.recall(key)
+        return await in_time(self._proving(gate, presented, client, key)) if proof is None else proof
 
-    async def _prove(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Proof:
+    def _proving(self, gate: Gate, presented: bytes, client: str, key: bytes) -> Steps[Proof]:
         """Parse a credential, prove it as the one kind that it is, and remember that; or raise a Refusal."""
         era = self._verdicts.era
         with self.generation as generation:
-            proof = await self._authenticate(generation.wiring, gate, parse_credential(presented), client)
+            wiring, credential = generation.wiring, parse_credential(presented)
+            if isinstance(credential, Bearer):
+                if gate is Gate.BASIC or not wiring.takes_tokens:
+                    raise Rejected(Problem.JWT_NOT_ACCEPTED)
+                proof = yield from wiring.tokens.authenticating(credential)
+            elif gate is Gate.JWT:
+                raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
+            else:
+                proof = yield partial(wiring.guard.authenticate, credential, client)
         self._verdicts.remember(key, proof, era)
         return proof
 
-    @staticmethod
-    async def _authenticate(wiring: Wiring, gate: Gate, credential: Bearer | Basic, client: str) -> Proof:
-        if isinstance(credential, Bearer):
-            if gate is Gate.BASIC or not wiring.takes_tokens:
-                raise Rejected(Problem.JWT_NOT_ACCEPTED)
-            return await wiring.tokens.authenticate(credential)
-        if gate is Gate.JWT:
-            raise Rejected(Problem.PASSWORD_NOT_ACCEPTED)
-        return await wiring.guard.authenticate(credential, client)
 
-
-def _ext_authz_call(scope: Scope) -> tuple[Face, Gate, bytes] | None:
-    """Return Envoy's face, the gate, and the original target."""
-    call = behind_prefix(scope, _EXT_AUTHZ)
+def ext_authz(raw_path: bytes, query: bytes) -> Endpoint | None:
+    """Return Envoy's endpoint of a path and query, if it is one."""
+    call = behind_prefix(raw_path, query, EXT_AUTHZ)
     return None if call is None else (Face.EXT_AUTHZ, *call)
 
 
-def behind_prefix(scope: Scope, prefix: bytes) -> tuple[Gate, bytes] | None:
+def behind_prefix(raw_path: bytes, query: bytes, prefix: bytes) -> tuple[Gate, bytes] | None:
     """Return the gate and the original target, as it was sent, of a path ``{prefix}{gate}{target}``; else None."""
-    raw_path, query = scope["raw_path"], scope["query_string"]
     if not raw_path.startswith(prefix):
         return None
     name, slash, rest = raw_path.removeprefix(prefix).partition(b"/")
     gate = _GATES.get(name)
     return None if gate is None else (gate, slash + rest + (b"?" + query if query else b""))
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}

@@ -24,13 +24,14 @@ IDENTITY_HEADERS: Final = (
     b"x-auth-request-roles",
     b"x-auth-request-issuer",
 )
+_NOTHING_MORE: Final[WireHeaders] = []
 _NOBODY: Final[WireHeaders] = [(name, b"") for name in IDENTITY_HEADERS]
 _JSON: Final[WireHeaders] = [(b"cache-control", b"no-store"), (b"content-type", b"application/json")]
 _ONE_LINE: Final = bytes.maketrans(bytes([*range(0x20), 0x7F]), b" " * 0x21)
 _PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "").replace(",", "")
 _BEARER: Final = 'Bearer realm="Prefect API"'
 _BASIC: Final = b'Basic realm="Prefect API", charset="UTF-8"'
-_Refused = Challenge | Deny | Login | Unavailable
+Refused = Challenge | Deny | Login | Unavailable
 _CHALLENGES: Final = {
     Gate.API: ("Bearer", "Basic"),
     Gate.JWT: ("Bearer",),
@@ -63,6 +64,16 @@ def allow_headers(identity: Identity) -> WireHeaders:
     ]
 
 
+@lru_cache(maxsize=4096)
+def _allowed(identity: Identity) -> Answer:
+    return Answer(200, allow_headers(identity), b"")
+
+
+def allowed(identity: Identity, more: WireHeaders = _NOTHING_MORE) -> Answer:
+    """Return the answer to what is allowed: the same for every face, and one object for an identity without more."""
+    return Answer(200, allow_headers(identity) + more, b"") if more else _allowed(identity)
+
+
 class _Frame(NamedTuple):
     """A refusal without what is its own: the request id, which ends the JSON, or the page in place of the JSON."""
 
@@ -87,7 +98,7 @@ def render(
     ``form`` is how the version of Prefect that asked sends a credential.
     """
     if isinstance(decision, Allow):
-        return Answer(200, allow_headers(decision.principal.identity), b"")
+        return allowed(decision.principal.identity)
     prompts = browser is None
     if isinstance(decision, Challenge) and not decision.cause.facts:  # whoever sends very many gets one of these
         status, code, (problem, _) = decision
@@ -111,7 +122,7 @@ def _frame_without_facts(
     return _frame(Challenge(status, code, Cause(problem)), face, gate, form, prompts=prompts)
 
 
-def _frame(decision: _Refused, face: Face, gate: Gate, form: Form, *, prompts: bool) -> _Frame:
+def _frame(decision: Refused, face: Face, gate: Gate, form: Form, *, prompts: bool) -> _Frame:
     """Return a refusal's frame. ``prompts`` tells that no browser asks, which would prompt for a password."""
     match decision:
         case Challenge():

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from service.gate.application import ForwardAuth
-from service.gate.server import PROTOCOLS
+from service.gate.server import protocols
 from service.settings import Settings
 from service.web.app import create_app
 
@@ -76,7 +76,7 @@ async def closed(socket: ClientConnection, seconds: float = 10) -> tuple[int, st
 @asynccontextmanager
 async def served(settings: dict[str, Any], port: int = 0) -> AsyncIterator[Gate]:
     app = create_app(Settings(**settings))
-    config = uvicorn.Config(app, "127.0.0.1", port, lifespan="on", log_config=None, proxy_headers=False, **PROTOCOLS)
+    config = uvicorn.Config(app, "127.0.0.1", port, lifespan="on", log_config=None, **protocols())
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from service.adapters.users_file import hash_password
 from service.gate import held_events
 from service.gate.application import ForwardAuth
+from service.gate.protocol import MAX_HEAD
 from service.issuing.ledger import Ledger
 from service.issuing.sqlite import SQLite
 from service.settings import Settings
@@ -27,6 +28,7 @@ from service.web.logout import LogoutRoutes
 from service.web.own_sessions import OwnSessionRoutes
 from service.web.own_tokens import OwnTokenRoutes
 from service.web.page_context import PageContext
+from tests.support.connection import Connection
 from tests.support.issuer import Issuer as Provider
 from tests.support.prefect_sockets import PrefectSockets
 from tests.support.relay_gate import Gate, served
@@ -57,11 +59,38 @@ class Answer:
         return parsed
 
 
+_LINE = re.compile(
+    rb"(?P<name>[A-Za-z0-9-]+): (?P<value>(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)"
+)
+_OF_THE_MESSAGE = {b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"}
+
+
+def is_http(path: str, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Tell whether a call arrives as it is given where it is sent as HTTP, and has no body."""
+    if sum(len(value) for _, value in headers) > MAX_HEAD:
+        return False  # the server itself refuses it
+    lines = all(_LINE.fullmatch(b"%b: %b" % one) and one[0] not in _OF_THE_MESSAGE for one in headers)
+    return lines and path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" #")
+
+
+def answer_of(written: bytes) -> Answer:
+    """Return an answer as HTTP/1.1 writes it, read."""
+    head, _, body = written.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    fields = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    answer = Answer(int(status.split(" ")[1]), fields, body)
+    if ("transfer-encoding", "chunked") in fields:
+        chunks = re.split(rb"\r\n", body)
+        answer.body = b"".join(chunks[1::2])
+    return answer
+
+
 @dataclass
 class Caller:
-    """Calls the ASGI application with exactly the bytes that are given, as a proxy would.
+    """Calls the service with exactly the bytes that are given, as a proxy would.
 
-    An empty ``peer`` has no address, as at a Unix socket or after a reset.
+    Calls go through its HTTP protocol, except those that HTTP cannot express, and those with a body: they are made by
+    ASGI. An empty ``peer`` has no address, as at a Unix socket or after a reset.
     """
 
     app: ForwardAuth
@@ -72,6 +101,12 @@ class Caller:
     async def raw(
         self, path: str, headers: list[tuple[bytes, bytes]], method: str = "GET", body: tuple[bytes, ...] = ()
     ) -> Answer:
+        if not body and method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} and is_http(path, headers):
+            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            written = await Connection(self.app, self.peer).send(
+                f"{method} {path} HTTP/1.1\r\n".encode() + lines + b"\r\n"
+            )
+            return answer_of(written)
         target, _, query = path.partition("?")
         scope = {
             "type": "http",

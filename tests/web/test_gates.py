@@ -401,7 +401,7 @@ async def test_two_issuers_are_kept_apart() -> None:
 async def test_an_exception_in_the_gate_is_a_refusal_and_no_traceback(
     call: Caller, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(call.app.wiring.tokens, "authenticate", lambda *_: 1 / 0)
+    monkeypatch.setattr(call.app.wiring.tokens, "authenticating", lambda *_: 1 / 0)
     answer = await call(f"Bearer {provider.mint()}")
     assert (answer.status, answer.json()["code"]) == (503, "internal_error")
     assert "Traceback" not in answer.body.decode()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -383,16 +384,16 @@ async def test_a_sign_out_while_a_session_is_being_looked_at_is_not_forgotten(pe
     wiring = person.app.wiring
     sessions = wiring.sessions
     assert sessions is not None
-    opens = sessions.open
+    opening = sessions.opening
 
-    async def slowly(cookie: Any) -> Any:
-        found = await opens(cookie)
-        await wiring.revocation_log.revoke(of_session(found.session.id))  # just after it was found to be good
+    def slowly(cookie: Any) -> Any:
+        found = yield from opening(cookie)
+        yield partial(wiring.revocation_log.revoke, of_session(found.session.id))  # just after it was found to be good
         return found
 
-    sessions.open = slowly  # type: ignore[method-assign]
+    sessions.opening = slowly  # type: ignore[method-assign]
     assert (await person.ask()).status_code == 200
-    sessions.open = opens  # type: ignore[method-assign]
+    sessions.opening = opening  # type: ignore[method-assign]
     assert (await person.ask()).status_code == 302
 
 
