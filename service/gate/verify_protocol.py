@@ -8,8 +8,8 @@ answer.
 
 - ``data_received()`` feeds the parser, which calls ``on_message_begin()``, ``on_url()``, ``on_header()``,
   ``on_headers_complete()``, ``on_body()`` and ``on_message_complete()``.
-- ``on_message_begin()`` makes ``url``, ``headers``, ``expect_100_continue`` and ``scope``, and does nothing else.
-- ``on_headers_complete()`` starts the call, or queues it. It may run later than the parser calls it, but before
+- ``on_message_begin()``, ``on_url()`` and ``on_header()`` only collect, in ``url``, ``headers`` and ``scope``.
+- ``on_headers_complete()`` starts the call, or queues it. All of them may run later than the parser calls them, before
   ``on_body()`` and ``on_message_complete()``. It asks the parser for the method, the version, ``should_keep_alive()``
   and ``should_upgrade()`` alone.
 - ``cycle`` is the last call that went by ASGI, and ``response_complete`` tells that none is under way.
@@ -93,7 +93,8 @@ class VerifyProtocol(BoundedHeadProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse a chunk, and answer the request that it ends with."""
-        self.write_answer()
+        if self._answer:
+            self.write_answer()
         super().data_received(data)
         if self._held is not None and not (self._whole and self._answer_at_once(self._held)):
             self._pass_to_asgi()
@@ -104,7 +105,11 @@ class VerifyProtocol(BoundedHeadProtocol):
         """Begin a request, without what only ASGI needs."""
         if self._held is not None:  # another request in the same chunk: in turn, by ASGI
             self._pass_to_asgi()
-        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self.url, self.headers = b"", []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header, without a look at it."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Hold back what may be answered at once, until it is whole. Pass everything else to ASGI."""
@@ -119,7 +124,6 @@ class VerifyProtocol(BoundedHeadProtocol):
             self._endpoints is not None
             and getattr(self.cycle, "response_complete", True)  # there is no cycle before the first call by ASGI
             and not self.flow.write_paused
-            and not self.expect_100_continue
             and parser.should_keep_alive()
             and not parser.should_upgrade()
             and parser.get_http_version() == "1.1"
@@ -184,10 +188,11 @@ class VerifyProtocol(BoundedHeadProtocol):
     def _pass_to_asgi(self) -> None:
         """Let uvicorn see a request as if its head, and its end where that has come, came now."""
         whole, self._held = self._held is not None and self._whole, None
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers += headers  # a list that the scope has, too
+        super().on_url(url)
+        for name, value in headers:
+            super().on_header(name, value)
         super().on_headers_complete()
         if whole:
             super().on_message_complete()

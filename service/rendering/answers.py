@@ -15,7 +15,7 @@ from service.core.problems import Cause, Problem
 from service.rendering.forms import ANY_VERSION, Form
 from service.rendering.refusal_page import RefusalPage
 from service.rendering.sentences import sentence, sentence_for_person
-from service.rendering.wire import Answer, WireHeaders
+from service.rendering.wire import Answer, Head, WireHeaders
 
 IDENTITY_HEADERS: Final = (
     b"x-auth-request-user",
@@ -50,9 +50,8 @@ def header_text(value: str) -> bytes:
     return quote(value, safe=_PLAIN).encode("ascii")
 
 
-@lru_cache(maxsize=4096)  # a caller with a new token has the same identity
 def allow_headers(identity: Identity) -> WireHeaders:
-    """Return all headers of an Allow, the same for every face. Do not change the list."""
+    """Return all headers of an Allow, the same for every face."""
     issuer, name, email, groups, roles = identity
     return [
         (b"x-auth-request-user", header_text(name)),
@@ -64,14 +63,14 @@ def allow_headers(identity: Identity) -> WireHeaders:
     ]
 
 
-@lru_cache(maxsize=4096)
-def _allowed(identity: Identity) -> Answer:
-    return Answer(200, allow_headers(identity), b"")
+@lru_cache(maxsize=4096)  # a caller with a new token has the same identity
+def _allow_head(identity: Identity) -> Head:
+    return Head(200, allow_headers(identity))
 
 
 def allowed(identity: Identity, more: WireHeaders = _NOTHING_MORE) -> Answer:
-    """Return the answer to what is allowed: the same for every face, and one object for an identity without more."""
-    return Answer(200, allow_headers(identity) + more, b"") if more else _allowed(identity)
+    """Return the answer to what is allowed, the same for every face."""
+    return Answer(_allow_head(identity), b"", more)
 
 
 class _Frame(NamedTuple):
@@ -79,6 +78,7 @@ class _Frame(NamedTuple):
 
     status: int
     headers: WireHeaders
+    json_head: Head  # with the headers of the JSON
     opening: bytes
 
 
@@ -106,13 +106,13 @@ def render(
     else:
         frame = _frame(decision, face, gate, form, prompts=prompts)
     if page is not None and reaches_a_person(decision, gate, browser):
-        kind, body = page.headers, page.fill(decision, request_id)
+        head, body = Head(frame.status, frame.headers + page.headers), page.fill(decision, request_id)
     else:
-        kind, body = _JSON, frame.opening + request_id.encode() + b'"}'
-    headers = [*frame.headers, *kind, (b"content-length", b"%d" % len(body))]
+        head, body = frame.json_head, frame.opening + request_id.encode() + b'"}'
+    more = [(b"content-length", b"%d" % len(body))]
     if face is Face.AUTH_REQUEST:
-        headers.append((b"x-auth-body", body.translate(_ONE_LINE)))
-    return Answer(frame.status, headers, body)
+        more.append((b"x-auth-body", body.translate(_ONE_LINE)))
+    return Answer(head, body, more)
 
 
 @lru_cache(maxsize=1024)  # more than there are problems of credentials, faces, gates and forms in use
@@ -147,7 +147,7 @@ def _frame(decision: Refused, face: Face, gate: Gate, form: Form, *, prompts: bo
         ]
         status = 401 if isinstance(decision, Challenge | Login) else 403
     opening = json.dumps(_content(decision.code, detail, "")).removesuffix('"}')
-    return _Frame(status, headers, opening.encode())
+    return _Frame(status, headers, Head(status, headers + _JSON), opening.encode())
 
 
 def reaches_a_person(

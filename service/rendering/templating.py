@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from service.core.errors import Code
 from service.rendering.cures import Ways
 from service.rendering.sentences import duration
-from service.rendering.wire import Answer, WireHeaders
+from service.rendering.wire import Answer, Head, WireHeaders
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +90,8 @@ class Templates:
             links, content = {}, {**_NOT_SHOWN, "request_id": content.get("request_id", "")}
         body = self._templates[template].render(links | content, retry_after=retry_after)
         policy = _POLICY.format(f" {form_origin}" if form_origin else "")
-        answer = _answer(status, body.encode(), "text/html; charset=utf-8", policy)
-        if retry_after:
-            answer.headers.append((b"retry-after", str(retry_after).encode()))
-        return answer
+        more = [(b"retry-after", str(retry_after).encode())] if retry_after else []
+        return _answer(status, body.encode(), "text/html; charset=utf-8", policy, more=more)
 
     def static(self, name: str, version: str = "") -> Answer:
         """Return the file of that name, one of a closed set, or 404.
@@ -121,11 +119,17 @@ class _File(NamedTuple):
         return cls(content, _MEDIA_TYPES[name.rpartition(".")[2]], hashlib.sha256(content).hexdigest()[:16])
 
 
-def _answer(status: int, body: bytes, media_type: str, policy: str, cached: str = "no-store") -> Answer:
+_NO_MORE: Final[WireHeaders] = []
+
+
+def _answer(
+    status: int, body: bytes, media_type: str, policy: str, cached: str = "no-store", *, more: WireHeaders = _NO_MORE
+) -> Answer:
     headers = {
         b"content-type": media_type,
         b"content-length": str(len(body)),
         b"content-security-policy": policy,
         b"cache-control": cached,
     }
-    return Answer(status, [*((name, value.encode()) for name, value in headers.items()), *_HEADERS], body)
+    head = Head(status, [*((name, value.encode()) for name, value in headers.items()), *_HEADERS])
+    return Answer(head, body, more)

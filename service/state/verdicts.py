@@ -6,9 +6,8 @@ if it were new. So is a password from another address: otherwise the cache could
 
 import time
 
-from cachetools import FIFOCache
-
 from service.core.model import Gate, Proof
+from service.state.bounded import drop_oldest
 from service.state.fingerprints import Fingerprints
 
 
@@ -22,15 +21,15 @@ class Verdicts:
     def __init__(self) -> None:
         self.era = 0
         self._seconds = 0.0
-        # first in, first out: keeping the order of use would cost time on each call
-        self._proofs: FIFOCache[bytes, Proof] = FIFOCache(1)
+        self._capacity = 0
+        self._proofs: dict[bytes, Proof] = {}  # the oldest first: keeping the order of use would cost time on each call
         self._fingerprints = {gate: Fingerprints() for gate in Gate}  # a proof at one gate is not valid at another
 
     def renew(self, *, seconds: float, capacity: int) -> None:
         """Forget everything, and use these limits from now on; ``seconds`` of 0 turns the cache off."""
         self.era += 1
-        self._seconds = seconds
-        self._proofs = FIFOCache(capacity)
+        self._seconds, self._capacity = seconds, capacity
+        self._proofs.clear()
 
     def key_of(self, gate: Gate, presented: bytes, address: str = "") -> bytes:
         """Return the cache key of these bytes at this gate; for a password, of the address as well."""
@@ -41,17 +40,14 @@ class Verdicts:
 
     def recall(self, key: bytes) -> Proof | None:
         """Return the cached proof if it has not expired, or None."""
-        try:
-            proof = self._proofs[key]
-        except KeyError:
-            return None
-        return proof if time.time() < proof.until else None
+        proof = self._proofs.get(key)
+        return proof if proof is not None and time.time() < proof.until else None
 
     def remember(self, key: bytes, proof: Proof, era: int) -> None:
         """Remember a proof, unless ``forget()`` or ``renew()`` was called since ``era`` was read."""
-        until = min(proof.until, time.time() + self._seconds)
         if era == self.era and self._seconds:
-            self._proofs[key] = proof._replace(until=until)
+            self._proofs[key] = Proof(proof.principal, min(proof.until, time.time() + self._seconds))
+            drop_oldest(self._proofs, self._capacity)
 
     def forget(self) -> None:
         """Forget everything, because keys, users or sessions have changed."""

@@ -9,7 +9,7 @@ from service.core.errors import Broken, Code, MalformedRequest, NotFound, OutOfR
 from service.core.model import Deny, Session, Unavailable
 from service.core.problems import Cause, Problem
 from service.rendering.pages import OwnSession, OwnToken, Pages
-from service.rendering.wire import Answer
+from service.rendering.wire import Answer, Head
 
 NOW = 1_790_000_000.0
 REQUEST_ID = "9f2c4d1e8a7b6c5d"
@@ -183,4 +183,6 @@ def every_refusal(pages: Pages, say: Say = str) -> dict[str, Answer]:
         "throttled": Unavailable(429, throttled.code, throttled.cause, throttled.retry_after),
     }
     page = pages.refusal_page(switch_href="/_auth/start?switch=1")
-    return {name: Answer(one.status, page.headers, page.fill(one, say(REQUEST_ID))) for name, one in decisions.items()}
+    return {
+        name: Answer(Head(one.status, page.headers), page.fill(one, say(REQUEST_ID))) for name, one in decisions.items()
+    }
