@@ -28,7 +28,7 @@ MANY = [f"team-{number:03}-of-the-{'x' * 12}" for number in range(130)]
 @pytest.fixture(scope="module")
 def realm(keycloak: Keycloak) -> Realm:
     """Return a realm with one client for people and one for machines, and no mapper but the audience's."""
-    realm = keycloak.realm("data")
+    realm = keycloak.realm("presets")
     realm.add_client("prefect", SECRET, ORIGIN)
     realm.add_client("etl", SECRET)
     realm.add_audience_mapper("etl", "prefect-api")
