@@ -304,7 +304,7 @@ PRESETS_FOR_PEOPLE: Final[Mapping[str, Preset]] = {
         ),
         Preset(
             "authentik",
-            {"scopes": _WITH_REFRESH, "principal_claim": _NAME, "another_account": "sign_out"},
+            {"scopes": _WITH_REFRESH, "principal_claim": _NAME, "another_account": "login"},
             claims=(_NAME, "email", "groups"),
             issuer="https?://.+/",
         ),
