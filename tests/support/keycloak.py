@@ -207,11 +207,18 @@ class Realm:
         for group in groups:
             self.join(name, group)
         if roles:
-            known = {one["name"] for one in self.admin("GET", "/roles").json()}
-            for role in set(roles) - known:
-                self.admin("POST", "/roles", {"name": role})
-            mapped = [self.admin("GET", f"/roles/{role}").json() for role in roles]
-            self.admin("POST", f"/users/{self._person(name)}/role-mappings/realm", mapped)
+            self.give_role(name, *roles)
+
+    def give_role(self, name: str, *roles: str) -> None:
+        """Give somebody roles of the realm, which may be new."""
+        known = {one["name"] for one in self.admin("GET", "/roles").json()}
+        for role in set(roles) - known:
+            self.admin("POST", "/roles", {"name": role})
+        self.admin("POST", f"/users/{self._person(name)}/role-mappings/realm", self._roles(roles))
+
+    def take_role(self, name: str, *roles: str) -> None:
+        """Take roles of the realm from somebody."""
+        self.admin("DELETE", f"/users/{self._person(name)}/role-mappings/realm", self._roles(roles))
 
     def join(self, name: str, group: str) -> None:
         """Put somebody into a group, which may be new."""
@@ -268,6 +275,9 @@ class Realm:
 
     def _person(self, name: str) -> str:
         return self._only(f"/users?exact=true&username={name}")
+
+    def _roles(self, names: Sequence[str]) -> list[Any]:
+        return [self.admin("GET", f"/roles/{name}").json() for name in names]
 
     def _group(self, name: str) -> str:
         found = [one for one in self.admin("GET", f"/groups?exact=true&search={name}").json() if one["name"] == name]

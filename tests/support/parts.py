@@ -177,6 +177,17 @@ KEYCLOAK = Part(
     _keycloak,
     f"install Java 17 or newer and Maven, then run `{INSTALL} keycloak`",
 )
+DEX = Part("Dex", lambda: _existing(PARTS / "dex" / "bin" / "dex"), f"install Go, then run `{INSTALL} dex`")
+HYDRA = Part(
+    "Ory Hydra", lambda: _existing(PARTS / "hydra" / "bin" / "hydra"), f"install Go, then run `{INSTALL} hydra`"
+)
+CANAILLE = Part("Canaille", lambda: _existing(PARTS / "canaille" / "bin" / "canaille"), f"run `{INSTALL} canaille`")
+GLEWLWYD = Part("Glewlwyd", partial(_program, "glewlwyd"), "install it (Debian: apt-get install glewlwyd sqlite3)")
+OAUTH2_PROXY = Part(
+    "oauth2-proxy",
+    lambda: _existing(PARTS / "oauth2-proxy" / "bin" / "oauth2-proxy"),
+    f"install Go, then run `{INSTALL} oauth2-proxy`",
+)
 REDIS = Part("Redis", _redis, "run `apt-get install redis-server`")
 POSTGRESQL = Part("PostgreSQL", _postgresql, "run `apt-get install postgresql`")
 

@@ -1,0 +1,106 @@
+"""What the tests of real providers need of each: how it is started, set up here, used, and administered."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, ClassVar, Self
+
+from tests.support.provider_pages import ProviderPages
+
+PASSWORD = "correct horse battery staple"
+SECRET = "client-secret-0123456789"
+GROUP = "operators"
+
+# what is tried at each, as the table of docs/providers/README.md has it
+ROWS: Mapping[str, str] = {
+    "sign-in": "people sign in",
+    "roles": "roles by groups",
+    "refresh": "the session is renewed",
+    "groups": "groups that change arrive at the next check",
+    "another-account": "somebody else signs in",
+    "sign-out": "signing out ends the provider's session, too",
+    "back-channel": "back-channel logout",
+    "logged-out": "an administrator logs somebody out",
+    "disabled": "an administrator disables somebody",
+    "secret": "the client's secret changes",
+    "keys": "signing keys change",
+    "away": "the provider is away",
+    "machine-token": "machines come with a token",
+    "machine-secret": "machines come with id and secret",
+}
+
+
+class RealProvider(ABC):
+    """A provider as a process on loopback, with `alice` in GROUP, and `bob`, who is in none.
+
+    Whatever an administrator can do there and a row needs is a method; ``limits`` has, by row, what cannot be done.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    limits: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    home: str  # what all addresses of its pages begin with
+    issuer: str
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, and return once it answers."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Go away; connections are refused from here on."""
+
+    @abstractmethod
+    def people(self) -> dict[str, Any]:
+        """Return the settings of `[oidc]`."""
+
+    def machines(self) -> dict[str, Any]:
+        """Return the settings of `[issuer]`; the client id of the machine is `etl`, its secret is SECRET."""
+        raise NotImplementedError
+
+    def sign_in(self, pages: ProviderPages, url: str, name: str) -> str:
+        """Walk from an authorization URL back to the service; somebody without a name is known there already."""
+        return pages.walk(url, {"username": name, "password": PASSWORD} if name else None)
+
+    def machine_token(self) -> str:
+        """Return an access token of the machine."""
+        raise NotImplementedError
+
+    def leave_group(self, name: str) -> None:
+        """Take somebody out of GROUP."""
+        raise NotImplementedError
+
+    def join_group(self, name: str) -> None:
+        """Put somebody into GROUP."""
+        raise NotImplementedError
+
+    def log_out(self, name: str) -> None:
+        """Log somebody out, as an administrator."""
+        raise NotImplementedError
+
+    def disable(self, name: str) -> None:
+        """Disable somebody."""
+        raise NotImplementedError
+
+    def enable(self, name: str) -> None:
+        """Enable somebody again."""
+        raise NotImplementedError
+
+    def change_secret(self, secret: str) -> None:
+        """Give the people's client another secret."""
+        raise NotImplementedError
+
+    def rotate_keys(self) -> None:
+        """Sign with a new key from now on."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
