@@ -26,10 +26,15 @@ def worker(stack: Stack) -> tuple[str, str]:
     return "worker", stack.passwords()["worker"]
 
 
+@pytest.fixture(scope="module")
+def shown(stack: Stack, readme_lines: list[str]) -> str:
+    """Start the worker and run a flow, as the README says; return what that showed."""
+    return stack.paste(readme_lines[1])
+
+
 def test_the_lines_of_the_readme_run_a_flow_and_show_its_task_runs(
-    stack: Stack, worker: tuple[str, str], readme_lines: list[str]
+    stack: Stack, worker: tuple[str, str], shown: str
 ) -> None:
-    shown = stack.paste(readme_lines[1])
     assert re.search(r"^flow run [\w-]+: Completed$", shown, re.MULTILINE), shown
     assert len(re.findall(r"│ count-.*│ COMPL", shown)) == 2, shown
     runs = stack.ask(MACHINES, "/api/task_runs/filter", worker, {}).json()
@@ -37,6 +42,7 @@ def test_the_lines_of_the_readme_run_a_flow_and_show_its_task_runs(
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("shown")
 def test_the_worker_s_image_with_the_agent_calls_through_the_gate(stack: Stack) -> None:
     """Its token is one of this service, as there is no issuer here; the worker in service goes on as it is."""
     files = [stack.environment["COMPOSE_FILE"], "deploy/compose/agent.yml"]
@@ -57,6 +63,7 @@ def test_the_worker_s_image_with_the_agent_calls_through_the_gate(stack: Stack) 
         behind.try_to(stack.docker, "image", "rm", "--force", "prefect-forward-auth-worker:local")
 
 
+@pytest.mark.usefixtures("shown")
 def test_all_are_healthy_and_the_users_are_made(stack: Stack) -> None:
     for service in set(SERVICES) - {"users"}:
         assert stack.inspect(service)["State"]["Health"]["Status"] == "healthy", service
@@ -114,6 +121,7 @@ def test_a_person_signs_in_and_a_new_container_knows_the_session(stack: Stack) -
     wait_until(lambda: person.get("/api/health").status_code == 200, timeout=30, what="200 from the new container")
 
 
+@pytest.mark.usefixtures("shown")
 def test_a_browser_signs_in(stack: Stack, tmp_path: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=starter(tmp_path), args=ARGUMENTS)
@@ -131,6 +139,7 @@ def test_traefiks_port_is_the_only_one(stack: Stack) -> None:
     assert published == {"traefik": {("127.0.0.1", str(stack.port))}}
 
 
+@pytest.mark.usefixtures("shown")
 def test_prefect_is_reached_by_traefik_and_the_service_alone_and_reaches_nobody(stack: Stack) -> None:
     networks = set(stack.inspect("prefect")["NetworkSettings"]["Networks"])
     assert networks == {f"{stack.project}_prefect", f"{stack.project}_database"}
@@ -144,6 +153,7 @@ def test_prefect_is_reached_by_traefik_and_the_service_alone_and_reaches_nobody(
     assert set(stack.inspect("worker")["NetworkSettings"]["Networks"]) == {f"{stack.project}_front"}
 
 
+@pytest.mark.usefixtures("shown")
 def test_the_workers_password_is_in_its_volume_and_nowhere_else(stack: Stack) -> None:
     held = stack.compose("exec", "-T", "worker", "cat", "/var/lib/prefect-worker/profiles.toml")
     assert "PREFECT_CLIENT_CUSTOM_HEADERS" in held
@@ -152,6 +162,7 @@ def test_the_workers_password_is_in_its_volume_and_nowhere_else(stack: Stack) ->
         assert secret not in printed
 
 
+@pytest.mark.usefixtures("shown")
 def test_the_doctor_finds_nothing_wrong(stack: Stack) -> None:
     """Beside the service, and where the worker is: with its volume, on its network, by its variables."""
     told = stack.compose("exec", "-T", "forward-auth", "prefect-forward-auth", "doctor", "--server")
@@ -167,6 +178,7 @@ def test_the_doctor_finds_nothing_wrong(stack: Stack) -> None:
     assert "change " not in told
 
 
+@pytest.mark.usefixtures("shown")
 @pytest.mark.parametrize("service", SERVICES)
 def test_containers_can_do_little(stack: Stack, service: str) -> None:
     container = stack.inspect(service)
