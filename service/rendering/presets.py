@@ -446,8 +446,7 @@ roles = ["admin"]
         },
         url="that of a realm, such as https://idp.example.com/realms/data",
         groups="assign the person a role of the realm, or add the mapper 'Group Membership' to the client and set "
-        "oidc.groups_claim to its claim. A client whose 'Use lightweight access token' is on needs the mapper 'realm "
-        "roles' with 'Add to lightweight access token'",
+        "oidc.groups_claim to its claim (docs/providers/keycloak.md)",
         run="26.7.3",
         notes=(
             (
@@ -488,7 +487,7 @@ roles = ["deployer"]
                 "Names are e-mail addresses here, because `sub` is an encoded pair. An address that Dex marks as "
                 "unverified signs nobody in."
             ),
-            "Static passwords of Dex have no groups before version 2.46.",
+            "People in Dex's own list (`staticPasswords`) have no groups: give roles to names, or to all.",
         ),
     ),
     "hydra": Words(

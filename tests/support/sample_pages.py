@@ -58,6 +58,7 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
         OwnSession("1", say("Firefox on Linux"), say("203.0.113.7"), NOW - 3 * 3_600, NOW, is_this=True),
         OwnSession("2", say("Safari on iPhone"), "", NOW - 7 * 3_600, NOW - 600, is_this=False),
     ]
+    no_groups = Cause(Problem.NO_GROUPS, {"claim": say("realm_access.roles"), "preset": "keycloak"})
     sessions: dict[str, Any] = {"action": "/_auth/sessions", "csrf": say("csrf"), "now": NOW}
     tokens: dict[str, Any] = {
         "action": "/_auth/tokens",
@@ -123,7 +124,16 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
             )
         },
         "no-role": pages.no_access(session, (), switch_href="/_auth/start?switch=1"),
+        "no-groups": pages.no_access(
+            session._replace(groups=()), (), switch_href="/_auth/start?switch=1", no_groups=no_groups
+        ),
         "no-access": pages.no_access(session, (say("viewer"),), switch_href="/_auth/start?switch=1", home_is_open=True),
+        "access-denied": pages.refused(
+            SignInFailed(Problem.PROVIDER_DENIED),
+            request_id=say(REQUEST_ID),
+            again_href="/_auth/login",
+            switch_href="/_auth/start?switch=1",
+        ),
         "error": pages.refused(
             OutOfReach(Problem.ISSUER_OUT_OF_REACH, retry_after=5),
             request_id=say(REQUEST_ID),
@@ -148,6 +158,7 @@ def every_page(pages: Pages, say: Say = str, groups: int = 3) -> dict[str, Answe
         "tokens-issued": pages.tokens(own, issued=(say("laptop"), say("eyJ" + "A" * 700)), **tokens),
         "tokens-problem": pages.tokens(own, problem=say("No."), name=say("laptop"), status=400, **tokens),
         "me-without-role": pages.me(session, [], home_is_open=False, **me),
+        "me-without-groups": pages.me(session._replace(groups=()), [], home_is_open=False, no_groups=no_groups, **me),
         **{f"gate-{name}": page for name, page in every_refusal(pages, say).items()},
     }
 

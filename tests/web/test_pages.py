@@ -153,8 +153,9 @@ def test_help_leads_where_it_says(pages: Pages) -> None:
 
 
 STATUSES = {"sign-in-wrong": 403, "sign-in-throttled": 429, "denied": 403, "error": 503, "loop": 400, "not-found": 404}
+STATUSES |= {"access-denied": 400}
 STATUSES |= {"tokens-problem": 400, "sessions-problem": 400}
-STATUSES |= dict.fromkeys(("not-permitted", "unconfirmed", "no-role", "no-access"), 403)
+STATUSES |= dict.fromkeys(("not-permitted", "unconfirmed", "no-role", "no-groups", "no-access"), 403)
 STATUSES |= {f"gate-{name}": page.status for name, page in every_refusal(Pages("Prefect")).items()}
 
 
