@@ -20,7 +20,7 @@ from tests.support.relay_gate import Gate, served
 from tests.support.waiting import free_port
 from tests.web.conftest import COOKIE, ORIGIN, SESSION_KEY, Person, hidden, shown
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 SECRET = "client-secret-0123456789"
 MANY = [f"team-{number:03}-of-the-{'x' * 12}" for number in range(130)]
 

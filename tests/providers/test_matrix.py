@@ -25,7 +25,7 @@ from tests.support.relay_gate import Gate, served
 from tests.support.waiting import free_port
 from tests.web.conftest import COOKIE, ORIGIN, SESSION_KEY, Person, hidden, shown
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 BY_HAND: dict[str, Callable[..., RealProvider]] = {"dex": Dex}
 NAMES = ["keycloak", *(BY_HAND if os.environ.get("TEST_PROVIDERS") == "all" else ())]
 NEW_SECRET = "another-secret-0123456789"
