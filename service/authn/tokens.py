@@ -9,6 +9,7 @@ use and that fits the key; the key, taken from the issuer's own key set by its i
 ``core.identity.claims`` then checks the claims, of both kinds alike. Every exception is a refusal.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,11 +19,13 @@ from service.authn.introspection import Introspection
 from service.authn.issuers import TokenIssuer
 from service.authn.steps import Steps, in_time
 from service.core.errors import Refusal, Rejected
-from service.core.identity.claims import MAX_SHOWN, principal_from, with_verified_email
+from service.core.identity.claims import MAX_SHOWN, groups_in_one_text, principal_from, with_verified_email
 from service.core.identity.compact import decode_segment, parse_header, parse_json_object
 from service.core.identity.grant_index import NO_GRANTS, GrantIndex
 from service.core.model import Bearer, Proof, VerifiedClaims
 from service.core.problems import Problem
+
+log = logging.getLogger(__name__)
 
 _SEGMENTS: Final = 3
 _SEGMENTS_ENCRYPTED: Final = 5  # of a JWE (RFC 7516 §7.1)
@@ -55,6 +58,7 @@ class Tokens:
         self._grants = grants
         self._is_revoked = is_revoked
         self._introspection = introspection
+        self._told_of_groups: set[str] = set()
 
     async def authenticate(self, credential: Bearer) -> Proof:
         """Return the principal of a token. The proof is valid until the token or the issuer's keys expire.
@@ -79,6 +83,8 @@ class Tokens:
             principal = issuer.admit(principal, verified.claims)
             self._refuse_revoked(verified, principal.name)
             principal = self._grants.with_roles(principal, with_verified_email(verified.claims, issuer.trust))
+            if groups_in_one_text(verified.claims, issuer.trust):
+                self._tell_of_groups(verified.issuer)
         except Refusal:
             raise
         except Exception as problem:  # noqa: BLE001 - hostile bytes may raise anything: it is no proof
@@ -87,6 +93,16 @@ class Tokens:
         return Proof(
             principal, min(principal.expires, issuer.believed_until if vouched_until is None else vouched_until)
         )
+
+    def _tell_of_groups(self, issuer: str) -> None:
+        """Log, once for each issuer, that the groups of its tokens count as one."""
+        if issuer not in self._told_of_groups:
+            self._told_of_groups.add(issuer)
+            log.warning(
+                "issuer %s: the groups of a token are one text with commas, which counts as one group: set its "
+                "groups_separator",
+                issuer,
+            )
 
     def _refuse_revoked(self, verified: VerifiedClaims, name: str) -> None:
         """Refuse a token that was revoked by its id (RFC 7519 §4.1.7). One without an id cannot be revoked."""

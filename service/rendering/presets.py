@@ -510,6 +510,7 @@ roles = ["deployer"]
             "groups": "likewise",
         },
         groups="the consent app adds them to session.id_token when it accepts the request",
+        run="2.3.0",
         notes=(
             "Hydra has no users: claims are what your consent app puts into `session.id_token`.",
             (

@@ -272,3 +272,18 @@ async def test_a_role_for_an_address_is_not_for_who_only_claims_it(provider: Pro
         for said, roles in (({"email_verified": False}, ()), ({"email_verified": True}, ("admin",)), ({}, ("admin",))):
             token = Bearer(provider.mint(email="ceo@corp.example", **said).encode())
             assert (await authenticate(tokens, token)).roles == roles
+
+
+async def test_groups_in_one_text_are_told_once_with_the_setting_that_helps(
+    provider: Provider, keeping: Keeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with keeping(provider) as (_, tokens):
+        assert (await authenticate(tokens, Bearer(provider.mint(groups=["data", "ops"]).encode()))).groups == (
+            "data",
+            "ops",
+        )
+        assert caplog.text == ""
+        for number in range(2):
+            token = Bearer(provider.mint(groups="data,ops", jti=str(number)).encode())
+            assert (await authenticate(tokens, token)).groups == ("data,ops",)
+    assert caplog.text.count("groups_separator") == 1
