@@ -174,7 +174,13 @@ def start(
 
 
 def instructions(
-    environments: Environments, command: Path, home: Path, ports: Addresses, passwords: Mapping[str, str], token: str
+    environments: Environments,
+    command: Path,
+    home: Path,
+    ports: Addresses,
+    passwords: Mapping[str, str],
+    token: str,
+    provider: str = "",
 ) -> str:
     """Return what to paste: a credential in one of three forms, then a flow; and where people sign in."""
     python, prefect = environments.prefect.python, environments.prefect.folder / "bin" / "prefect"
@@ -182,6 +188,7 @@ def instructions(
     common = f"export PREFECT_HOME={shlex.quote(str(home / 'client'))} PREFECT_UI_URL={ports.ui}"
     headers = shlex.quote(json.dumps({"Authorization": f"Bearer {token}"}))
     flow = shlex.quote(str(HERE / "flow.py"))
+    person = f"at {provider}" if provider else f"as {PERSON}, with the password {passwords[PERSON]}"
     return f"""
 Everything is up. In another terminal, take ONE of these three credentials:
 
@@ -206,7 +213,7 @@ Or deploy it, and let a worker run it (the worker goes on polling: stop it with 
   {prefect} worker start --pool demo --type process
 
 See the runs in a browser (not Safari, which keeps no session over plain http):  {ports.ui}
-  sign in as {PERSON}, with the password {passwords[PERSON]}
+  sign in {person}
 
 Ask the service's own command, for example why somebody may not do something:
   {shlex.quote(str(command))} explain --role viewer POST /api/deployments/
@@ -231,7 +238,7 @@ def follow(service: Part, parts: Parts, interrupted: threading.Event) -> None:
 
 def demo(folder: Path, interrupted: threading.Event, config: Path | None, port: int) -> None:
     """Run the demo in a folder until interrupted."""
-    read_configuration(config)
+    provider = read_configuration(config).get("oidc", {}).get("issuer", "")
     environments = Environments.within(folder)
     environments.make(interrupted.is_set)
     run, home = folder / "run", folder / "prefect-homes"
@@ -247,7 +254,7 @@ def demo(folder: Path, interrupted: threading.Event, config: Path | None, port: 
         print("Starting …", flush=True)
         service = start(environments, run, home, ports, parts, config)
         token = (run / "token").read_text()
-        print(instructions(environments, command, home, ports, passwords, token), flush=True)
+        print(instructions(environments, command, home, ports, passwords, token, provider), flush=True)
         follow(service, parts, interrupted)
     finally:
         print("\nStopping …", flush=True)

@@ -22,9 +22,18 @@ from service.telemetry.events import JSONFormatter, Telemetry
 from tests.support.cookie_client import SAME_ORIGIN, CookieClient
 from tests.support.parts import PARTS, ROOT, SERVER_VERSION, prefect_part, require
 from tests.support.processes import Process, clean_environment, marked
-from tests.support.waiting import wait_until
+from tests.support.waiting import free_port, wait_until
 
 DEMO = ROOT / "deploy" / "demo" / "demo.py"
+MORE = """\
+[sign_in]
+title = "Prefect of the demo"
+
+[[grants]]
+issuer = "local"
+users = ["admin"]
+roles = ["viewer"]
+"""
 
 
 def start_demo(folder: Path) -> Process:
@@ -37,7 +46,10 @@ def start_demo(folder: Path) -> Process:
     # pip may need to know where packages come from; nothing else of this environment is handed on.
     pip = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))}
     env = clean_environment(folder / "home", pip)
-    return Process("demo", [sys.executable, DEMO, "--folder", cache], env=env, log=folder / "demo.log")
+    config, port = folder / "more.toml", str(free_port())
+    config.write_text(MORE)
+    argv: list[str | Path] = [sys.executable, DEMO, "--folder", cache, "--config", config, "--port", port]
+    return Process("demo", argv, env=env, log=folder / "demo.log")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +92,12 @@ def person(demo: Process) -> CookieClient:
     person = CookieClient(int(printed[1]))
     assert person.sign_in(user=printed[2], password=printed[3]).status == 303
     return person
+
+
+def test_more_configuration_is_added_to_the_demos_own(person: CookieClient) -> None:
+    assert b"Prefect of the demo" in person.send("/_auth/login").body
+    me = json.loads(person.send("/_auth/me", [("Accept", "application/json")]).body)
+    assert me["roles"] == ["admin", "viewer"]
 
 
 def ask(person: CookieClient, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
