@@ -34,7 +34,7 @@ check: init types ## lint, types, the order of the packages, generated documents
 
 types: init ## check the types
 	$(RUN)/mypy
-	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/providers tests/browser tests/bench docs
+	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/providers tests/browser tests/bench tests/gate docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
 
 test: parts ## run the tests, with real parts: a quarter of an hour on two cores

@@ -25,6 +25,7 @@ from service.core.request.redirects import PAGES, sign_in_href
 
 UI_SETTINGS = "/ui-settings"
 WEBSOCKETS = frozenset({"ws", "wss"})
+_UI = Gate.UI  # Python 3.11 takes long to find a member of an enumeration
 _PAGES_ROOT = PAGES.removesuffix("/")
 _NOTHING_PRESENTED = {
     Gate.API: Cause(Problem.NO_CREDENTIAL),
@@ -49,7 +50,7 @@ def decide(
     browser says about the request, or None if none sent it; a principal with a session needs it. ``body`` is the
     request's own, if the proxy sends it along.
     """
-    if gate is Gate.UI and request is not None and browser is not None and _opens_the_pages(request, browser):
+    if browser is not None and gate is _UI and request is not None and _opens_the_pages(request, browser):
         return Login(302, Code.NOT_FOUND, Cause(Problem.NOT_FOUND), f"{PAGES}me")
     if isinstance(who, Principal):
         if request is None:
@@ -99,7 +100,7 @@ def _comes_from_own_site(gate: Gate, browser: Browser | None) -> bool:
     A browser also adds a password that it remembers, so at the other gates it must not say that another site does;
     machines say nothing about it, and are believed.
     """
-    if gate is Gate.UI:
+    if gate is _UI:
         return browser is not None and browser.same_origin
     return browser is None or not browser.another_site
 

@@ -9,7 +9,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from service.authn.steps import Steps, at_once, in_time
 from service.core.errors import Broken, Refusal, Rejected, UntrustedPeer
@@ -39,23 +39,40 @@ from service.gate.generation import Generation
 from service.gate.refusals import RefusalPages
 from service.rendering.answers import Refused, allowed, reaches_a_person, render
 from service.rendering.devices import device_in
-from service.rendering.forms import form_for
+from service.rendering.forms import Form, form_for
 from service.rendering.refusal_page import RefusalPage
 from service.rendering.wire import Answer, WireHeaders
+from service.state.bounded import drop_oldest
+from service.state.fingerprints import Fingerprints
+from service.state.reporters import Reporter
 
 log = logging.getLogger(__name__)
 
+MAX_ASKED: Final = 4_096  # calls that are remembered as they were understood
+MAX_BYTES: Final = 8_192  # of such a call
 Endpoint = tuple[Face, Gate, bytes]  # which proxy, which gate, and the original target where the path ends in it
 
 _ASKS_FOR_RUNS: Final = "/get_scheduled_flow_runs"
 _ENDPOINTS: Final[dict[str, Endpoint]] = {
     f"/{face}/{gate}": (face, gate, b"") for face in (Face.FORWARD_AUTH, Face.AUTH_REQUEST) for gate in Gate
 }
+_UI: Final = Gate.UI  # Python 3.11 takes long to find a member of an enumeration
 ENDPOINTS: Final = {path.encode(): endpoint for path, endpoint in _ENDPOINTS.items()}  # as proxies write them
 EXT_AUTHZ_PREFIX: Final = f"/{Face.EXT_AUTHZ}/"
 EXT_AUTHZ: Final = EXT_AUTHZ_PREFIX.encode()
 _NOTHING_MORE: Final[WireHeaders] = []
 _GATES: Final = {gate.encode(): gate for gate in Gate}
+
+
+class Asked(NamedTuple):
+    """What the bytes of a call say, without its credential, so that the same bytes need not be parsed again."""
+
+    endpoint: Endpoint
+    request: ForwardedRequest
+    browser: Browser | None
+    key: bytes | None  # of the verdict about its credential, or None where it has none
+    cookies: slice  # where in the bytes the value of its Cookie header is
+    form: Form
 
 
 class VerifyEndpoints(ABC):
@@ -65,6 +82,8 @@ class VerifyEndpoints(ABC):
         state = generation.wiring.state
         self._verdicts, self._telemetry, self._reporters = state.verdicts, state.telemetry, state.reporters
         self._refusal_pages = RefusalPages()
+        self._asked: dict[bytes, Asked] = {}  # by a fingerprint of all bytes, the oldest first
+        self._fingerprints = Fingerprints()
         self.use(generation)
 
     def use(self, generation: Generation) -> None:
@@ -73,6 +92,7 @@ class VerifyEndpoints(ABC):
         self.generation, self.wiring = generation, wiring
         self._trusts, self._access = wiring.proxies.trusts, wiring.access_past_relay
         self._notes_reporters = wiring.notes_reporters
+        self._asked.clear()  # who a client is depends on which proxies are trusted
         generation.take_effect()
 
     @abstractmethod
@@ -93,15 +113,54 @@ class VerifyEndpoints(ABC):
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    def answer_at_once(self, endpoint: Endpoint, method: str, headers: Headers, peer: str) -> Answer | None:
+    def answer_at_once(
+        self, endpoint: Endpoint, method: str, headers: Headers, peer: str, whole: bytes = b""
+    ) -> Answer | None:
         """Return the answer to a verify call without a body, or None if something has to be waited for.
 
-        Then nothing was counted, logged or remembered, and the call is to be made by ASGI.
+        Then nothing was counted or logged, and the call is to be made by ASGI. ``whole`` are all bytes of
+        the call, for ``answer_again()``.
         """
-        return at_once(self._answering(endpoint, method, headers, peer, _no_body))
+        return at_once(self._answering(endpoint, method, headers, peer, _no_body, whole))
 
-    def _answering(  # noqa: C901, PLR0912 - a frame costs
-        self, endpoint: Endpoint, method: str, all_headers: Headers, peer: str, receive: Receive
+    def answer_again(self, whole: bytes, peer: str) -> Answer | None:
+        """Return the answer to a call with the very bytes of an earlier one, or None if they have to be parsed.
+
+        What the bytes say is remembered, and nothing else: who sends them, and whether that one may, is decided now.
+        """
+        asked = self._asked.get(self._fingerprints.of(whole)) if len(whole) <= MAX_BYTES else None
+        if asked is None or not self._trusts(peer):
+            return None
+        endpoint, request, browser, key, cookies, form = asked
+        gate = endpoint[1]
+        who: Principal | NoCredential = NO_CREDENTIAL
+        headers = _NOTHING_MORE
+        reporter: Reporter | None = None
+        if key is not None:
+            proof = self._verdicts.recall(key)
+            if proof is None:
+                return None
+            who = proof.principal
+            if gate is _UI:
+                headers = [(b"cookie", strip_own_cookies(whole[cookies]))]
+            elif self._notes_reporters:
+                reporter = self._reporters.fresh.get((request.client, key))
+                if reporter is None:
+                    return None
+        decision = decide(request, who, gate, self._access, browser=browser)
+        if isinstance(decision, Allow):
+            return self._allow(decision, request, endpoint, headers, reporter, peer)
+        if reaches_a_person(decision, gate, browser):
+            return None
+        return self._refuse(decision, request, endpoint, form, browser=browser, peer=peer, page=None)
+
+    def _remember(self, whole: bytes, asked: Asked) -> None:
+        if len(whole) <= MAX_BYTES and asked.cookies.start >= 0:
+            self._asked[self._fingerprints.of(whole)] = asked
+            drop_oldest(self._asked, MAX_ASKED)
+
+    def _answering(  # noqa: C901, PLR0912, PLR0915 - a frame costs
+        self, endpoint: Endpoint, method: str, all_headers: Headers, peer: str, receive: Receive, whole: bytes = b""
     ) -> Steps[Answer]:
         face, gate, target = endpoint
         request: ForwardedRequest | None = None
@@ -110,14 +169,15 @@ class VerifyEndpoints(ABC):
         headers = _NOTHING_MORE
         body: bytes | None = None
         decision: Decision | None = None
+        key: bytes | None = None
         noted: tuple[bytes, bytes, Proof] | None = None
         try:
             if not self._trusts(peer):
                 self._refuse_peer(peer)
             request, found = parse_call(face, method, target, all_headers, self.wiring.proxies)
-            if gate is Gate.UI:
+            if gate is _UI:
                 browser = parse_browser(found, request)
-                who, headers = yield from self._opening_session(found.get(b"cookie"), request, all_headers)
+                who, headers, key = yield from self._opening_session(found.get(b"cookie"), request, all_headers)
             else:
                 browser = browser_of(found, request)
                 presented = found.get(b"authorization")
@@ -125,12 +185,17 @@ class VerifyEndpoints(ABC):
                     key = self._verdicts.key_of(gate, presented, request.client)
                     proof = self._verdicts.recall(key)
                     if proof is None:
+                        whole = b""  # a token that is seen once need not be remembered twice
                         proof = yield from self._proving(gate, presented, request.client, key)
                     who = proof.principal
                     if self._notes_reporters:
                         noted = presented, key, proof
-            if (b"content-length" in found or b"transfer-encoding" in found) and self._access.reads_body(request):
-                body = yield partial(body_of, receive, MAX_BODY)
+            if b"content-length" in found or b"transfer-encoding" in found:
+                if self._access.reads_body(request):
+                    body = yield partial(body_of, receive, MAX_BODY)
+            elif whole:
+                cookies = _place_in(whole, found.get(b"cookie", b""))
+                self._remember(whole, Asked(endpoint, request, browser, key, cookies, _form_of(all_headers)))
             decision = decide(request, who, gate, self._access, browser=browser, body=body)
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
@@ -140,18 +205,35 @@ class VerifyEndpoints(ABC):
             who = Broken(Problem.INTERNAL)
         if decision is None:
             decision = decide(request, who, gate, self._access, browser=browser)
-        if not isinstance(decision, Allow):
-            page = None
-            if reaches_a_person(decision, gate, browser):
-                page = yield partial(self._refusal_pages.page, self.wiring.settings)
-            return self._refuse(decision, request, endpoint, all_headers, browser=browser, peer=peer, page=page)
-        self._telemetry.allowed[gate] += 1
-        if noted is not None and request is not None:
-            self._note_reporter(request, gate, *noted)
+        if isinstance(decision, Allow):
+            reporter = None
+            if noted is not None and request is not None:
+                reporter = self._reporter(request.client, gate, *noted)
+            return self._allow(decision, request, endpoint, headers, reporter, peer)
+        page = None
+        if reaches_a_person(decision, gate, browser):
+            page = yield partial(self._refusal_pages.page, self.wiring.settings)
+        return self._refuse(decision, request, endpoint, _form_of(all_headers), browser=browser, peer=peer, page=page)
+
+    def _allow(
+        self,
+        decision: Allow,
+        request: ForwardedRequest | None,
+        endpoint: Endpoint,
+        headers: WireHeaders,
+        reporter: Reporter | None,
+        peer: str,
+    ) -> Answer:
+        """Count an Allow, note and log what is to be, and return the answer."""
+        face, gate, _ = endpoint
+        telemetry = self._telemetry
+        telemetry.allowed[gate] += 1
+        if reporter is not None and request is not None:
+            _note_runs(reporter, request.path)
         if not decision.known:
-            self._telemetry.unknown_route(request)
-        if self._telemetry.log_allowed:
-            self._telemetry.decided(decision, request, face=face, gate=gate, request_id="", peer=peer)
+            telemetry.unknown_route(request)
+        if telemetry.log_allowed:
+            telemetry.decided(decision, request, face=face, gate=gate, request_id="", peer=peer)
         return allowed(decision.principal.identity, headers)
 
     def _refuse(
@@ -159,7 +241,7 @@ class VerifyEndpoints(ABC):
         decision: Refused,
         request: ForwardedRequest | None,
         endpoint: Endpoint,
-        headers: Headers,
+        form: Form,
         *,
         browser: Browser | None,
         peer: str,
@@ -171,28 +253,26 @@ class VerifyEndpoints(ABC):
             self._telemetry.unknown_route(request)
         request_id = secrets.token_hex(8)
         self._telemetry.decided(decision, request, face=face, gate=gate, request_id=request_id, peer=peer)
-        user_agent = next((value for name, value in headers if name == b"user-agent"), b"")
-        form = form_for(parse_client_version(user_agent))
         return render(decision, face, gate, request_id, browser, page, form=form)
 
     def _opening_session(
         self, header: bytes | None, request: ForwardedRequest, all_headers: Headers
-    ) -> Steps[tuple[Principal | NoCredential, WireHeaders]]:
-        """Return whose session a Cookie header carries, and what the answer adds.
+    ) -> Steps[tuple[Principal | NoCredential, WireHeaders, bytes | None]]:
+        """Return whose session a Cookie header carries, what the answer adds, and the key of the verdict.
 
-        That is the Cookie header for the upstream, and the session's own cookies where it was sealed anew.
+        Added is the Cookie header for the upstream, and the session's own cookies where it was sealed anew.
         """
         sessions = self.wiring.sessions
         if header is None or sessions is None:
-            return NO_CREDENTIAL, _NOTHING_MORE
+            return NO_CREDENTIAL, _NOTHING_MORE, None
         secure = self.wiring.secure_cookies(request)
-        key = self._verdicts.key_of(Gate.UI, header if secure else b"\n" + header)  # other names count there
+        key = self._verdicts.key_of(_UI, header if secure else b"\n" + header)  # other names count there
         proof = self._verdicts.recall(key)
         if proof is not None:
-            return proof.principal, [(b"cookie", strip_own_cookies(header))]
+            return proof.principal, [(b"cookie", strip_own_cookies(header))], key
         cookie = session_cookie(own_cookies(header, HOST_PREFIX if secure else b""))
         if isinstance(cookie, NoCredential):
-            return cookie, _NOTHING_MORE
+            return cookie, _NOTHING_MORE, None
         passed_on: WireHeaders = [(b"cookie", strip_own_cookies(header))]
         era = self._verdicts.era
         with self.generation:
@@ -200,30 +280,22 @@ class VerifyEndpoints(ABC):
         self.wiring.state.sightings.note(opened.session, device_in(all_headers), request.client, time.time())
         if opened.sealed is None:
             self._verdicts.remember(key, opened.proof, era)
-            return opened.proof.principal, passed_on
+            return opened.proof.principal, passed_on, key
         age = int(opened.proof.principal.expires - time.time())
         renewed = [(b"set-cookie", one.encode()) for one in set_session(opened.sealed, age, secure=secure)]
-        return opened.proof.principal, passed_on + renewed
+        return opened.proof.principal, passed_on + renewed, key
 
     @staticmethod
     def _refuse_peer(peer: str) -> NoReturn:
         """Refuse a caller that is not a trusted proxy."""
         raise UntrustedPeer(Problem.PEER_NOT_TRUSTED, peer=peer)
 
-    def _note_reporter(self, request: ForwardedRequest, gate: Gate, presented: bytes, key: bytes, proof: Proof) -> None:
-        """Remember who calls from which address, and the run or the work pool that the path names."""
-        reporter = self._reporters.fresh.get((request.client, key))
+    def _reporter(self, client: str, gate: Gate, presented: bytes, key: bytes, proof: Proof) -> Reporter:
+        """Return the caller at an address, remembered from now on."""
+        reporter = self._reporters.fresh.get((client, key))
         if reporter is None:
-            reporter = self._reporters.note(request.client, key, gate, presented, proof, self._verdicts.era)
-        path = request.path
-        if "_runs/" in path:
-            run = run_in_path(path)
-            if run is not None:
-                reporter.reports(run)
-        elif path.endswith(_ASKS_FOR_RUNS):
-            *_, kind, work_pool, _ = path.split("/")
-            if kind == "work_pools":
-                reporter.asks_for(work_pool)
+            reporter = self._reporters.note(client, key, gate, presented, proof, self._verdicts.era)
+        return reporter
 
     async def proof_of(self, gate: Gate, presented: bytes, client: str) -> Proof:
         """Return the proof of an Authorization header's value, remembered or new, as for a verify call.
@@ -264,6 +336,30 @@ def behind_prefix(raw_path: bytes, query: bytes, prefix: bytes) -> tuple[Gate, b
     name, slash, rest = raw_path.removeprefix(prefix).partition(b"/")
     gate = _GATES.get(name)
     return None if gate is None else (gate, slash + rest + (b"?" + query if query else b""))
+
+
+def _note_runs(reporter: Reporter, path: str) -> None:
+    """Remember the run or the work pool that a caller names."""
+    if "_runs/" in path:
+        run = run_in_path(path)
+        if run is not None:
+            reporter.reports(run)
+    elif path.endswith(_ASKS_FOR_RUNS):
+        *_, kind, work_pool, _ = path.split("/")
+        if kind == "work_pools":
+            reporter.asks_for(work_pool)
+
+
+def _place_in(whole: bytes, value: bytes) -> slice:
+    """Return where a value is, of which the start is -1 if it is not there as it is."""
+    start = whole.find(value)
+    return slice(start, start + len(value))
+
+
+def _form_of(headers: Headers) -> Form:
+    """Return how the version of Prefect that asks sends a credential."""
+    user_agent = next((value for name, value in headers if name == b"user-agent"), b"")
+    return form_for(parse_client_version(user_agent))
 
 
 async def _no_body() -> Message:

@@ -25,6 +25,8 @@ answer.
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -35,6 +37,7 @@ from uvicorn.protocols.http import flow_control, httptools_impl
 
 from service.gate.protocol import MAX_HEAD, BoundedHeadProtocol
 from service.gate.verify import ENDPOINTS, EXT_AUTHZ, Endpoint, VerifyEndpoints, ext_authz
+from service.rendering.wire import Answer
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class VerifyProtocol(BoundedHeadProtocol):
         self._peer = ""
         self._held: Endpoint | None = None  # of a request whose head is complete, and which ASGI has not got
         self._whole = False  # whether its end has come, too
+        self._begun = False  # whether a request has begun and its end has not come
         self._idle_since: float | None = None  # by the clock of the event loop; None until a request is answered
 
     def _endpoints_served(self) -> VerifyEndpoints | None:
@@ -95,8 +99,11 @@ class VerifyProtocol(BoundedHeadProtocol):
         """Parse a chunk, and answer the request that it ends with."""
         if self._answer:
             self.write_answer()
+        between = not self._begun
+        if between and self._answer_again(data):
+            return
         super().data_received(data)
-        if self._held is not None and not (self._whole and self._answer_at_once(self._held)):
+        if self._held is not None and not (self._whole and self._answer_at_once(self._held, data if between else b"")):
             self._pass_to_asgi()
 
     # what the parser calls ------------------------------------------------------------------------------------
@@ -105,7 +112,7 @@ class VerifyProtocol(BoundedHeadProtocol):
         """Begin a request, without what only ASGI needs."""
         if self._held is not None:  # another request in the same chunk: in turn, by ASGI
             self._pass_to_asgi()
-        self.url, self.headers = b"", []
+        self.url, self.headers, self._begun = b"", [], True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header, without a look at it."""
@@ -122,14 +129,17 @@ class VerifyProtocol(BoundedHeadProtocol):
         parser = self.parser
         return (
             self._endpoints is not None
-            and getattr(self.cycle, "response_complete", True)  # there is no cycle before the first call by ASGI
-            and not self.flow.write_paused
+            and self._is_free()
             and parser.should_keep_alive()
             and not parser.should_upgrade()
             and parser.get_http_version() == "1.1"
             and parser.get_method() != b"HEAD"
             and self._received + self._together <= MAX_HEAD
         )
+
+    def _is_free(self) -> bool:
+        """Tell whether no call is under way, and the peer reads what is sent."""
+        return getattr(self.cycle, "response_complete", True) and not self.flow.write_paused  # no cycle: no call yet
 
     def on_body(self, body: bytes) -> None:
         """Pass a request with a body to ASGI."""
@@ -139,6 +149,7 @@ class VerifyProtocol(BoundedHeadProtocol):
 
     def on_message_complete(self) -> None:
         """Note that a request that was held back is whole."""
+        self._begun = False
         if self._held is None:
             super().on_message_complete()
         else:
@@ -147,13 +158,27 @@ class VerifyProtocol(BoundedHeadProtocol):
 
     # the two ways ---------------------------------------------------------------------------------------------
 
-    def _answer_at_once(self, endpoint: Endpoint) -> bool:
+    def _answer_again(self, data: bytes) -> bool:
+        """Answer a chunk that is a whole request, and the same as an earlier one, and tell whether that was possible.
+
+        The parser need not see it: it stands between two requests, before and after.
+        """
+        if self._endpoints is None or not self._is_free() or self.transport.is_closing():
+            return False
+        return self._write_soon(partial(self._endpoints.answer_again, data, self._peer))
+
+    def _answer_at_once(self, endpoint: Endpoint, whole: bytes) -> bool:
         """Answer the request that is held back, and tell whether that was possible."""
         if self._endpoints is None or self.transport.is_closing():
             return False
+        method = self.parser.get_method().decode("ascii")
+        at_once = partial(self._endpoints.answer_at_once, endpoint, method, self.headers, self._peer, whole)
+        return self._write_soon(at_once)
+
+    def _write_soon(self, decide: Callable[[], Answer | None]) -> bool:
+        """Write an answer at the end of this turn, and tell whether there is one."""
         try:
-            method = self.parser.get_method().decode("ascii")
-            answer = self._endpoints.answer_at_once(endpoint, method, self.headers, self._peer)
+            answer = decide()
             if answer is None:
                 return False
             written = answer.written

@@ -5,12 +5,14 @@ import logging
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
+from uvicorn.protocols.http import flow_control
 
 from service.adapters.users_file import hash_password
-from service.gate import verify_protocol
+from service.core.model import Gate
+from service.gate import verify, verify_protocol
 from service.gate.application import ForwardAuth
 from service.gate.protocol import MAX_HEAD, BoundedHeadProtocol
 from service.gate.verify_protocol import KNOWN, VerifyProtocol, http_protocol, source_of_uvicorn
@@ -52,7 +54,7 @@ async def app(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Async
     users = tmp_path_factory.mktemp("users") / "users"
     users.write_text(f"alice:{hash_password('secret', 4)}\n")
     trusted = {"url": issuer.url, "audiences": "prefect", "role": "worker"}
-    started = create_app(Settings(issuer=trusted, users={"file": users, "role": "viewer"}))  # type: ignore[arg-type]
+    started = create_app(Settings(issuer=trusted, users={"file": users, "role": "viewer"}))
     await started.start()
     for credential in (b"authorization: Bearer " + issuer.mint().encode() + b"\r\n", BASIC):
         await Connection(started).send(GET + credential + b"\r\n")  # keys and passwords are known from here on
@@ -67,7 +69,7 @@ def same_ids(written: bytes) -> bytes:
 
 def asked_by(connection: Connection) -> str:
     """Return which way the last call went."""
-    return "short" if connection.protocol.cycle is None else "asgi"  # type: ignore[attr-defined]
+    return "asgi" if getattr(connection.protocol, "cycle", None) else "short"
 
 
 MIXED = [
@@ -219,7 +221,7 @@ async def test_a_connection_that_is_lost_is_forgotten(app: ForwardAuth) -> None:
     connection.protocol.connection_lost(OSError())
     await asyncio.sleep(0)
     assert connection.transport.written == []
-    assert connection.protocol.timeout_keep_alive_task is None  # type: ignore[attr-defined]
+    assert connection.protocol.timeout_keep_alive_task is None
     assert not connection.state.connections
 
 
@@ -248,20 +250,21 @@ async def test_a_connection_with_half_a_request_or_a_call_under_way_is_not_close
 async def test_a_connection_has_one_timer(app: ForwardAuth) -> None:
     connection = Connection(app, http=VerifyProtocol)
     await connection.send(BARE)
-    timer = connection.protocol.timeout_keep_alive_task  # type: ignore[attr-defined]
+    timer = connection.protocol.timeout_keep_alive_task
     for _ in range(5):
         await connection.send(BARE)
-    assert connection.protocol.timeout_keep_alive_task is timer is not None  # type: ignore[attr-defined]
+    assert connection.protocol.timeout_keep_alive_task is timer is not None
     assert connection.state.total_requests == 6
 
 
 async def test_a_fault_of_the_short_way_is_answered_by_asgi(
     app: ForwardAuth, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(app, "answer_at_once", lambda *_: 1 / 0)
-    written = await Connection(app, http=VerifyProtocol).send(GET + BASIC + b"\r\n")
-    assert written.startswith(b"HTTP/1.1 200")
-    assert "could not be answered at once" in caplog.text
+    for name in ("answer_again", "answer_at_once"):
+        monkeypatch.setattr(app, name, lambda *_: 1 / 0)
+        written = await Connection(app, http=VerifyProtocol).send(GET + BASIC + b"\r\n")
+        assert written.startswith(b"HTTP/1.1 200")
+    assert caplog.text.count("could not be answered at once") == 3
 
 
 @pytest.mark.parametrize(
@@ -275,7 +278,7 @@ async def test_a_fault_of_the_short_way_is_answered_by_asgi(
     ],
 )
 async def test_what_the_server_adds_or_limits_is_left_to_asgi(
-    options: dict[str, object], told: bytes, app: ForwardAuth
+    options: dict[str, Any], told: bytes, app: ForwardAuth
 ) -> None:
     connection = Connection(app, http=VerifyProtocol, **options)
     connection.state.default_headers = [(b"server", b"uvicorn")] if told.startswith(b"server") else []
@@ -289,6 +292,79 @@ async def test_who_is_trusted_is_judged_anew_on_each_call(app: ForwardAuth, monk
     monkeypatch.setattr(app, "_trusts", lambda _: False)
     assert b"HTTP/1.1 403" in await connection.send(GET + BASIC + b"\r\n")
     assert asked_by(connection) == "short"
+
+
+# calls with the same bytes --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the targets of the requests that the parser has seen."""
+    seen: list[bytes] = []
+    on_url = VerifyProtocol.on_url
+
+    def noting(self: VerifyProtocol, url: bytes) -> None:
+        seen.append(url)
+        on_url(self, url)
+
+    monkeypatch.setattr(VerifyProtocol, "on_url", noting)
+    return seen
+
+
+async def test_the_same_bytes_are_parsed_once_and_decided_each_time(app: ForwardAuth, parsed: list[bytes]) -> None:
+    connection = Connection(app, http=VerifyProtocol)
+    call = GET + b"x-once: 1\r\n" + BASIC + b"\r\n"
+    allowed = app.wiring.telemetry.allowed[Gate.API]
+    answers = {await connection.send(call) for _ in range(4)}
+    assert len(answers) == len(parsed) == 1
+    assert app.wiring.telemetry.allowed[Gate.API] == allowed + 4
+    app.wiring.state.verdicts.forget()  # as where a user, a key or a session has changed
+    assert {await connection.send(call)} == answers
+    assert len(parsed) == 2
+    app.use(app.generation)  # as a reload does
+    assert {await connection.send(call) for _ in range(2)} == answers
+    assert len(parsed) == 4  # proved anew, and only then known
+
+
+async def test_the_same_bytes_from_a_stranger_are_refused(app: ForwardAuth, parsed: list[bytes]) -> None:
+    call = GET + b"x-once: 2\r\n" + BASIC + b"\r\n"
+    assert b"HTTP/1.1 200" in await Connection(app, http=VerifyProtocol).send(call)
+    assert b"HTTP/1.1 403" in await Connection(app, "198.51.100.1", VerifyProtocol).send(call)
+    assert b"HTTP/1.1 200" in await Connection(app, http=VerifyProtocol).send(call)
+    assert len(parsed) == 2
+
+
+async def test_only_a_whole_request_between_two_others_is_known_by_its_bytes(
+    app: ForwardAuth, parsed: list[bytes]
+) -> None:
+    connection = Connection(app, http=VerifyProtocol)
+    call = GET + b"x-once: 3\r\n" + BASIC + b"\r\n"
+    for _ in range(2):
+        await connection.send(call)
+    assert len(parsed) == 1
+    post = b"POST /nowhere HTTP/1.1\r\nhost: g\r\ncontent-length: %d\r\n\r\n" % len(call)
+    assert (await connection.send(post, call)).count(b"HTTP/1.1 ") == 1  # there it is a body
+    half = b"GET /healthz HTTP/1.1\r\nx: "
+    assert b"400 Bad Request" in await connection.send(half, call + b"\x00")  # and there a header
+    again = Connection(app, http=VerifyProtocol)
+    assert (await again.send(call + call)).count(b"HTTP/1.1 200") == 2
+
+
+async def test_no_credential_is_in_what_is_remembered(app: ForwardAuth) -> None:
+    connection = Connection(app, http=VerifyProtocol)
+    for _ in range(3):
+        await connection.send(GET + BASIC + b"cookie: a=hidden\r\n\r\n")
+    assert app._asked
+    assert not any(secret in repr(app._asked) for secret in ("YWxpY2U6c2VjcmV0", "hidden"))
+
+
+async def test_what_is_remembered_has_a_bound(app: ForwardAuth, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "MAX_ASKED", 10)
+    connection = Connection(app, http=VerifyProtocol)
+    for number in range(30):
+        await connection.send(GET + b"x: %d\r\n\r\n" % number)
+    await connection.send(GET + b"x: " + b"a" * verify.MAX_BYTES + b"\r\n\r\n")
+    assert len(app._asked) == 10
 
 
 # the installed uvicorn ------------------------------------------------------------------------------------
@@ -309,7 +385,7 @@ def test_with_another_uvicorn_all_calls_go_by_asgi_and_one_line_says_so(
     with caplog.at_level(logging.WARNING):
         monkeypatch.setattr(verify_protocol, "KNOWN", frozenset({"another"}))
         assert http_protocol() is BoundedHeadProtocol
-        monkeypatch.setattr(verify_protocol.flow_control, "__file__", str(Path("/nowhere")))
+        monkeypatch.setattr(flow_control, "__file__", "/nowhere")
         assert source_of_uvicorn() == ""
     (line,) = caplog.messages
     assert "was not tested with uvicorn" in line

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.gate.application import ForwardAuth
@@ -49,7 +50,8 @@ class Connection:
             config.http = http
         config.load()
         self.state = ServerState()
-        self.protocol = config.http_protocol_class(config, self.state, {})  # type: ignore[call-arg]
+        protocol: Any = config.http_protocol_class
+        self.protocol: HttpToolsProtocol = protocol(config, self.state, {})
         self.transport = Transport(peer)
         self.protocol.connection_made(self.transport)
 
