@@ -482,6 +482,7 @@ roles = ["deployer"]
             "sub": "connector and user, encoded: `CiQwOGE4…`",
         },
         groups="not every connector has groups, and some ask for them only if the configuration of Dex says so",
+        run="2.41.1",
         notes=(
             (
                 "Names are e-mail addresses here, because `sub` is an encoded pair. An address that Dex marks as "

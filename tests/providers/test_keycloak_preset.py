@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import time
+from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -202,6 +203,50 @@ async def test_a_person_with_very_many_roles_signs_out_and_comes_back(
     back = pages.walk(html.unescape(leads[1]))
     assert urlsplit(back).path == "/_auth/signed-out"
     assert realm.sessions("mary") == []
+
+
+def ends_one_session(realm: Realm) -> None:
+    realm.delete_session(realm.sessions("alice")[-1])
+
+
+def ends_all_sessions(realm: Realm) -> None:
+    realm.admin("POST", "/logout-all")
+
+
+def takes_the_role(realm: Realm) -> None:
+    role = realm.admin("GET", "/roles/prefect-admin").json()
+    alice = realm.admin("GET", "/users?exact=true&username=alice").json()[0]["id"]
+    realm.admin("DELETE", f"/users/{alice}/role-mappings/realm", [role])
+
+
+def sets_a_password(realm: Realm) -> None:
+    alice = realm.admin("GET", "/users?exact=true&username=alice").json()[0]["id"]
+    password = {"type": "password", "value": PASSWORD, "temporary": False}
+    realm.admin("PUT", f"/users/{alice}/reset-password", password)
+
+
+@pytest.mark.parametrize(
+    ("does", "at_once", "at_the_check"),
+    [
+        pytest.param(ends_one_session, 302, 302, id="ends-one-session"),
+        pytest.param(ends_all_sessions, 200, 302, id="ends-all-sessions"),
+        pytest.param(takes_the_role, 200, 403, id="takes-the-role"),
+        pytest.param(sets_a_password, 200, 200, id="sets-a-password"),
+    ],
+)
+async def test_what_an_administrator_does_is_seen_when_the_page_says(
+    keycloak: Keycloak, pages: ProviderPages, does: Callable[[Realm], None], at_once: int, at_the_check: int
+) -> None:
+    port, name = free_port(), does.__name__.replace("_", "-")
+    realm = keycloak.realm(name)
+    realm.add_client("prefect", SECRET, ORIGIN, f"http://127.0.0.1:{port}/_auth/backchannel-logout")
+    realm.add_person("alice", roles=["prefect-admin"])
+    async with served(configured(realm), port) as gate:
+        person = Person(gate.app)
+        assert (await sign_in(person, pages, "alice")).status_code == 303
+        await to_thread(does, realm)  # Keycloak may call the service meanwhile
+        assert (await person.ask()).status_code == at_once
+        assert (await (asked_again(person) if at_once == 200 else person.ask())).status_code == at_the_check
 
 
 async def test_an_address_that_is_not_verified_is_not_handed_on(gate: Gate, pages: ProviderPages) -> None:
