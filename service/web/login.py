@@ -256,6 +256,7 @@ class LoginRoutes:
         until = session.began + self._wiring.session_policy.lifetime
         page_request.set_session(response, sessions.seal(session), seconds_left(until))
         self._attempts.end(attempt, page_request, response)
+        self._attempts.forget_hint(page_request, response)
         self._attempts.count_sign_in(page_request, return_to, response)
         self._wiring.telemetry.signed_in(session, page_request.request.client)
         return response

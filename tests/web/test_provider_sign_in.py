@@ -396,8 +396,11 @@ async def test_who_may_not_enter_is_told_who_they_are_and_can_switch(
     assert switch.headers["location"].startswith(f"{office.url}/end?")
     assert office.is_id_token(asked["id_token_hint"][0])
     assert asked["post_logout_redirect_uri"] == [f"{ORIGIN}/_auth/signed-out"]
+    await sign_in(person, office)
+    assert [name for name in person.cookies if name.endswith("-hint")]
     office.claims = {"groups": ["admins"]}
     assert (await sign_in(person, office)).status_code == 303
+    assert not [name for name in person.cookies if name.endswith("-hint")]
     await app.stop()
 
 
