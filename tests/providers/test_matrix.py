@@ -17,6 +17,7 @@ import pytest
 
 from service.core.model import Session, SessionCookie
 from tests.support.dex import Dex
+from tests.support.hydra import Hydra
 from tests.support.keycloak import Keycloak
 from tests.support.keycloak_in_matrix import KeycloakRealm
 from tests.support.provider_pages import PageShownError, ProviderPages
@@ -26,7 +27,7 @@ from tests.support.waiting import free_port
 from tests.web.conftest import COOKIE, ORIGIN, SESSION_KEY, Person, hidden, shown
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
-BY_HAND: dict[str, Callable[..., RealProvider]] = {"dex": Dex}
+BY_HAND: dict[str, Callable[..., RealProvider]] = {"dex": Dex, "hydra": Hydra}
 NAMES = ["keycloak", *(BY_HAND if os.environ.get("TEST_PROVIDERS") == "all" else ())]
 NEW_SECRET = "another-secret-0123456789"
 
@@ -149,11 +150,11 @@ async def test_people_sign_in(alice: Person) -> None:
 
 @row("roles")
 async def test_groups_give_roles(gate: Gate, alice: Person, provider: RealProvider, pages: ProviderPages) -> None:
-    assert (await alice.ask()).headers["x-auth-request-roles"] == "admin"
+    assert (await alice.ask()).headers["x-auth-request-roles"] == "viewer,admin"
     pages.forget()
     bob = Person(gate.app)
     await sign_in(bob, provider, pages, "bob")
-    assert (await bob.ask("/api/flows/filter", "POST")).status_code == 403
+    assert (await bob.ask()).headers["x-auth-request-roles"] == "viewer"
 
 
 @row("refresh")
@@ -161,7 +162,7 @@ async def test_a_session_is_renewed(alice: Person) -> None:
     for _ in range(3):  # each with the refresh token that the one before brought
         before = session_of(alice)
         assert before.refresh_token
-        assert (await checked(alice)).status_code == 200 or before.groups == ()
+        assert (await checked(alice)).status_code == 200
         after = session_of(alice)
         assert after.check_at > time.time() + 600
         assert (after.name, after.email, after.groups) == (before.name, before.email, before.groups)
@@ -169,10 +170,10 @@ async def test_a_session_is_renewed(alice: Person) -> None:
 
 @row("groups")
 async def test_groups_that_change_arrive_at_the_next_check(alice: Person, provider: RealProvider) -> None:
-    assert (await checked(alice)).headers["x-auth-request-roles"] == "admin"
+    assert (await checked(alice)).headers["x-auth-request-roles"] == "viewer,admin"
     await to_thread(provider.leave_group, "alice")
     try:
-        assert (await checked(alice)).headers.get("x-auth-request-roles", "") == ""
+        assert (await checked(alice)).headers["x-auth-request-roles"] == "viewer"
     finally:
         await to_thread(provider.join_group, "alice")
 
@@ -206,9 +207,11 @@ async def test_signing_out_ends_the_session_of_the_provider(
 
 
 @row("back-channel")
-async def test_the_provider_ends_a_session_behind_the_browsers_back(alice: Person, provider: RealProvider) -> None:
+async def test_the_provider_ends_a_session_behind_the_browsers_back(
+    alice: Person, provider: RealProvider, pages: ProviderPages
+) -> None:
     assert (await alice.ask()).status_code == 200
-    await to_thread(provider.log_out, "alice")
+    await to_thread(provider.end_session, pages, "alice")
     began = time.monotonic()
     while (await alice.ask()).status_code == 200:
         assert time.monotonic() - began < 20, "no logout token came"
@@ -256,7 +259,8 @@ async def test_keys_change_and_nobody_notices(
     gate: Gate, alice: Person, provider: RealProvider, pages: ProviderPages
 ) -> None:
     await to_thread(provider.rotate_keys)
-    assert (await checked(alice)).status_code == 200
+    if "keys-renewal" not in provider.limits:
+        assert (await checked(alice)).status_code == 200
     person = Person(gate.app)
     await sign_in(person, provider, pages, "alice")
     if "machine-token" not in provider.limits:

@@ -178,16 +178,19 @@ def install_keycloak() -> None:
     (folder / ".complete").write_text(KEYCLOAK_ARTEFACT)
 
 
-def install_from_go(part: str, module: str, package: str = ".", *, beside: str = "", get: str = "") -> None:
+def install_from_go(
+    part: str, module: str, package: str = ".", *, beside: str = "", get: str = "", tags: str = ""
+) -> None:
     """Build a program of a Go module, which may name parts of its own repository that the module does not contain.
 
-    ``beside`` is a folder of the module that the program needs, ``get`` a module in place of such a part.
+    ``beside`` is a folder of the module that the program needs, ``get`` a module in place of such a part. ``tags`` are
+    those of the build.
     """
     go = shutil.which("go")
     if go is None:
         msg = "Go is missing (Debian, Ubuntu: apt-get install golang)"
         raise RuntimeError(msg)
-    folder, fingerprint = PARTS / part, f"{module} {get}"
+    folder, fingerprint = PARTS / part, f"{module} {get} {tags}".strip()
     if _fresh(folder, fingerprint):
         return
     with tempfile.TemporaryDirectory(dir=PARTS) as made:
@@ -201,7 +204,7 @@ def install_from_go(part: str, module: str, package: str = ".", *, beside: str =
         mod.write_text(re.sub(r"^replace \S+ => \./\S*\n", "", mod.read_text(), flags=re.MULTILINE))
         if get:
             _run(go, "get", get, cwd=source, env=env)
-        _run(go, "build", "-o", folder / "bin" / part, package, cwd=source, env=env)
+        _run(go, "build", "-tags", tags, "-o", folder / "bin" / part, package, cwd=source, env=env)
         if beside:
             shutil.copytree(source / beside, folder / beside)
     (folder / ".complete").write_text(fingerprint)
@@ -218,7 +221,7 @@ BY_HAND: dict[
         beside="web",
         get="github.com/dexidp/dex/api/v2@v2.3.0",
     ),
-    "hydra": partial(install_from_go, "hydra", "github.com/ory/hydra/v2@v2.3.0"),
+    "hydra": partial(install_from_go, "hydra", "github.com/ory/hydra/v2@v2.3.0", tags="sqlite"),
     "oauth2-proxy": partial(install_from_go, "oauth2-proxy", "github.com/oauth2-proxy/oauth2-proxy/v7@v7.15.6"),
     "canaille": partial(install_from_pypi, "canaille", LOCKS / "canaille-0.3.6.txt"),
 }

@@ -79,6 +79,10 @@ class ProviderPages:
         """Walk, and return the query of the address that the person is sent back to."""
         return dict(parse_qsl(urlsplit(self.walk(url, fields)).query))
 
+    def open(self, url: str) -> httpx.Response:
+        """Open a page of the provider, and follow where it leads."""
+        return self._client.get(url, follow_redirects=True)
+
     def forget(self) -> None:
         """Lose all cookies, as another browser would have none."""
         self._client.cookies.clear()

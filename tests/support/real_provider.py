@@ -25,7 +25,8 @@ ROWS: Mapping[str, str] = {
     "logged-out": "an administrator logs somebody out",
     "disabled": "an administrator disables somebody",
     "secret": "the client's secret changes",
-    "keys": "signing keys change",
+    "keys": "signing keys change: people sign in, machines go on",
+    "keys-renewal": "… and sessions are renewed",
     "away": "the provider is away",
     "machine-token": "machines come with a token",
     "machine-secret": "machines come with id and secret",
@@ -79,6 +80,11 @@ class RealProvider(ABC):
     def log_out(self, name: str) -> None:
         """Log somebody out, as an administrator."""
         raise NotImplementedError
+
+    def end_session(self, pages: ProviderPages, name: str) -> None:
+        """End somebody's session there in a way that others are told of; ``pages`` is their browser."""
+        del pages
+        self.log_out(name)
 
     def disable(self, name: str) -> None:
         """Disable somebody."""
