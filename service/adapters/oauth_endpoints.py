@@ -26,16 +26,7 @@ MAX_INTROSPECTION: Final = 32 * 1024  # bytes; thousands of answers are remember
 MIN_MASKED: Final = 8  # shorter values are words, and no secrets
 _TOKEN: Final = re.compile(rf"[\x20-\x7e]{{0,{MAX_TOKEN}}}")  # RFC 6749, appendix A.12
 _LATER: Final = frozenset({408, 425, 429})
-_ABOUT_CLIENT: Final = frozenset(
-    {
-        "invalid_client",
-        "unauthorized_client",
-        "invalid_request",
-        "invalid_scope",
-        "invalid_target",
-        "unsupported_grant_type",
-    }
-)
+_ABOUT_CLIENT: Final = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
 _ABOUT_PERSON: Final = frozenset({"invalid_grant", "access_denied", "interaction_required", "login_required"})
 _ENCODED: Final = (
     "its id or secret has characters that RFC 6749 §2.3.1 has encoded, and some providers do not decode: if both are "
@@ -56,7 +47,8 @@ class TokenError(Exception):
     def about_client(self) -> bool:
         """Tell whether the error is about this service as a client, and says nothing of the grant it presented.
 
-        Keycloak answers a wrong secret with 401 and ``unauthorized_client``.
+        Keycloak answers a wrong secret with 401 and ``unauthorized_client``. ``invalid_request`` may be about the grant:
+        Canaille writes it where the person is disabled.
         """
         unauthenticated = self.status == httpx.codes.UNAUTHORIZED and self.error not in _ABOUT_PERSON
         return unauthenticated or self.error in _ABOUT_CLIENT

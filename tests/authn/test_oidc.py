@@ -711,7 +711,7 @@ async def test_a_renewal_of_somebody_else_ends_the_session(
         ("strange", SessionEnded),
         ("invalid_client", OutOfReach),  # a client secret that has run out is nothing that people did
         ("unauthorized_client", OutOfReach),  # as Keycloak calls it
-        ("invalid_scope", OutOfReach),
+        ("invalid_request", SessionEnded),  # as Canaille says of somebody who was disabled
         ("temporarily_unavailable", OutOfReach),
     ],
 )

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from service.core.model import Session, SessionCookie
+from tests.support.canaille import Canaille
 from tests.support.dex import Dex
 from tests.support.hydra import Hydra
 from tests.support.keycloak import Keycloak
@@ -27,7 +28,7 @@ from tests.support.waiting import free_port
 from tests.web.conftest import COOKIE, ORIGIN, SESSION_KEY, Person, hidden, shown
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
-BY_HAND: dict[str, Callable[..., RealProvider]] = {"dex": Dex, "hydra": Hydra}
+BY_HAND: dict[str, Callable[..., RealProvider]] = {"dex": Dex, "hydra": Hydra, "canaille": Canaille}
 NAMES = ["keycloak", *(BY_HAND if os.environ.get("TEST_PROVIDERS") == "all" else ())]
 NEW_SECRET = "another-secret-0123456789"
 
@@ -99,6 +100,7 @@ async def sign_in(
     person: Person, provider: RealProvider, pages: ProviderPages, name: str, start: str = "/_auth/start"
 ) -> None:
     """Sign in; without a name, the provider has to know who it is."""
+    await to_thread(provider.settle)
     leaves = await person.open(start, sec_fetch_site="same-origin")
     assert leaves.status_code == 302, leaves.text
     arrived = await person.open(provider.sign_in(pages, leaves.headers["location"], name), sec_fetch_site="cross-site")
@@ -112,8 +114,9 @@ def session_of(person: Person) -> Session:
     return sessions.read(SessionCookie(person.cookies[COOKIE].partition(".")[2] + "".join(chunks)))
 
 
-async def checked(person: Person) -> httpx.Response:
+async def checked(person: Person, provider: RealProvider) -> httpx.Response:
     """Let the session be due for a question to the provider, and use it."""
+    await to_thread(provider.settle)
     sessions = person.app.wiring.sessions
     assert sessions is not None
     sealed = sessions.seal(session_of(person)._replace(check_at=time.time() - 1, id_token=""))
@@ -158,11 +161,11 @@ async def test_groups_give_roles(gate: Gate, alice: Person, provider: RealProvid
 
 
 @row("refresh")
-async def test_a_session_is_renewed(alice: Person) -> None:
+async def test_a_session_is_renewed(alice: Person, provider: RealProvider) -> None:
     for _ in range(3):  # each with the refresh token that the one before brought
         before = session_of(alice)
         assert before.refresh_token
-        assert (await checked(alice)).status_code == 200
+        assert (await checked(alice, provider)).status_code == 200
         after = session_of(alice)
         assert after.check_at > time.time() + 600
         assert (after.name, after.email, after.groups) == (before.name, before.email, before.groups)
@@ -170,10 +173,10 @@ async def test_a_session_is_renewed(alice: Person) -> None:
 
 @row("groups")
 async def test_groups_that_change_arrive_at_the_next_check(alice: Person, provider: RealProvider) -> None:
-    assert (await checked(alice)).headers["x-auth-request-roles"] == "viewer,admin"
+    assert (await checked(alice, provider)).headers["x-auth-request-roles"] == "viewer,admin"
     await to_thread(provider.leave_group, "alice")
     try:
-        assert (await checked(alice)).headers["x-auth-request-roles"] == "viewer"
+        assert (await checked(alice, provider)).headers["x-auth-request-roles"] == "viewer"
     finally:
         await to_thread(provider.join_group, "alice")
 
@@ -184,7 +187,7 @@ async def test_somebody_else_signs_in(alice: Person, provider: RealProvider, pag
     start = await alice.open("/_auth/start?switch=1", sec_fetch_site="same-origin")
     leaves = start.headers["location"]
     if "/_auth/" not in leaves and urlsplit(leaves).query.count("post_logout_redirect_uri"):
-        back = pages.walk(leaves)
+        back = provider.sign_out(pages, leaves)
         again = await alice.open(back, sec_fetch_site="cross-site")
         leaves = (await alice.open(again.headers["location"], sec_fetch_site="same-origin")).headers["location"]
     arrived = await alice.open(provider.sign_in(pages, leaves, "bob"), sec_fetch_site="cross-site")
@@ -198,7 +201,7 @@ async def test_signing_out_ends_the_session_of_the_provider(
     alice: Person, provider: RealProvider, pages: ProviderPages
 ) -> None:
     answer = await alice.submit("/_auth/logout", hidden(await alice.open("/_auth/logout")))
-    back = pages.walk(led_to(answer))
+    back = provider.sign_out(pages, led_to(answer))
     assert urlsplit(back).path == "/_auth/signed-out"
     assert (await alice.ask()).status_code == 302
     leaves = await alice.open("/_auth/start")
@@ -222,17 +225,17 @@ async def test_who_is_logged_out_there_is_out_at_the_check(provider: RealProvide
     async with served(settings_of(provider)) as elsewhere:  # where no logout token arrives
         person = Person(elsewhere.app)
         await sign_in(person, provider, pages, "alice")
-        assert (await checked(person)).status_code == 200
+        assert (await checked(person, provider)).status_code == 200
         await to_thread(provider.log_out, "alice")
         assert (await person.ask()).status_code == 200
-        assert (await checked(person)).status_code == 302
+        assert (await checked(person, provider)).status_code == 302
 
 
 @row("disabled")
 async def test_who_is_disabled_there_is_out_at_the_check(alice: Person, provider: RealProvider) -> None:
     await to_thread(provider.disable, "alice")
     try:
-        assert (await checked(alice)).status_code == 302
+        assert (await checked(alice, provider)).status_code == 302
     finally:
         await to_thread(provider.enable, "alice")
 
@@ -243,13 +246,13 @@ async def test_a_secret_that_changed_there_ends_no_session(
 ) -> None:
     await to_thread(provider.change_secret, NEW_SECRET)
     try:
-        assert (await checked(alice)).status_code == 200
+        assert (await checked(alice, provider)).status_code == 200
         told = (await alice.client.get("/readyz")).json()
         assert (told["status"], "its client" in told["provider"]["problem"]) == ("degraded", True)
         async with served(settings_of(provider, client_secret=NEW_SECRET)) as corrected:
             person = Person(corrected.app)
             await sign_in(person, provider, pages, "alice")
-            assert (await checked(person)).status_code == 200
+            assert (await checked(person, provider)).status_code == 200
     finally:
         await to_thread(provider.change_secret, SECRET)
 
@@ -260,7 +263,7 @@ async def test_keys_change_and_nobody_notices(
 ) -> None:
     await to_thread(provider.rotate_keys)
     if "keys-renewal" not in provider.limits:
-        assert (await checked(alice)).status_code == 200
+        assert (await checked(alice, provider)).status_code == 200
     person = Person(gate.app)
     await sign_in(person, provider, pages, "alice")
     if "machine-token" not in provider.limits:
@@ -273,7 +276,7 @@ async def test_while_the_provider_is_away_sessions_go_on_and_nobody_is_sent_ther
 ) -> None:
     await to_thread(provider.stop)
     try:
-        assert (await checked(alice)).status_code == 200
+        assert (await checked(alice, provider)).status_code == 200
         assert gate.app.wiring.provider_issuer is not None
         gate.app.wiring.provider_issuer.keys.fetched_at -= 2  # it was heard of two seconds ago
         page = await Person(gate.app).open("/_auth/start")

@@ -94,8 +94,9 @@ class ProviderPages:
     def _fill_in(self, page: httpx.Response, fields: Mapping[str, str]) -> httpx.Response:
         for form in forms_of(page):
             given = {name: value for name, value in fields.items() if name in form.fields}
-            if not given and any(name in form.fields for name in ("username", "login", "password")):
-                continue
+            asked = {"username", "login", "password"} & form.fields.keys()
+            if asked and not asked & fields.keys():
+                continue  # nobody has said who it is
             to = urljoin(str(page.url), form.action)
             return self._client.request(form.method, to, data={**form.fields, **given})
         raise PageShownError(page)

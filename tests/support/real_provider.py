@@ -65,6 +65,13 @@ class RealProvider(ABC):
         """Walk from an authorization URL back to the service; somebody without a name is known there already."""
         return pages.walk(url, {"username": name, "password": PASSWORD} if name else None)
 
+    def sign_out(self, pages: ProviderPages, url: str) -> str:
+        """Walk from a logout URL back to the service."""
+        return pages.walk(url)
+
+    def settle(self) -> None:
+        """Wait for what the provider needs between two of its tokens."""
+
     def machine_token(self) -> str:
         """Return an access token of the machine."""
         raise NotImplementedError

@@ -668,9 +668,9 @@ async def test_a_provider_that_is_down_ends_no_session_at_once(person: Person, o
             {"error": "unauthorized_client", "error_description": "Invalid client or Invalid client credentials"}, 401
         ),
         Reply({"error": "invalid_client"}, 401),
-        Reply({"error": "invalid_request"}, 400),
+        Reply({"error": "unsupported_grant_type"}, 400),
     ],
-    ids=["keycloak", "rfc6749", "request"],
+    ids=["keycloak", "rfc6749", "grant-type"],
 )
 async def test_a_provider_that_does_not_take_the_client_any_more_ends_no_session(
     person: Person, office: Office, said: Reply, logged: Callable[[], str]
