@@ -47,8 +47,8 @@ class TokenError(Exception):
     def about_client(self) -> bool:
         """Tell whether the error is about this service as a client, and says nothing of the grant it presented.
 
-        Keycloak answers a wrong secret with 401 and ``unauthorized_client``. ``invalid_request`` may be about the grant:
-        Canaille writes it where the person is disabled.
+        Keycloak answers a wrong secret with 401 and ``unauthorized_client``. ``invalid_request`` may be about the
+        grant: Canaille writes it where the person is disabled.
         """
         unauthenticated = self.status == httpx.codes.UNAUTHORIZED and self.error not in _ABOUT_PERSON
         return unauthenticated or self.error in _ABOUT_CLIENT

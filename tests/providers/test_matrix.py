@@ -7,7 +7,7 @@ import html
 import os
 import re
 import time
-from asyncio import to_thread
+from asyncio import sleep, to_thread
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,7 +100,7 @@ async def sign_in(
     person: Person, provider: RealProvider, pages: ProviderPages, name: str, start: str = "/_auth/start"
 ) -> None:
     """Sign in; without a name, the provider has to know who it is."""
-    await to_thread(provider.settle)
+    await sleep(provider.pause)
     leaves = await person.open(start, sec_fetch_site="same-origin")
     assert leaves.status_code == 302, leaves.text
     arrived = await person.open(provider.sign_in(pages, leaves.headers["location"], name), sec_fetch_site="cross-site")
@@ -116,7 +116,7 @@ def session_of(person: Person) -> Session:
 
 async def checked(person: Person, provider: RealProvider) -> httpx.Response:
     """Let the session be due for a question to the provider, and use it."""
-    await to_thread(provider.settle)
+    await sleep(provider.pause)
     sessions = person.app.wiring.sessions
     assert sessions is not None
     sealed = sessions.seal(session_of(person)._replace(check_at=time.time() - 1, id_token=""))

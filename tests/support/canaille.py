@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +32,7 @@ class Canaille(RealProvider):
 
     name = "Canaille"
     version = "0.3.6"
+    pause = 1.1  # two tokens of one second are the same, and the second is an error (500)
     limits: ClassVar[Mapping[str, str]] = MappingProxyType({"back-channel": "it has none"})
 
     def __init__(self, folder: Path, site: str, back_channel: str) -> None:
@@ -94,7 +94,7 @@ ACTIVE_JWKS = [{keys}]
             )
             for client in ("prefect", "etl"):
                 self._command("set", "client", client, f"--audience={client}")
-        argv = [self._program, "run", "--bind", f"127.0.0.1:{self.port}"]
+        argv: list[str | Path] = [self._program, "run", "--bind", f"127.0.0.1:{self.port}"]
         self._process = Process("Canaille", argv, env=self._env, log=self._folder / "canaille.log")
         wait_until(lambda: accepts(self.port), timeout=60, what="Canaille listens", log=self._process.tail)
 
@@ -129,10 +129,6 @@ ACTIVE_JWKS = [{keys}]
     def sign_out(self, pages: ProviderPages, url: str) -> str:
         return pages.walk(url, {"answer": "logout"})
 
-    def settle(self) -> None:
-        """Let a second pass: two tokens of one second are the same, and the second of them is an error (500)."""
-        time.sleep(1.1)
-
     def machines(self) -> dict[str, Any]:
         """Return settings with introspection: tokens of machines are opaque."""
         introspection = {"client_id": "etl", "client_secret": SECRET}
@@ -146,6 +142,8 @@ ACTIVE_JWKS = [{keys}]
         return str(answer.json()["access_token"])
 
     def leave_group(self, name: str) -> None:
+        """Let bob alone be in it."""
+        assert name == "alice"
         self._command("set", "group", GROUP, "--members=bob")
 
     def join_group(self, name: str) -> None:

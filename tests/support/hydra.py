@@ -79,7 +79,7 @@ class Hydra(RealProvider):
             assert made.wait(timeout=120) == 0, made.tail()
         config = self._folder / "hydra.json"
         config.write_text(json.dumps({"oauth2": {"token_hook": f"{app}/hook"}}))
-        argv = [self._program, "serve", "all", "--dev", "--sqa-opt-out", "--config", config]
+        argv: list[str | Path] = [self._program, "serve", "all", "--dev", "--sqa-opt-out", "--config", config]
         self._process = Process("Hydra", argv, env=environment, log=log)
         wait_until(lambda: accepts(self.port), timeout=60, what="Hydra listens", log=self._process.tail)
         wait_until(lambda: accepts(self._admin_port), timeout=60, what="Hydra listens", log=self._process.tail)

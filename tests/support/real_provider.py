@@ -41,6 +41,7 @@ class RealProvider(ABC):
 
     name: ClassVar[str]
     version: ClassVar[str]
+    pause: ClassVar[float] = 0.0  # seconds that it needs between two of its tokens
     limits: ClassVar[Mapping[str, str]] = MappingProxyType({})
     home: str  # what all addresses of its pages begin with
     issuer: str
@@ -68,9 +69,6 @@ class RealProvider(ABC):
     def sign_out(self, pages: ProviderPages, url: str) -> str:
         """Walk from a logout URL back to the service."""
         return pages.walk(url)
-
-    def settle(self) -> None:
-        """Wait for what the provider needs between two of its tokens."""
 
     def machine_token(self) -> str:
         """Return an access token of the machine."""
