@@ -47,7 +47,7 @@ test-quick: init ## run the tests that need no Prefect, proxy or browser; verify
 	$(RUN)/$(PYTEST) $(QUICK)
 
 test-providers: parts ## run the tests against Keycloak, and each other real provider that is installed
-	TEST_PROVIDERS=all $(RUN)/$(PYTEST) -n 1 tests/providers
+	TEST_PROVIDERS=all $(RUN)/$(PYTEST) -n 1 tests/providers tests/e2e/test_oauth2_proxy.py
 
 coverage: init ## the quick tests by ASGI; fail below 100 % of branches in service/core, or 94 % in the rest
 	$(RUN)/coverage erase

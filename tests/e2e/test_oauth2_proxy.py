@@ -1,30 +1,49 @@
-"""oauth2-proxy on the people's host: Traefik's side for real, oauth2-proxy's by a stand-in, for want of the program."""
+"""oauth2-proxy on the people's host: by a stand-in that does what its documentation says, or by the program itself.
+
+The program runs in `make test-providers`, if it is installed.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote
 
 import pytest
 
 from tests.support.claimed_headers import CLAIMED
 from tests.support.echo import Echo, Received
-from tests.support.parts import ROOT, TRAEFIK, require
+from tests.support.openid import OpenIDProvider, ProviderBrowser
+from tests.support.parts import OAUTH2_PROXY, ROOT, TRAEFIK, require
 from tests.support.processes import Process, clean_environment
-from tests.support.raw_http import basic, handshake, send
+from tests.support.raw_http import Answer, basic, handshake, send
 from tests.support.site import MACHINES, PASSWORD, PEOPLE, SHIPPED, USER, Site, add_user, replace_once
 from tests.support.waiting import accepts, free_port, wait_until
 
 PERSON = "alice"
 NAME = "__Host-oauth2-proxy"
-SESSION = ("Cookie", f"theme=dark; {NAME}=good")
 PAGE = ("Accept", "text/html,application/xhtml+xml")
 PROVIDER = "https://idp.example/authorize"
+CLIENT, SECRET = "prefect-ui", "prefect-ui-secret-0123456789"
+GRANTS = ["authorization_code", "refresh_token"]
+SIDES = ["stand-in", *(["oauth2-proxy"] if os.environ.get("TEST_PROVIDERS") == "all" else [])]
+
+
+class Front(NamedTuple):
+    """oauth2-proxy, or what stands in for it."""
+
+    url: str
+    provider: str  # where it sends people
+    email: str
+    browser: OpenIDProvider | None  # where somebody signs in, if it is real
 
 
 class StandIn(BaseHTTPRequestHandler):
@@ -51,18 +70,50 @@ class StandIn(BaseHTTPRequestHandler):
         """Keep the tests' output quiet."""
 
 
-@pytest.fixture(scope="module")
-def stand_in() -> Iterator[str]:
+@pytest.fixture(scope="module", params=SIDES)
+def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    if request.param == "oauth2-proxy":
+        with ExitStack() as stack:
+            yield real_front(tmp_path_factory.mktemp("front"), stack)
+        return
     port = free_port()
     server = ThreadingHTTPServer(("127.0.0.1", port), StandIn)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield f"http://127.0.0.1:{port}"
+    yield Front(f"http://127.0.0.1:{port}", PROVIDER, f"{PERSON}@example.com", None)
     server.shutdown()
     server.server_close()
 
 
+def real_front(folder: Path, stack: ExitStack) -> Front:
+    """Start oauth2-proxy from the shipped file, but for its addresses and whom it lets in."""
+    program = require(OAUTH2_PROXY)
+    callback = f"https://{PEOPLE}/oauth2/callback"
+    client = {"client_id": CLIENT, "client_secret": SECRET, "redirect_uris": [callback], "grant_types": GRANTS}
+    provider = stack.enter_context(OpenIDProvider(folder, clients=[client]))
+    port, config = free_port(), folder / "oauth2-proxy.cfg"
+    text = (ROOT / "deploy" / "oauth2-proxy" / "oauth2-proxy.cfg").read_text()
+    for shipped, here in {
+        "https://idp.example.com/realms/data": provider.url,
+        "https://prefect.example.com/oauth2/callback": callback,
+        "0.0.0.0:4180": f"127.0.0.1:{port}",
+        'email_domains = ["example.com"]': 'email_domains = ["example.test"]',
+    }.items():
+        text = replace_once(text, shipped, here)
+    config.write_text(text)
+    env = {"OAUTH2_PROXY_CLIENT_SECRET": SECRET, "OAUTH2_PROXY_COOKIE_SECRET": "A" * 43 + "="}
+    process = Process(
+        "oauth2-proxy",
+        [program, f"--config={config}"],
+        env=clean_environment(folder / "home", env),
+        log=folder / "oauth2-proxy.log",
+    )
+    stack.callback(process.stop)
+    wait_until(lambda: accepts(port), timeout=30, what="oauth2-proxy listens", log=process.tail)
+    return Front(f"http://127.0.0.1:{port}", f"{provider.url}/auth", f"{PERSON}@example.test", provider)
+
+
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory, stand_in: str) -> Iterator[int]:
+def port(tmp_path_factory: pytest.TempPathFactory, front: Front) -> Iterator[int]:
     """Serve an echo behind Traefik, which reads two files: the gate's, and what puts oauth2-proxy before it."""
     folder = tmp_path_factory.mktemp("oauth2-proxy")
     dynamic, config, port = folder / "dynamic", folder / "http.yml", free_port()
@@ -85,7 +136,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, stand_in: str) -> Iterator[in
             "GATE_PREFECT_URL": echo.url,
             "GATE_AUTH_URL": site.service_url,
             "GATE_VERIFY_URL": f"http://{verify}",
-            "GATE_OAUTH2_PROXY_URL": stand_in,
+            "GATE_OAUTH2_PROXY_URL": front.url,
         }
         traefik = Process(
             "Traefik",
@@ -105,6 +156,25 @@ def port(tmp_path_factory: pytest.TempPathFactory, stand_in: str) -> Iterator[in
         yield port
 
 
+@pytest.fixture(scope="module")
+def session(front: Front, port: int) -> tuple[str, str]:
+    """Return the cookies of somebody who has signed in, through the proxy where oauth2-proxy is real."""
+    if front.browser is None:
+        return ("Cookie", f"theme=dark; {NAME}=good")
+    page = send(port, PEOPLE, "/runs?x=1", [PAGE])
+    with ProviderBrowser(front.browser) as browser:
+        came_back = browser.sign_in(page.header("Location") or "", PERSON)
+    query = "&".join(f"{name}={value}" for name, value in came_back.items())
+    answer = send(port, PEOPLE, f"/oauth2/callback?{query}", [PAGE, ("Cookie", cookies_of(page))])
+    assert (answer.status, answer.header("Location")) == (302, "/runs?x=1"), answer
+    assert all("HttpOnly" in one and "Secure" in one for one in answer.values("Set-Cookie"))
+    return ("Cookie", f"theme=dark; {cookies_of(answer)}")
+
+
+def cookies_of(answer: Answer) -> str:
+    return "; ".join(one.partition(";")[0] for one in answer.values("Set-Cookie"))
+
+
 def received(port: int, path: str, *headers: tuple[str, str]) -> Received:
     """Return what the upstream received."""
     answer = send(port, PEOPLE, path, headers)
@@ -118,16 +188,18 @@ def test_as_shipped_nobody_is_let_in() -> None:
     assert config["email_domains"] == ["example.com"]  # nobody's (RFC 2606 §3)
 
 
-def test_machines_keep_their_gate(port: int) -> None:
-    assert send(port, MACHINES, "/api/flows", [SESSION]).status == 401
+def test_machines_keep_their_gate(port: int, session: tuple[str, str]) -> None:
+    assert send(port, MACHINES, "/api/flows", [session]).status == 401
     answer = send(port, MACHINES, "/api/flows", [basic(USER, PASSWORD)])
     assert answer.status == 200
     assert Received.from_json(json.loads(answer.body)).values("X-Auth-Request-User") == [USER]
 
 
-def test_pages_lead_to_the_provider_and_calls_are_401(port: int) -> None:
+def test_pages_lead_to_the_provider_and_calls_are_401(port: int, front: Front) -> None:
     page = send(port, PEOPLE, "/runs?x=1", [PAGE])
-    assert (page.status, page.header("Location")) == (302, f"{PROVIDER}?state=/runs?x=1")
+    to, _, query = (page.header("Location") or "").partition("?")
+    assert (page.status, to) == (302, front.provider)
+    assert unquote(parse_qs(query)["state"][0]).endswith("/runs?x=1")
     assert page.values("Set-Cookie")
     for headers in ([], [("Accept", "application/json")], [basic(USER, PASSWORD)]):
         assert send(port, PEOPLE, "/api/flows", headers).status == 401
@@ -135,28 +207,39 @@ def test_pages_lead_to_the_provider_and_calls_are_401(port: int) -> None:
     assert handshake(port, PEOPLE, "/api/events/in", [basic(USER, PASSWORD)]).status == 401
 
 
-def test_a_session_passes_and_ends_at_the_proxy(port: int) -> None:
+def test_a_session_passes_and_ends_at_the_proxy(port: int, front: Front, session: tuple[str, str]) -> None:
     for path, headers in (("/runs", [PAGE]), ("/api/flows", []), ("/assets/x.js", [])):
         stale = basic("stale", "stale")
         claims = [(name, "mallory") for name in (*CLAIMED, "X_Auth_Request_Email")]
-        request = received(port, path, SESSION, stale, *claims, *headers)
+        request = received(port, path, session, stale, *claims, *headers)
         assert request.values("X-Auth-Request-User") == [PERSON]
-        assert request.values("X-Auth-Request-Email") == [f"{PERSON}@example.com"]
+        assert request.values("X-Auth-Request-Email") == [front.email]
         assert request.values("Cookie") == request.values("Authorization") == []
         assert [name for name, value in request.headers if "mallory" in value] == []
 
 
-def test_a_refreshed_session_reaches_the_browser(port: int) -> None:
+def test_a_refreshed_session_reaches_the_browser(port: int, front: Front) -> None:
+    if front.browser is not None:
+        pytest.skip("a session is refreshed after fifteen minutes")
     answer = send(port, PEOPLE, "/api/flows", [("Cookie", f"{NAME}=old")])
     assert answer.status == 200
     assert [one.split(";")[0] for one in answer.values("Set-Cookie")] == [f"{NAME}=refreshed"]
 
 
-def test_pages_are_not_stored_and_files_are(port: int) -> None:
-    assert send(port, PEOPLE, "/runs", [SESSION, PAGE]).values("Cache-Control") == ["no-store"]
-    assert send(port, PEOPLE, "/assets/x.js", [SESSION]).values("Cache-Control") == ["private"]
+def test_pages_are_not_stored_and_files_are(port: int, session: tuple[str, str]) -> None:
+    assert send(port, PEOPLE, "/runs", [session, PAGE]).values("Cache-Control") == ["no-store"]
+    assert send(port, PEOPLE, "/assets/x.js", [session]).values("Cache-Control") == ["private"]
 
 
-def test_our_own_pages_are_off(port: int) -> None:
+def test_signing_out_ends_the_session(port: int, front: Front, session: tuple[str, str]) -> None:
+    if front.browser is None:
+        pytest.skip("the stand-in knows no sign-out")
+    answer = send(port, PEOPLE, "/oauth2/sign_out", [session, PAGE])
+    assert answer.status == 302
+    ended = [one for one in answer.values("Set-Cookie") if one.startswith(f"{NAME}=;")]
+    assert ended
+
+
+def test_our_own_pages_are_off(port: int, session: tuple[str, str]) -> None:
     assert send(port, PEOPLE, "/_auth/login", [PAGE]).status == 302
-    assert received(port, "/_auth/login", SESSION, PAGE).path == "/_auth/login"
+    assert received(port, "/_auth/login", session, PAGE).path == "/_auth/login"
