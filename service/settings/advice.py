@@ -46,6 +46,11 @@ def warnings_about(loaded: Loaded) -> Iterator[str]:
             "WebSockets are not relayed, and clients with PREFECT_API_KEY or PREFECT_API_AUTH_STRING alone lose task "
             "runs: set prefect.url."
         )
+    if settings.oidc is not None and settings.oidc.preset == "keycloak" and "offline_access" in settings.oidc.scopes:
+        yield (
+            "oidc.scopes: with offline_access, Keycloak keeps a session that signing out there, an administrator's "
+            "sign-out and its idle time do not end. Leave it out: refresh tokens come without it."
+        )
     for key, issuer in _issuers(settings):
         shared = sorted(_KEYCLOAKS_OWN.intersection(issuer.audiences))
         if shared and not issuer.preset:  # the preset refuses it

@@ -166,6 +166,14 @@ def test_an_audience_that_every_token_of_a_realm_has_is_warned_of(tmp_path: Path
     assert "Warning" not in check(tmp_path, QUIET + issuer.format("prefect")).stdout
 
 
+def test_offline_sessions_at_keycloak_are_warned_of(tmp_path: Path) -> None:
+    oidc = "[oidc]\npreset = 'keycloak'\nissuer = 'https://idp.example/realms/data'\nclient_id = 'x'\nrole = 'viewer'\n"
+    keys = "[session]\nkeys = ['0123456789abcdef0123456789abcdef']\n"
+    assert "Warning" not in check(tmp_path, QUIET + oidc + keys).stdout
+    done = check(tmp_path, QUIET + oidc + "scopes = 'openid,offline_access'\n" + keys)
+    assert "oidc.scopes: with offline_access, Keycloak keeps a session" in done.stdout
+
+
 def test_an_owner_alone_is_warned_of_on_a_server_of_ones_own_too(tmp_path: Path) -> None:
     issuer = "[issuer]\npreset = 'github-actions'\nurl = 'https://ghes.example/_services/token'\naudiences = 'x'\n"
     owner = "role = 'deployer'\nrequired_claims = { repository_owner_id = ['65'] }\n"
