@@ -1,6 +1,7 @@
 """What signing in takes: the provider, the session, the pages, the store that replicas share."""
 
-from typing import Annotated, ClassVar, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
@@ -131,6 +132,14 @@ class OIDCSettings(ProviderSection):
         "by signing out there first. `auto` follows what the provider lists.",
     )
     keys: KeySettings = Field(KeySettings(), description="How long the provider's keys are used.")
+
+    @classmethod
+    def defaults_for(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the defaults of the preset; how a client proves itself only where it has a secret."""
+        defaults = super().defaults_for(values)
+        if values.get("client_secret") and not values.get("private_key"):
+            return defaults
+        return {name: value for name, value in defaults.items() if name != "client_auth"}
 
     @field_validator("private_key")
     @classmethod

@@ -281,7 +281,7 @@ def test_each_example_for_people_works_as_it_stands(preset: str) -> None:
     assert settings.oidc.preset == preset
     assert settings.gives_roles
     for name, value in PRESETS_FOR_PEOPLE[preset].defaults.items():
-        if f"{name} =" not in WORDS_FOR_PEOPLE[preset].example:
+        if name != "client_auth" and f"{name} =" not in WORDS_FOR_PEOPLE[preset].example:
             assert getattr(settings.oidc, name) == value
 
 
@@ -347,6 +347,17 @@ def test_a_preset_for_people_is_shown_and_overridden() -> None:
     lines = list(shown(load({})))
     assert 'principal_claim = "preferred_username"  # preset keycloak' in lines
     assert 'groups_claim = "groups"  # forward-auth.toml' in lines
+
+
+def test_how_a_client_proves_itself_is_for_those_that_have_a_secret() -> None:
+    def method(lines: str) -> str:
+        oidc_settings = configured(oidc("auth0", f'issuer = "https://t.eu.auth0.com/"\n{lines}')).oidc
+        assert oidc_settings is not None
+        return oidc_settings.auth_method
+
+    assert method('client_secret = "secret"') == "client_secret_post"
+    assert method('client_secret = "secret"\nclient_auth = "client_secret_basic"') == "client_secret_basic"
+    assert method("") == "none"
 
 
 def test_id_tokens_of_people_are_no_credentials_of_machines() -> None:

@@ -363,6 +363,7 @@ PRESETS_FOR_PEOPLE: Final[Mapping[str, Preset]] = {
             "auth0",
             {
                 "scopes": _WITH_REFRESH,
+                "client_auth": "client_secret_post",
                 "principal_claim": "email",
                 "groups_claim": "",
                 "another_account": "login",
