@@ -40,7 +40,7 @@ def doctor(folder: Path, version: str, settings: Mapping[str, str], *options: st
     return done.returncode, done.stdout
 
 
-CASES = [
+CLIENTS = [
     ("3.9.1", API_KEY),
     ("3.9.1", BASIC),
     ("3.9.1", BEARER_AUTH_STRING),
@@ -51,11 +51,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", by_age(*CASES, version=itemgetter(0)), ids=lambda case: f"{case[0]}-{case[1].name}")
+@pytest.mark.parametrize("client", by_age(*CLIENTS, version=itemgetter(0)), ids=lambda one: f"{one[0]}-{one[1].name}")
 def test_nothing_is_wrong_with_a_form_that_works(
-    case: tuple[str, CredentialForm], site: Site, openid_provider: OpenIDProvider, tmp_path: Path
+    client: tuple[str, CredentialForm], site: Site, openid_provider: OpenIDProvider, tmp_path: Path
 ) -> None:
-    version, form = case
+    version, form = client
     settings = {**form.settings(f"{site.machines_url}/api", openid_provider.token()), "PREFECT_UI_URL": site.people_url}
     status, told = doctor(tmp_path, version, settings)
     assert status == 0, told
