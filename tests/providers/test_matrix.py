@@ -8,7 +8,7 @@ import os
 import re
 import time
 from asyncio import sleep, to_thread
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,7 +28,7 @@ from tests.support.waiting import free_port
 from tests.web.conftest import COOKIE, ORIGIN, SESSION_KEY, Person, hidden, shown
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
-BY_HAND: dict[str, Callable[..., RealProvider]] = {"dex": Dex, "hydra": Hydra, "canaille": Canaille}
+BY_HAND: dict[str, type[Dex | Hydra | Canaille]] = {"dex": Dex, "hydra": Hydra, "canaille": Canaille}
 NAMES = ["keycloak", *(BY_HAND if os.environ.get("TEST_PROVIDERS") == "all" else ())]
 NEW_SECRET = "another-secret-0123456789"
 
