@@ -10,8 +10,8 @@ import pytest
 
 from service.adapters.users_file import hash_password
 from service.core.identity.presets import PRESETS
+from tests.support.command import run
 from tests.support.parts import ROOT
-from tests.web.test_serve import run
 
 GITHUB = "https://token.actions.githubusercontent.com"
 GITLAB = "https://gitlab.com"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from service.settings import Settings, load
+from tests.support.command import COMMAND, environment, run
 from tests.support.waiting import wait_until
-from tests.web.test_serve import COMMAND, environment, run
 
 SECRET = "s3cret-" + "k" * 32
 GOOD = f'[session]\nkeys = ["{SECRET}"]\n'

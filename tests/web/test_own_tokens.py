@@ -4,7 +4,6 @@ import asyncio
 import json
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,11 +20,12 @@ from service.issuing.signing import SigningKey, new_key
 from service.issuing.sqlite import FILE
 from service.settings import Settings
 from service.web.app import create_app
+from tests.support.command import run
 from tests.support.prefect_sockets import PrefectSockets
 from tests.support.relay_gate import closed, served
 from tests.support.waiting import wait_until
 from tests.web.conftest import FORWARDED, Caller, basic
-from tests.web.test_serve import environment, serving
+from tests.web.test_serve import serving
 
 pytestmark = pytest.mark.anyio
 IN_FORCE = 5.0  # seconds in which a revocation is in force
@@ -34,15 +34,7 @@ NAME = "prefect-forward-auth"
 
 def command(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     variables = {"FORWARD_AUTH_TOKENS__FOLDER": str(folder), **variables}
-    return subprocess.run(
-        [sys.executable, "-m", "service", "token", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder.parent,
-        check=False,
-        env=environment(**variables),
-        timeout=60,
-    )
+    return run("token", *arguments, cwd=folder.parent, **variables)
 
 
 def printed(done: subprocess.CompletedProcess[str]) -> str:

@@ -18,29 +18,11 @@ import httpx
 import pytest
 
 from service.adapters.users_file import hash_password
+from tests.support.command import COMMAND, environment, run
 from tests.support.issuer import Issuer as Provider
+from tests.support.parts import ROOT
 from tests.support.waiting import free_port, wait_until
 from tests.web.conftest import FORWARDED
-
-COMMAND = [sys.executable, "-m", "service"]
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables}
-
-
-def run(*arguments: str, stdin: str = "", cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        env=environment(**variables),
-        timeout=30,
-    )
 
 
 @pytest.fixture
@@ -285,7 +267,8 @@ def test_mistakes_stop_the_start_and_all_are_listed(command: list[str], tmp_path
 def test_a_mistake_in_the_environment_is_one_line_with_the_variables_name(
     tmp_path: Path, users: Path, command: list[str], name: str, value: str
 ) -> None:
-    done = run(*command, cwd=tmp_path, **of(users), **{name: value})
+    env = environment(**of(users), **{name: value})
+    done = subprocess.run([*COMMAND, *command], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     first, line = done.stderr.splitlines()
     assert "1 problem" in first
