@@ -131,14 +131,16 @@ class RelyingParty:
     async def way_to_another_account(self, *, has_hint: bool) -> Literal["select_account", "login", "sign_out"]:
         """Return how somebody else signs in: by a value of ``prompt`` (OIDC Core §3.1.2.1), or after a sign-out there.
 
-        A provider that lists its values is believed; most of the others do not know ``select_account``. ``has_hint``
-        tells whether there is an ID token for the sign-out. Raises OutOfReach.
+        A provider that lists its values is believed. One that lists none and has a sign-out may not know
+        ``select_account``. ``has_hint`` tells whether there is an ID token for the sign-out. Raises OutOfReach.
         """
         metadata = await self._provider.discover()
         listed, way = metadata.get("prompt_values_supported"), self.policy.another_account
-        can_sign_out = "end_session_endpoint" in metadata and (has_hint or not self.policy.logout_needs_hint)
+        ends_sessions = "end_session_endpoint" in metadata
         if way == "auto":
-            way = "select_account" if isinstance(listed, list) and "select_account" in listed else "sign_out"
+            knows = "select_account" in listed if isinstance(listed, list) else not ends_sessions
+            way = "select_account" if knows else "sign_out"
+        can_sign_out = ends_sessions and (has_hint or not self.policy.logout_needs_hint)
         return "login" if way == "sign_out" and not can_sign_out else way
 
     # while the session lasts ------------------------------------------------------------------------------

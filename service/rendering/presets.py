@@ -630,7 +630,7 @@ role = "viewer"
         pin='required_claims = { hd = ["example.com"] }',
         groups="Google sends none: name people in grants (users)",
         notes=(
-            'There are no groups: grants name people by address (`users = ["*@example.com"]`).',
+            'There are no groups: grants name people by address (`users = ["alice@example.com"]`).',
             (
                 "There is no refresh token this way, so a session lasts until its own end. Google has no sign-out for "
                 "an application either."
