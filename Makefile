@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 PYTEST := pytest -q -n 3 --no-loadscope-reorder
 QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings agent doctor state issuing authn gate cli web))
 
-.PHONY: help init hooks parts check types test test-quick test-providers coverage bench client-matrix long-run demo docs lock clean
+.PHONY: help init hooks parts check types test test-quick test-providers coverage bench bench-peers bench-docs client-matrix long-run demo docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -59,7 +59,14 @@ coverage: init ## the quick tests by ASGI; fail below 100 % of branches in servi
 	test -z "$$below"
 
 bench: parts ## measure the speed, print a table, write build/bench.json
+	$(RUN)/python -m tests.bench.first_seen
 	$(RUN)/python -m tests.bench
+
+bench-peers: parts ## measure the peers that are installed on the same requests, write build/bench-peers.json
+	$(RUN)/python -m tests.bench.peers
+
+bench-docs: init ## write what was measured last into docs/performance.md
+	$(RUN)/python -m tests.bench.report
 
 client-matrix: parts ## run each version of Prefect's client with each form of credential, print what arrives
 	$(RUN)/python -m tests.e2e.client_matrix

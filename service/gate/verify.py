@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from functools import partial
 from typing import Final, NamedTuple, NoReturn
 
@@ -39,10 +40,10 @@ from service.gate.generation import Generation
 from service.gate.refusals import RefusalPages
 from service.rendering.answers import Refused, allowed, reaches_a_person, render
 from service.rendering.devices import device_in
-from service.rendering.forms import Form, form_for
+from service.rendering.forms import ANY_VERSION, Form, form_for
 from service.rendering.refusal_page import RefusalPage
 from service.rendering.wire import Answer, WireHeaders
-from service.state.bounded import drop_oldest
+from service.state.bounded import keep
 from service.state.fingerprints import Fingerprints
 from service.state.reporters import Reporter
 
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 MAX_ASKED: Final = 4_096  # calls that are remembered as they were understood
 MAX_BYTES: Final = 8_192  # of such a call
+Whole = tuple[bytes, bytes]  # all bytes of a call, and their fingerprint
 Endpoint = tuple[Face, Gate, bytes]  # which proxy, which gate, and the original target where the path ends in it
 
 _ASKS_FOR_RUNS: Final = "/get_scheduled_flow_runs"
@@ -82,7 +84,7 @@ class VerifyEndpoints(ABC):
         state = generation.wiring.state
         self._verdicts, self._telemetry, self._reporters = state.verdicts, state.telemetry, state.reporters
         self._refusal_pages = RefusalPages()
-        self._asked: dict[bytes, Asked] = {}  # by a fingerprint of all bytes, the oldest first
+        self._asked: OrderedDict[bytes, Asked] = OrderedDict()  # by a fingerprint of all bytes, the oldest first
         self._fingerprints = Fingerprints()
         self.use(generation)
 
@@ -114,21 +116,21 @@ class VerifyEndpoints(ABC):
         await send({"type": "http.response.body", "body": answer.body})
 
     def answer_at_once(
-        self, endpoint: Endpoint, method: str, headers: Headers, peer: str, whole: bytes = b""
+        self, endpoint: Endpoint, method: str, headers: Headers, peer: str, whole: Whole | None = None
     ) -> Answer | None:
         """Return the answer to a verify call without a body, or None if something has to be waited for.
 
-        Then nothing was counted or logged, and the call is to be made by ASGI. ``whole`` are all bytes of
-        the call, for ``answer_again()``.
+        Then nothing was counted or logged, and the call is to be made by ASGI. ``whole`` is the call as it came, for
+        ``answer_again()``.
         """
         return at_once(self._answering(endpoint, method, headers, peer, _no_body, whole))
 
-    def answer_again(self, whole: bytes, peer: str) -> Answer | None:
+    def answer_again(self, whole: Whole, peer: str) -> Answer | None:
         """Return the answer to a call with the very bytes of an earlier one, or None if they have to be parsed.
 
         What the bytes say is remembered, and nothing else: who sends them, and whether that one may, is decided now.
         """
-        asked = self._asked.get(self._fingerprints.of(whole)) if len(whole) <= MAX_BYTES else None
+        asked = self._asked.get(whole[1])
         if asked is None or not self._trusts(peer):
             return None
         endpoint, request, browser, key, cookies, form = asked
@@ -142,7 +144,7 @@ class VerifyEndpoints(ABC):
                 return None
             who = proof.principal
             if gate is _UI:
-                headers = [(b"cookie", strip_own_cookies(whole[cookies]))]
+                headers = [(b"cookie", strip_own_cookies(whole[0][cookies]))]
             elif self._notes_reporters:
                 reporter = self._reporters.fresh.get((request.client, key))
                 if reporter is None:
@@ -154,13 +156,18 @@ class VerifyEndpoints(ABC):
             return None
         return self._refuse(decision, request, endpoint, form, browser=browser, peer=peer, page=None)
 
-    def _remember(self, whole: bytes, asked: Asked) -> None:
-        if len(whole) <= MAX_BYTES and asked.cookies.start >= 0:
-            self._asked[self._fingerprints.of(whole)] = asked
-            drop_oldest(self._asked, MAX_ASKED)
+    def whole(self, chunk: bytes) -> Whole | None:
+        """Return a chunk as a call that may come again, or None if it is too large to be remembered."""
+        return (chunk, self._fingerprints.of(chunk)) if len(chunk) <= MAX_BYTES else None
 
     def _answering(  # noqa: C901, PLR0912, PLR0915 - a frame costs
-        self, endpoint: Endpoint, method: str, all_headers: Headers, peer: str, receive: Receive, whole: bytes = b""
+        self,
+        endpoint: Endpoint,
+        method: str,
+        all_headers: Headers,
+        peer: str,
+        receive: Receive,
+        whole: Whole | None = None,
     ) -> Steps[Answer]:
         face, gate, target = endpoint
         request: ForwardedRequest | None = None
@@ -185,7 +192,7 @@ class VerifyEndpoints(ABC):
                     key = self._verdicts.key_of(gate, presented, request.client)
                     proof = self._verdicts.recall(key)
                     if proof is None:
-                        whole = b""  # a token that is seen once need not be remembered twice
+                        whole = None  # a token that is seen once need not be remembered twice
                         proof = yield from self._proving(gate, presented, request.client, key)
                     who = proof.principal
                     if self._notes_reporters:
@@ -193,9 +200,9 @@ class VerifyEndpoints(ABC):
             if b"content-length" in found or b"transfer-encoding" in found:
                 if self._access.reads_body(request):
                     body = yield partial(body_of, receive, MAX_BODY)
-            elif whole:
-                cookies = _place_in(whole, found.get(b"cookie", b""))
-                self._remember(whole, Asked(endpoint, request, browser, key, cookies, _form_of(all_headers)))
+            elif whole is not None and (cookies := _place_in(whole[0], found.get(b"cookie", b""))) is not None:
+                asked = Asked(endpoint, request, browser, key, cookies, _form_of(all_headers))
+                keep(self._asked, whole[1], asked, MAX_ASKED)
             decision = decide(request, who, gate, self._access, browser=browser, body=body)
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
@@ -350,16 +357,18 @@ def _note_runs(reporter: Reporter, path: str) -> None:
             reporter.asks_for(work_pool)
 
 
-def _place_in(whole: bytes, value: bytes) -> slice:
-    """Return where a value is, of which the start is -1 if it is not there as it is."""
+def _place_in(whole: bytes, value: bytes) -> slice | None:
+    """Return where a value is, or None if it is not there as it is."""
     start = whole.find(value)
-    return slice(start, start + len(value))
+    return None if start < 0 else slice(start, start + len(value))
 
 
 def _form_of(headers: Headers) -> Form:
     """Return how the version of Prefect that asks sends a credential."""
-    user_agent = next((value for name, value in headers if name == b"user-agent"), b"")
-    return form_for(parse_client_version(user_agent))
+    for name, value in headers:
+        if name == b"user-agent":
+            return form_for(parse_client_version(value))
+    return ANY_VERSION
 
 
 async def _no_body() -> Message:

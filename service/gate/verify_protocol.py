@@ -36,7 +36,7 @@ import uvicorn
 from uvicorn.protocols.http import flow_control, httptools_impl
 
 from service.gate.protocol import MAX_HEAD, BoundedHeadProtocol
-from service.gate.verify import ENDPOINTS, EXT_AUTHZ, Endpoint, VerifyEndpoints, ext_authz
+from service.gate.verify import ENDPOINTS, EXT_AUTHZ, Endpoint, VerifyEndpoints, Whole, ext_authz
 from service.rendering.wire import Answer
 
 log = logging.getLogger(__name__)
@@ -99,11 +99,13 @@ class VerifyProtocol(BoundedHeadProtocol):
         """Parse a chunk, and answer the request that it ends with."""
         if self._answer:
             self.write_answer()
-        between = not self._begun
-        if between and self._answer_again(data):
-            return
+        alone = None  # the chunk, if it begins between two requests
+        if self._endpoints is not None and not self._begun:
+            alone = self._endpoints.whole(data)
+            if alone is not None and self._answer_again(alone):
+                return
         super().data_received(data)
-        if self._held is not None and not (self._whole and self._answer_at_once(self._held, data if between else b"")):
+        if self._held is not None and not (self._whole and self._answer_at_once(self._held, alone)):
             self._pass_to_asgi()
 
     # what the parser calls ------------------------------------------------------------------------------------
@@ -158,16 +160,16 @@ class VerifyProtocol(BoundedHeadProtocol):
 
     # the two ways ---------------------------------------------------------------------------------------------
 
-    def _answer_again(self, data: bytes) -> bool:
+    def _answer_again(self, chunk: Whole) -> bool:
         """Answer a chunk that is a whole request, and the same as an earlier one, and tell whether that was possible.
 
         The parser need not see it: it stands between two requests, before and after.
         """
         if self._endpoints is None or not self._is_free() or self.transport.is_closing():
             return False
-        return self._write_soon(partial(self._endpoints.answer_again, data, self._peer))
+        return self._write_soon(partial(self._endpoints.answer_again, chunk, self._peer))
 
-    def _answer_at_once(self, endpoint: Endpoint, whole: bytes) -> bool:
+    def _answer_at_once(self, endpoint: Endpoint, whole: Whole | None) -> bool:
         """Answer the request that is held back, and tell whether that was possible."""
         if self._endpoints is None or self.transport.is_closing():
             return False

@@ -5,9 +5,10 @@ if it were new. So is a password from another address: otherwise the cache could
 """
 
 import time
+from collections import OrderedDict
 
 from service.core.model import Gate, Proof
-from service.state.bounded import drop_oldest
+from service.state.bounded import keep
 from service.state.fingerprints import Fingerprints
 
 
@@ -22,7 +23,8 @@ class Verdicts:
         self.era = 0
         self._seconds = 0.0
         self._capacity = 0
-        self._proofs: dict[bytes, Proof] = {}  # the oldest first: keeping the order of use would cost time on each call
+        # the oldest first: keeping the order of use would cost time on each call
+        self._proofs: OrderedDict[bytes, Proof] = OrderedDict()
         self._fingerprints = {gate: Fingerprints() for gate in Gate}  # a proof at one gate is not valid at another
 
     def renew(self, *, seconds: float, capacity: int) -> None:
@@ -46,8 +48,8 @@ class Verdicts:
     def remember(self, key: bytes, proof: Proof, era: int) -> None:
         """Remember a proof, unless ``forget()`` or ``renew()`` was called since ``era`` was read."""
         if era == self.era and self._seconds:
-            self._proofs[key] = Proof(proof.principal, min(proof.until, time.time() + self._seconds))
-            drop_oldest(self._proofs, self._capacity)
+            until = min(proof.until, time.time() + self._seconds)
+            keep(self._proofs, key, Proof(proof.principal, until), self._capacity)
 
     def forget(self) -> None:
         """Forget everything, because keys, users or sessions have changed."""

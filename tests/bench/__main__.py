@@ -5,14 +5,11 @@ Rows of a group are measured in turns, several rounds, and the median counts, si
 
 import argparse
 import base64
-import json
-import os
-import platform
-import re
 import statistics
 import tempfile
 import time
 import timeit
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,17 @@ import httpx
 
 from service.core.prefect.roles import BUILT_IN, Access
 from service.core.prefect.routes import Routes, known_routes
+from service.gate.verify import MAX_ASKED
 from tests.bench.load import Load, Measured
-from tests.bench.stage import FORWARDED, LOAD_CORE, Stage, resident_mb
+from tests.bench.report import keep
+from tests.bench.stage import ALGORITHMS, FORWARDED, LOAD_CORE, Stage, resident_mb
 from tests.support.forwarded_requests import call, filled_in
-from tests.support.parts import ROOT
 
 CALLERS = (4, 16)  # Traefik lets those who send one password at once share one bcrypt: more callers, more answers
 FROM_THE_UI = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Accept": "*/*"}
-DENIED = "gate, no credential"
-OUTPUT = ROOT / "build" / "bench.json"
+BARE, CACHED, DENIED = "bare ASGI answer", "gate, cached Bearer", "gate, no credential"
+OTHER_BYTES, BY_ASGI = "gate, cached Bearer, never the same bytes", "gate, cached Bearer, by ASGI"
+REFUSED = {DENIED}
 
 
 def basic(user: str, password: str) -> str:
@@ -40,6 +39,12 @@ def basic(user: str, password: str) -> str:
 def with_credential(credential: str) -> dict[str, str]:
     """Return the headers of a verify call."""
     return {**FORWARDED, "Authorization": credential}
+
+
+def other_paths(headers: dict[str, str]) -> list[dict[str, str]]:
+    """Return so many calls about different paths that none is remembered until it comes again."""
+    asked = {**headers, "X-Forwarded-Method": "GET"}
+    return [{**asked, "X-Forwarded-Uri": f"/api/flow_runs/{uuid.uuid4()}"} for _ in range(2 * MAX_ASKED)]
 
 
 class Rounds(dict[str, list[Measured]]):
@@ -54,6 +59,7 @@ class Rounds(dict[str, list[Measured]]):
             statistics.median(one.p99_ms for one in all_),
             sum(one.requests for one in all_),
             sum(one.refused for one in all_),
+            statistics.median(one.cpu_us for one in all_),
         )
 
     def paired(self, figure: Callable[..., float], *names: str) -> float:
@@ -67,7 +73,7 @@ def in_turns(rows: dict[str, Callable[[], Measured]], rounds: int) -> Rounds:
     for _ in range(rounds):
         for name, measure in rows.items():
             one = measure()
-            if one.refused and name != DENIED:
+            if one.refused and name not in REFUSED:
                 raise SystemExit(f"{name}: {one.refused} of {one.requests} were refused: not a measurement")
             seen[name].append(one)
     return seen
@@ -78,9 +84,24 @@ def times(one: Measured, other: Measured) -> float:
     return one.rps / other.rps
 
 
+def cost(one: Measured, other: Measured) -> float:
+    """Return how many times the other's processor time a request costs in one."""
+    return one.cpu_us / other.cpu_us
+
+
 def extra(one: Measured, other: Measured) -> float:
-    """Return how many seconds a request costs more in one than in the other."""
-    return 1 / one.rps - 1 / other.rps
+    """Return how many microseconds of processor time a request costs more in one than in the other."""
+    return one.cpu_us - other.cpu_us
+
+
+def raw(algorithm: str) -> str:
+    """Return the name of a row."""
+    return f"{BARE} + one raw {algorithm} verification"
+
+
+def first_seen(algorithm: str) -> str:
+    """Return the name of a row."""
+    return f"gate, first-seen {algorithm}"
 
 
 def judging_us(method: str, path: str) -> float:
@@ -94,14 +115,16 @@ def judging_us(method: str, path: str) -> float:
 def main() -> None:
     """Measure, print the table, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=3, help="length of one measurement")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each row")
+    parser.add_argument("--seconds", type=int, default=2, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each row")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, Stage(Path(name)) as stage:
         folder = Path(name)
 
         def load(url: str, headers: list[dict[str, str]], label: str, **more: Any) -> Load:
             given: dict[str, Any] = {"seconds": options.seconds, "core": LOAD_CORE, **more}
+            if given["core"] is not None and "rate" not in given:
+                given["server"] = stage.process_at(url)
             return Load(url, headers, folder=folder, name=label, **given)
 
         bearer = with_credential(f"Bearer {stage.issuer.mint(lifetime=3600)}")
@@ -109,22 +132,34 @@ def main() -> None:
         session = {**FORWARDED, "Cookie": f"{stage.session()}; prefect_ui_version=v2", **FROM_THE_UI}
         people = stage.gate.replace("/api", "/ui")
         httpx.get(people, headers=session).raise_for_status()
-        many = [with_credential(f"Bearer {token}") for token in stage.tokens(2000)]
-        for url in (stage.gate, stage.ordinary):
+        many = {
+            algorithm: [with_credential(f"Bearer {token}") for token in stage.tokens(2000, algorithm)]
+            for algorithm in ALGORITHMS
+        }
+        paths = other_paths(bearer)
+        for url in (stage.gate, stage.by_asgi, stage.ordinary):
             for headers in (bearer, password):
                 httpx.get(url, headers=headers).raise_for_status()
         httpx.get(stage.unjudged, headers=bearer).raise_for_status()
 
         direct = in_turns(
             {
-                "bare ASGI answer": lambda: load(stage.bare, [bearer], "bare").result(),
-                "gate, cached Bearer": lambda: load(stage.gate, [bearer], "bearer").result(),
+                BARE: lambda: load(stage.bare, [bearer], "bare").result(),
+                CACHED: lambda: load(stage.gate, [bearer], "bearer").result(),
+                OTHER_BYTES: lambda: load(stage.gate, paths, "paths").result(),
+                BY_ASGI: lambda: load(stage.by_asgi, [bearer], "by-asgi").result(),
                 "gate, cached Bearer, roles not looked at": lambda: load(stage.unjudged, [bearer], "unjudged").result(),
                 "gate, cached Basic": lambda: load(stage.gate, [password], "basic").result(),
                 "gate, a person's session": lambda: load(people, [session], "session").result(),
-                "bare ASGI answer + one raw RS256 verification": lambda: load(stage.one_rsa, [bearer], "rsa").result(),
-                "gate, first-seen Bearer": lambda: load(stage.forgetful, many, "first").result(),
                 DENIED: lambda: load(stage.gate, [dict(FORWARDED)], "denied").result(),
+                **{
+                    name: row
+                    for algorithm in ALGORITHMS
+                    for name, row in (
+                        (raw(algorithm), lambda one=algorithm: load(stage.raw[one], [bearer], "raw").result()),
+                        (first_seen(algorithm), lambda one=algorithm: load(stage.forgetful, many[one], one).result()),
+                    )
+                },
                 "FastAPI endpoint, cached Bearer": lambda: load(stage.ordinary, [bearer], "fa-bearer").result(),
                 "FastAPI endpoint, cached Basic": lambda: load(stage.ordinary, [password], "fa-basic").result(),
             },
@@ -196,29 +231,47 @@ def main() -> None:
         ready = stage.start_up_seconds()
 
     rows = {name: measured.median(name) for measured in (direct, through, steady, attacked) for name in measured}
-    bare, cached, first, rsa = (
-        "bare ASGI answer",
-        "gate, cached Bearer",
-        "gate, first-seen Bearer",
-        "bare ASGI answer + one raw RS256 verification",
-    )
     quiet = "valid caller, 500/s, quiet"
     summary = {
         "rss_mb": rss,
         "ready_s": ready,
-        "cached_bearer_to_bare": direct.paired(times, cached, bare),
-        "judged_to_unjudged": direct.paired(times, cached, "gate, cached Bearer, roles not looked at"),
+        "cached_bearer_cpu_to_bare": direct.paired(cost, CACHED, BARE),
+        "cached_basic_cpu_to_bare": direct.paired(cost, "gate, cached Basic", BARE),
+        "session_cpu_to_bare": direct.paired(cost, "gate, a person's session", BARE),
+        "denied_cpu_to_bare": direct.paired(cost, DENIED, BARE),
+        "other_bytes_cpu_to_bare": direct.paired(cost, OTHER_BYTES, BARE),
+        "by_asgi_cpu_to_bare": direct.paired(cost, BY_ASGI, BARE),
+        "judged_to_unjudged_cpu": direct.paired(cost, CACHED, "gate, cached Bearer, roles not looked at"),
         "judge_us": judging_us("POST", FORWARDED["X-Forwarded-Uri"]),
         "judge_slowest_us": max(judging_us(route.method, filled_in(route.path)) for route in known_routes()),
-        "cached_basic_to_bare": direct.paired(times, "gate, cached Basic", bare),
-        "cached_bearer_to_fastapi": direct.paired(times, cached, "FastAPI endpoint, cached Bearer"),
+        "cached_bearer_to_fastapi": direct.paired(times, CACHED, "FastAPI endpoint, cached Bearer"),
         "cached_basic_to_fastapi": direct.paired(times, "gate, cached Basic", "FastAPI endpoint, cached Basic"),
-        "session_to_cached_bearer": direct.paired(times, "gate, a person's session", cached),
-        "raw_rsa_verify_us": 1e6 * direct.paired(extra, rsa, bare),
-        "first_seen_extra_us": 1e6 * direct.paired(extra, first, cached),
-        "first_seen_extra_to_raw_rsa": direct.paired(
-            lambda one, two, three, four: extra(one, two) / extra(three, four), first, cached, rsa, bare
-        ),
+        **{
+            name: figure
+            for one in ALGORITHMS
+            for name, figure in (
+                (f"raw_{one}_us", direct.paired(extra, raw(one), BARE)),
+                (f"first_seen_{one}_extra_us", direct.paired(extra, first_seen(one), CACHED)),
+                (
+                    f"first_seen_{one}_extra_to_raw",
+                    direct.paired(
+                        lambda first, cached, verified, bare: extra(first, cached) / extra(verified, bare),
+                        first_seen(one),
+                        CACHED,
+                        raw(one),
+                        BARE,
+                    ),
+                ),
+            )
+        },
+        **{
+            f"traefik_ours_to_bare_{connections}": through.paired(
+                times,
+                f"Traefik, our gate, {connections} callers",
+                f"Traefik, forwardAuth to a bare answer, {connections} callers",
+            )
+            for connections in CALLERS
+        },
         **{
             f"traefik_{name}_to_its_basicauth_{connections}": through.paired(
                 times,
@@ -237,31 +290,7 @@ def main() -> None:
         "unknown_kid_seconds": flood_seconds,
         "wrong_passwords_p99_ms": rows["valid caller, 500/s, 200 parallel wrong passwords"].p99_ms,
     }
-    report(rows, summary)
-
-
-def report(rows: dict[str, Measured], summary: dict[str, float]) -> None:
-    """Print the table in Markdown and write both to build/bench.json."""
-    print(f"\n{machine()}\n")
-    print("| | requests/s | p50 ms | p99 ms |\n| --- | ---: | ---: | ---: |")
-    for name, row in rows.items():
-        print(f"| {name} | {row.rps:,.0f} | {row.p50_ms:.2f} | {row.p99_ms:.2f} |")
-    print("\n| figure | value |\n| --- | ---: |")
-    for name, value in summary.items():
-        print(f"| {name} | {value:,.2f} |")
-    OUTPUT.parent.mkdir(exist_ok=True)
-    table = [{"name": name, "rps": row.rps, "p50_ms": row.p50_ms, "p99_ms": row.p99_ms} for name, row in rows.items()]
-    OUTPUT.write_text(json.dumps({"machine": machine(), "rows": table, "summary": summary}, indent=2) + "\n")
-
-
-def machine() -> str:
-    """Describe this machine in a line."""
-    cpu = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"model name\s*: (.*)", cpu)
-    return (
-        f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores, "
-        f"{platform.system()} {platform.release()}, CPython {platform.python_version()}"
-    )
+    keep("bench", rows, summary, [])
 
 
 if __name__ == "__main__":

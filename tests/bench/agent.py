@@ -14,8 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench.__main__ import in_turns, machine
+from tests.bench.__main__ import in_turns
 from tests.bench.load import Load, Measured
+from tests.bench.report import machine
 from tests.bench.stage import LOAD_CORE, SERVER_CORE, UVICORN, Stage, environment, resident_mb
 from tests.support.waiting import free_port
 

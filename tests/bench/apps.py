@@ -5,7 +5,7 @@ from itertools import cycle
 from typing import Annotated, Any
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from fastapi import FastAPI, Header, Response
 
 from service.core.errors import Refusal
@@ -34,15 +34,29 @@ async def bare(scope: Scope, receive: Receive, send: Send) -> None:
     await send(_BODY)
 
 
-def one_rsa() -> Any:
+def one_rs256() -> Any:
     """Return the bare answer behind one RS256 verification by the library alone: what no first-seen token can spare."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return _behind_one_verification(private, padding.PKCS1v15(), hashes.SHA256())
+
+
+def one_es256() -> Any:
+    """Return the same with ES256."""
+    return _behind_one_verification(ec.generate_private_key(ec.SECP256R1()), ec.ECDSA(hashes.SHA256()))
+
+
+def one_eddsa() -> Any:
+    """Return the same with Ed25519."""
+    return _behind_one_verification(ed25519.Ed25519PrivateKey.generate())
+
+
+def _behind_one_verification(private: Any, *how: Any) -> Any:
     messages = [secrets.token_hex(300).encode() for _ in range(200)]
-    pairs = cycle([(private.sign(one, padding.PKCS1v15(), hashes.SHA256()), one) for one in messages])
-    verify, scheme, digest = private.public_key().verify, padding.PKCS1v15(), hashes.SHA256()
+    pairs = cycle([(private.sign(one, *how), one) for one in messages])
+    verify = private.public_key().verify
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        verify(*next(pairs), scheme, digest)
+        verify(*next(pairs), *how)
         await send(_START)
         await send(_BODY)
 

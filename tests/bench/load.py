@@ -1,6 +1,7 @@
 """Load from wrk, to loopback alone and bounded in time, and what came back."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -35,19 +36,30 @@ end
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of load: answers a second, latencies in milliseconds, and how many were no 2xx."""
+    """One run of load.
+
+    That is answers a second, latencies in milliseconds, how many were no 2xx, and the processor time of the server for
+    one request in microseconds (user and system), if a server was given.
+    """
 
     rps: float
     p50_ms: float
     p99_ms: float
     requests: int
     refused: int
+    cpu_us: float = math.nan
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time, user and system, that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Load:
     """A running wrk."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - load has these parts
         self,
         url: str,
         headers: Sequence[dict[str, str]],
@@ -58,7 +70,9 @@ class Load:
         connections: int = 16,
         rate: float | None = None,
         core: int | None = None,
+        server: int | None = None,
     ) -> None:
+        """``server`` is the process whose time is measured."""
         script, lines = folder / f"{name}.lua", folder / f"{name}.tsv"
         script.write_text(_SCRIPT)
         lines.write_text("".join("\t".join(f"{key}\t{value}" for key, value in one.items()) + "\n" for one in headers))
@@ -66,6 +80,8 @@ class Load:
         wrk = shutil.which("wrk")
         if wrk is None:
             raise SystemExit("the benchmark needs wrk: apt-get install wrk")
+        self._server = server
+        self._began = 0.0 if server is None else processor_seconds(server)
         self._process = subprocess.Popen(
             [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url],
             env={**os.environ, "LOAD_HEADERS": str(lines), "LOAD_PAUSE_MS": str(pause)},
@@ -82,7 +98,13 @@ class Load:
         found = json.loads(output.strip().splitlines()[-1])
         if found["broken"]:
             raise SystemExit(f"{found['broken']} requests were not answered: {output}")
-        seconds = found["micros"] / 1e6
+        seconds, requests = found["micros"] / 1e6, found["requests"]
+        used = math.nan if self._server is None else processor_seconds(self._server) - self._began
         return Measured(
-            found["requests"] / seconds, found["p50"] / 1e3, found["p99"] / 1e3, found["requests"], found["refused"]
+            requests / seconds,
+            found["p50"] / 1e3,
+            found["p99"] / 1e3,
+            requests,
+            found["refused"],
+            1e6 * used / requests,
         )

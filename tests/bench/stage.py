@@ -12,12 +12,14 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 import yaml
 
 from service.adapters.users_file import hash_password
 from tests.support.issuer import Issuer, b64url
+from tests.support.other_uvicorn import install as install_other_uvicorn
 from tests.support.parts import ROOT, TRAEFIK, require
 from tests.support.waiting import accepts, free_port, wait_until
 
@@ -31,6 +33,7 @@ FORWARDED = {
 UVICORN = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log"]
 UVICORN += ["--no-server-header", "--no-date-header", "--no-proxy-headers"]
 SERVER_CORE, LOAD_CORE = 0, 1
+ALGORITHMS = ("RS256", "ES256", "EdDSA")
 
 
 def environment() -> dict[str, str]:
@@ -43,10 +46,11 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.issuer = Issuer("RS256")
+        self.issuer = Issuer("RS256", "ES256", "EdDSA")
         self.password = secrets.token_urlsafe(24)
         self.users = folder / "users"
         self._stack = ExitStack()
+        self._processes: dict[int, int] = {}  # by port
 
     def __enter__(self) -> Self:
         subprocess.run([sys.executable, "-m", "compileall", "-q", str(ROOT / "service")], check=True, env=environment())
@@ -62,8 +66,12 @@ class Stage:
         self.gate_process, self.gate = self.service()
         # so short a memory that each of many tokens, sent in turn, has to be verified
         self.forgetful_process, self.forgetful = self.service(FORWARD_AUTH_VERDICT_SECONDS="0.05")
+        _, self.by_asgi = self.service(PYTHONPATH=str(install_other_uvicorn(self.folder / "uvicorn")))
         self.bare = self._uvicorn("tests.bench.apps:bare", "--lifespan", "off")
-        self.one_rsa = self._uvicorn("tests.bench.apps:one_rsa", "--factory", "--lifespan", "off")
+        self.raw = {
+            algorithm: self._uvicorn(f"tests.bench.apps:one_{algorithm.lower()}", "--factory", "--lifespan", "off")
+            for algorithm in ALGORITHMS
+        }
         self.unjudged = self._uvicorn("tests.bench.apps:unjudged", "--factory")
         self.ordinary = self._uvicorn("tests.bench.apps:ordinary", "--factory")
         self.traefik = self._traefik(hashed)
@@ -97,7 +105,12 @@ class Stage:
             return accepts(port)
 
         wait_until(up, timeout=30, what=f"port {port} of {argv}")
+        self._processes[port] = process.pid
         return process
+
+    def process_at(self, url: str) -> int | None:
+        """Return the process that listens at a URL."""
+        return self._processes.get(urlsplit(url).port or 0)
 
     def _variables(self, port: int) -> dict[str, str]:
         return {
@@ -167,9 +180,9 @@ class Stage:
             process.wait()
         return statistics.median(times)
 
-    def tokens(self, count: int) -> list[str]:
+    def tokens(self, count: int, algorithm: str = "RS256") -> list[str]:
         """Return distinct good tokens."""
-        return [self.issuer.mint(lifetime=3600, sub=f"svc-{number}") for number in range(count)]
+        return [self.issuer.mint(alg=algorithm, lifetime=3600, sub=f"svc-{number}") for number in range(count)]
 
     def session(self) -> str:
         """Sign in with the form, and return the Cookie header of the session."""

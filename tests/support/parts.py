@@ -128,6 +128,7 @@ NGINX = Part(
 NGINX_OF_DEBIAN = Part(
     "Debian's Nginx", partial(_program, "nginx"), "install it (Debian, Ubuntu: apt-get install nginx-light)"
 )
+HAPROXY = Part("HAProxy", partial(_program, "haproxy"), "install it (Debian, Ubuntu: apt-get install haproxy)")
 CADDY = Part("Caddy", lambda: _existing(PARTS / "caddy" / "bin" / "caddy"), f"run `{INSTALL} caddy`")
 ENVOY = Part(
     "Envoy",

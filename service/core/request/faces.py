@@ -89,7 +89,8 @@ def parse_call(
 def _forwarded(
     method: bytes, uri: bytes, host: bytes, proto: bytes, forwarded_for: bytes, proxies: TrustedProxies
 ) -> ForwardedRequest:
-    return _request(method, proto, host, uri, proxies.client_of(forwarded_for))
+    client = _client if len(forwarded_for) <= MAX_REMEMBERED else TrustedProxies.client_of
+    return _request(method, proto, host, uri, client(proxies, forwarded_for))
 
 
 def _request(method: bytes, scheme: bytes, authority: bytes, raw_target: bytes, client: str) -> ForwardedRequest:
@@ -101,6 +102,7 @@ def _request(method: bytes, scheme: bytes, authority: bytes, raw_target: bytes, 
 
 
 _remembered: Final = lru_cache(maxsize=4096)(_forwarded)  # clients that poll send the same request again and again
+_client: Final = lru_cache(maxsize=4096)(TrustedProxies.client_of)  # and each sends others, too
 
 
 def _optional_client(found: dict[bytes, bytes], proxies: TrustedProxies) -> str:
