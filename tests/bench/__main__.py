@@ -140,7 +140,6 @@ def main() -> None:
         for url in (stage.gate, stage.by_asgi, stage.ordinary):
             for headers in (bearer, password):
                 httpx.get(url, headers=headers).raise_for_status()
-        httpx.get(stage.unjudged, headers=bearer).raise_for_status()
 
         direct = in_turns(
             {
@@ -148,7 +147,6 @@ def main() -> None:
                 CACHED: lambda: load(stage.gate, [bearer], "bearer").result(),
                 OTHER_BYTES: lambda: load(stage.gate, paths, "paths").result(),
                 BY_ASGI: lambda: load(stage.by_asgi, [bearer], "by-asgi").result(),
-                "gate, cached Bearer, roles not looked at": lambda: load(stage.unjudged, [bearer], "unjudged").result(),
                 "gate, cached Basic": lambda: load(stage.gate, [password], "basic").result(),
                 "gate, a person's session": lambda: load(people, [session], "session").result(),
                 DENIED: lambda: load(stage.gate, [dict(FORWARDED)], "denied").result(),
@@ -241,7 +239,6 @@ def main() -> None:
         "denied_cpu_to_bare": direct.paired(cost, DENIED, BARE),
         "other_bytes_cpu_to_bare": direct.paired(cost, OTHER_BYTES, BARE),
         "by_asgi_cpu_to_bare": direct.paired(cost, BY_ASGI, BARE),
-        "judged_to_unjudged_cpu": direct.paired(cost, CACHED, "gate, cached Bearer, roles not looked at"),
         "judge_us": judging_us("POST", FORWARDED["X-Forwarded-Uri"]),
         "judge_slowest_us": max(judging_us(route.method, filled_in(route.path)) for route in known_routes()),
         "cached_bearer_to_fastapi": direct.paired(times, CACHED, "FastAPI endpoint, cached Bearer"),

@@ -11,8 +11,6 @@ from fastapi import FastAPI, Header, Response
 from service.core.errors import Refusal
 from service.core.model import NO_CREDENTIAL, Allow, Bearer, Face, ForwardedRequest, Gate, Principal
 from service.core.policy import decide
-from service.core.prefect.roles import Access, Granted
-from service.core.prefect.routes import Capability, Route, Routes
 from service.core.request.headers import parse_credential, parse_host, parse_method, parse_scheme, parse_target
 from service.gate.application import ForwardAuth
 from service.gate.asgi import Receive, Scope, Send
@@ -24,7 +22,6 @@ _START: dict[str, Any] = {
     "status": 200,
     "headers": [(b"x-auth-request-user", b"somebody"), (b"content-length", b"0")],
 }
-_GRANTED = Granted(Route("POST", "/api/flow_runs/filter", frozenset({Capability.READ})), "worker", Capability.READ)
 _BODY: dict[str, Any] = {"type": "http.response.body", "body": b""}
 
 
@@ -61,21 +58,6 @@ def _behind_one_verification(private: Any, *how: Any) -> Any:
         await send(_BODY)
 
     return app
-
-
-class Unjudging(Access):
-    """Roles that open everything, without a look at the request."""
-
-    def judge(self, request: ForwardedRequest, roles: tuple[str, ...], body: bytes | None = None) -> Granted:  # noqa: ARG002
-        """Return the same each time."""
-        return _GRANTED
-
-
-def unjudged() -> ForwardAuth:
-    """Return the gate without the look-up of route and roles: what is between the two is what deciding costs."""
-    service = create_app()
-    service._access = Unjudging((), Routes(()))
-    return service
 
 
 def ordinary() -> FastAPI:

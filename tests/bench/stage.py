@@ -72,7 +72,6 @@ class Stage:
             algorithm: self._uvicorn(f"tests.bench.apps:one_{algorithm.lower()}", "--factory", "--lifespan", "off")
             for algorithm in ALGORITHMS
         }
-        self.unjudged = self._uvicorn("tests.bench.apps:unjudged", "--factory")
         self.ordinary = self._uvicorn("tests.bench.apps:ordinary", "--factory")
         self.traefik = self._traefik(hashed)
 
@@ -156,7 +155,9 @@ class Stage:
             name: {"rule": f"PathPrefix(`/{name}`)", "service": "up", "middlewares": ["strip", *used]}
             for name, used in (("open", []), ("own", ["own"]), ("ours", ["ours"]), ("bare", ["bare"]))
         }
-        upstream = {"loadBalancer": {"servers": [{"url": self.bare.removesuffix("/forward-auth/api")}]}}
+        # a process of its own, as Prefect is: one that also answered in our place would be woken half as often
+        prefect = self._uvicorn("tests.bench.apps:bare", "--lifespan", "off")
+        upstream = {"loadBalancer": {"servers": [{"url": prefect.removesuffix("/forward-auth/api")}]}}
         dynamic = {"http": {"routers": routers, "services": {"up": upstream}, "middlewares": middlewares}}
         (self.folder / "dynamic.yml").write_text(yaml.safe_dump(dynamic))
         (self.folder / "static.yml").write_text(yaml.safe_dump(static))
