@@ -1,7 +1,8 @@
-"""THE HOT PATH: verify calls, answered by a plain ASGI application.
+"""THE HOT PATH: verify calls, in steps of which most need not wait.
 
 A verify call goes parse → authenticate → decide → render, and whatever happens on the way, an exception of our
-own included, ends in ``decide()``.
+own included, ends in ``decide()``. The server's protocol takes the first step (``verify_protocol.py``). Where that is
+not enough, the ASGI application takes all of them.
 """
 
 import logging
@@ -33,7 +34,7 @@ from service.core.prefect.client_events import run_in_path
 from service.core.prefect.secret_flags import MAX_BODY
 from service.core.problems import Problem
 from service.core.request.cookies import HOST_PREFIX, own_cookies, session_cookie, set_session, strip_own_cookies
-from service.core.request.faces import browser_of, parse_browser, parse_call
+from service.core.request.faces import MAX_REMEMBERED, browser_of, parse_browser, parse_call
 from service.core.request.headers import Headers, parse_client_version, parse_credential
 from service.gate.asgi import Message, Receive, Scope, Send, body_of
 from service.gate.generation import Generation
@@ -50,8 +51,8 @@ from service.state.reporters import Reporter
 log = logging.getLogger(__name__)
 
 MAX_ASKED: Final = 4_096  # calls that are remembered as they were understood
-MAX_BYTES: Final = 8_192  # of such a call
-Whole = tuple[bytes, bytes]  # all bytes of a call, and their fingerprint
+MAX_BYTES: Final = 8_192  # of such a call as it came: nothing of them is kept
+Chunk = tuple[bytes, bytes]  # bytes that arrived together, and their fingerprint
 Endpoint = tuple[Face, Gate, bytes]  # which proxy, which gate, and the original target where the path ends in it
 
 _ASKS_FOR_RUNS: Final = "/get_scheduled_flow_runs"
@@ -116,21 +117,21 @@ class VerifyEndpoints(ABC):
         await send({"type": "http.response.body", "body": answer.body})
 
     def answer_at_once(
-        self, endpoint: Endpoint, method: str, headers: Headers, peer: str, whole: Whole | None = None
+        self, endpoint: Endpoint, method: str, headers: Headers, peer: str, chunk: Chunk | None = None
     ) -> Answer | None:
         """Return the answer to a verify call without a body, or None if something has to be waited for.
 
-        Then nothing was counted or logged, and the call is to be made by ASGI. ``whole`` is the call as it came, for
-        ``answer_again()``.
+        Then nothing was counted or logged, and the call is to be made by ASGI. ``chunk`` is the call as it came,
+        for ``answer_again()``.
         """
-        return at_once(self._answering(endpoint, method, headers, peer, _no_body, whole))
+        return at_once(self._answering(endpoint, method, headers, peer, _no_body, chunk))
 
-    def answer_again(self, whole: Whole, peer: str) -> Answer | None:
+    def answer_again(self, chunk: Chunk, peer: str) -> Answer | None:
         """Return the answer to a call with the very bytes of an earlier one, or None if they have to be parsed.
 
         What the bytes say is remembered, and nothing else: who sends them, and whether that one may, is decided now.
         """
-        asked = self._asked.get(whole[1])
+        asked = self._asked.get(chunk[1])
         if asked is None or not self._trusts(peer):
             return None
         endpoint, request, browser, key, cookies, form = asked
@@ -144,7 +145,7 @@ class VerifyEndpoints(ABC):
                 return None
             who = proof.principal
             if gate is _UI:
-                headers = [(b"cookie", strip_own_cookies(whole[0][cookies]))]
+                headers = [(b"cookie", strip_own_cookies(chunk[0][cookies]))]
             elif self._notes_reporters:
                 reporter = self._reporters.fresh.get((request.client, key))
                 if reporter is None:
@@ -156,9 +157,9 @@ class VerifyEndpoints(ABC):
             return None
         return self._refuse(decision, request, endpoint, form, browser=browser, peer=peer, page=None)
 
-    def whole(self, chunk: bytes) -> Whole | None:
-        """Return a chunk as a call that may come again, or None if it is too large to be remembered."""
-        return (chunk, self._fingerprints.of(chunk)) if len(chunk) <= MAX_BYTES else None
+    def chunk_of(self, data: bytes) -> Chunk | None:
+        """Return bytes as those of a call that may come again, or None if they are too many to be remembered."""
+        return (data, self._fingerprints.of(data)) if len(data) <= MAX_BYTES else None
 
     def _answering(  # noqa: C901, PLR0912, PLR0915 - a frame costs
         self,
@@ -167,7 +168,7 @@ class VerifyEndpoints(ABC):
         all_headers: Headers,
         peer: str,
         receive: Receive,
-        whole: Whole | None = None,
+        chunk: Chunk | None = None,
     ) -> Steps[Answer]:
         face, gate, target = endpoint
         request: ForwardedRequest | None = None
@@ -192,7 +193,7 @@ class VerifyEndpoints(ABC):
                     key = self._verdicts.key_of(gate, presented, request.client)
                     proof = self._verdicts.recall(key)
                     if proof is None:
-                        whole = None  # a token that is seen once need not be remembered twice
+                        chunk = None  # a token that is seen once need not be remembered twice
                         proof = yield from self._proving(gate, presented, request.client, key)
                     who = proof.principal
                     if self._notes_reporters:
@@ -200,9 +201,11 @@ class VerifyEndpoints(ABC):
             if b"content-length" in found or b"transfer-encoding" in found:
                 if self._access.reads_body(request):
                     body = yield partial(body_of, receive, MAX_BODY)
-            elif whole is not None and (cookies := _place_in(whole[0], found.get(b"cookie", b""))) is not None:
-                asked = Asked(endpoint, request, browser, key, cookies, _form_of(all_headers))
-                keep(self._asked, whole[1], asked, MAX_ASKED)
+            elif chunk is not None and len(request.target) <= MAX_REMEMBERED:
+                cookies = _place_in(chunk[0], found.get(b"cookie", b""))
+                if cookies is not None:
+                    asked = Asked(endpoint, request, browser, key, cookies, _form_of(all_headers))
+                    keep(self._asked, chunk[1], asked, MAX_ASKED)
             decision = decide(request, who, gate, self._access, browser=browser, body=body)
         except Refusal as refusal:
             who = refusal.with_traceback(None)  # else this frame and the refusal keep each other: garbage a call
@@ -357,9 +360,9 @@ def _note_runs(reporter: Reporter, path: str) -> None:
             reporter.asks_for(work_pool)
 
 
-def _place_in(whole: bytes, value: bytes) -> slice | None:
+def _place_in(data: bytes, value: bytes) -> slice | None:
     """Return where a value is, or None if it is not there as it is."""
-    start = whole.find(value)
+    start = data.find(value)
     return None if start < 0 else slice(start, start + len(value))
 
 

@@ -36,7 +36,7 @@ import uvicorn
 from uvicorn.protocols.http import flow_control, httptools_impl
 
 from service.gate.protocol import MAX_HEAD, BoundedHeadProtocol
-from service.gate.verify import ENDPOINTS, EXT_AUTHZ, Endpoint, VerifyEndpoints, Whole, ext_authz
+from service.gate.verify import ENDPOINTS, EXT_AUTHZ, Chunk, Endpoint, VerifyEndpoints, ext_authz
 from service.rendering.wire import Answer
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class VerifyProtocol(BoundedHeadProtocol):
         self._answer = b""  # what is decided and not yet written
         self._peer = ""
         self._held: Endpoint | None = None  # of a request whose head is complete, and which ASGI has not got
-        self._whole = False  # whether its end has come, too
+        self._complete = False  # whether its end has come, too
         self._begun = False  # whether a request has begun and its end has not come
         self._idle_since: float | None = None  # by the clock of the event loop; None until a request is answered
 
@@ -99,13 +99,13 @@ class VerifyProtocol(BoundedHeadProtocol):
         """Parse a chunk, and answer the request that it ends with."""
         if self._answer:
             self.write_answer()
-        alone = None  # the chunk, if it begins between two requests
-        if self._endpoints is not None and not self._begun:
-            alone = self._endpoints.whole(data)
-            if alone is not None and self._answer_again(alone):
+        chunk = None
+        if self._endpoints is not None and not self._begun:  # so that it means the same as it did before
+            chunk = self._endpoints.chunk_of(data)
+            if chunk is not None and self._answer_again(chunk):
                 return
         super().data_received(data)
-        if self._held is not None and not (self._whole and self._answer_at_once(self._held, alone)):
+        if self._held is not None and not (self._complete and self._answer_at_once(self._held, chunk)):
             self._pass_to_asgi()
 
     # what the parser calls ------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class VerifyProtocol(BoundedHeadProtocol):
     def on_headers_complete(self) -> None:
         """Hold back what may be answered at once, until it is whole. Pass everything else to ASGI."""
         if self._may_be_answered_at_once():
-            self._held, self._whole = _endpoint_of(self.url), False
+            self._held, self._complete = _endpoint_of(self.url), False
         if self._held is None:
             self._pass_to_asgi()
 
@@ -155,12 +155,12 @@ class VerifyProtocol(BoundedHeadProtocol):
         if self._held is None:
             super().on_message_complete()
         else:
-            self._whole = True
+            self._complete = True
             self._expect_next()
 
     # the two ways ---------------------------------------------------------------------------------------------
 
-    def _answer_again(self, chunk: Whole) -> bool:
+    def _answer_again(self, chunk: Chunk) -> bool:
         """Answer a chunk that is a whole request, and the same as an earlier one, and tell whether that was possible.
 
         The parser need not see it: it stands between two requests, before and after.
@@ -169,12 +169,12 @@ class VerifyProtocol(BoundedHeadProtocol):
             return False
         return self._write_soon(partial(self._endpoints.answer_again, chunk, self._peer))
 
-    def _answer_at_once(self, endpoint: Endpoint, whole: Whole | None) -> bool:
+    def _answer_at_once(self, endpoint: Endpoint, chunk: Chunk | None) -> bool:
         """Answer the request that is held back, and tell whether that was possible."""
         if self._endpoints is None or self.transport.is_closing():
             return False
         method = self.parser.get_method().decode("ascii")
-        at_once = partial(self._endpoints.answer_at_once, endpoint, method, self.headers, self._peer, whole)
+        at_once = partial(self._endpoints.answer_at_once, endpoint, method, self.headers, self._peer, chunk)
         return self._write_soon(at_once)
 
     def _write_soon(self, decide: Callable[[], Answer | None]) -> bool:
@@ -214,14 +214,14 @@ class VerifyProtocol(BoundedHeadProtocol):
 
     def _pass_to_asgi(self) -> None:
         """Let uvicorn see a request as if its head, and its end where that has come, came now."""
-        whole, self._held = self._held is not None and self._whole, None
+        complete, self._held = self._held is not None and self._complete, None
         url, headers = self.url, self.headers
         super().on_message_begin()
         super().on_url(url)
         for name, value in headers:
             super().on_header(name, value)
         super().on_headers_complete()
-        if whole:
+        if complete:
             super().on_message_complete()
 
     # the timer of an idle connection: one for many requests, since to set one costs as much as a decision ------------

@@ -365,6 +365,9 @@ async def test_what_is_remembered_has_a_bound(app: ForwardAuth, monkeypatch: pyt
         await connection.send(GET + b"x: %d\r\n\r\n" % number)
     await connection.send(GET + b"x: " + b"a" * verify.MAX_BYTES + b"\r\n\r\n")
     assert len(app._asked) == 10
+    app._asked.clear()
+    await connection.send(GET.replace(b"/filter", b"/filter?" + b"a" * 600) + b"\r\n")
+    assert not app._asked  # long requests of strangers must not fill the memory
 
 
 # the installed uvicorn ------------------------------------------------------------------------------------
