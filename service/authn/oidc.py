@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import httpx
 
 from service.adapters.oauth_client_auth import ClientPolicy
-from service.adapters.oauth_endpoints import MAX_TOKEN, Endpoints, TokenError, TokenResponse, out_of_reach
+from service.adapters.oauth_endpoints import MAX_TOKEN, Endpoints, NoTokenError, TokenError, TokenResponse, out_of_reach
 from service.adapters.outbound import FetchError
 from service.authn.issuers import Issuer
 from service.authn.tokens import Tokens
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 DEFAULT_SCOPES: Final = ("openid", "profile", "email", "groups")
 MAX_HINT: Final = 4096  # characters of an ID token that a URL may carry past every proxy
 REVOKE_SECONDS: Final = 3.0  # somebody waits to be signed out
+_UNAUTHENTICATED: Final = frozenset({401, 403})  # statuses of a refusal without an error response
 
 
 class RelyingParty:
@@ -126,7 +127,8 @@ class RelyingParty:
         except Exception as problem:  # noqa: BLE001 - whatever a provider's answer raises, nobody is signed in
             encrypted = isinstance(problem, Refusal) and problem.problem is Problem.TOKEN_ENCRYPTED
             failed = Problem.PROVIDER_ENCRYPTS if encrypted else Problem.SIGN_IN_UNPROVEN
-            raise SignInFailed(failed, because=_because(problem)) from None
+            hint = self._provider.hint if isinstance(problem, NoTokenError) else {}
+            raise SignInFailed(failed, because=_because(problem), **hint) from None
 
     async def way_to_another_account(self, *, has_hint: bool) -> Literal["select_account", "login", "sign_out"]:
         """Return how somebody else signs in: by a value of ``prompt`` (OIDC Core §3.1.2.1), or after a sign-out there.
@@ -257,6 +259,10 @@ class RelyingParty:
         except TokenError as problem:
             if problem.about_client:
                 self._faults[self.trust.issuer] = log_reason(self._error(problem).cause)
+            raise
+        except NoTokenError as problem:
+            if problem.status in _UNAUTHENTICATED:
+                self._faults[self.trust.issuer] = str(problem)
             raise
         self._faults.pop(self.trust.issuer, None)
         return tokens

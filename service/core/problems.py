@@ -155,7 +155,7 @@ class Problem(StrEnum):
     SIGN_IN_OVER_HTTP = auto()  # origin
     SIGN_IN_NOT_BEGUN = auto()
     SIGN_IN_LOOPS = auto()
-    SIGN_IN_UNPROVEN = auto()  # because
+    SIGN_IN_UNPROVEN = auto()  # because, perhaps hint
     PROVIDER_DENIED = auto()  # error, description
     PROVIDER_CODE_USED = auto()  # error, description
     PROVIDER_WANTS_INTERACTION = auto()  # error, description

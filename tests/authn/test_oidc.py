@@ -737,6 +737,11 @@ async def test_a_provider_that_does_not_take_this_client_is_remembered_until_it_
         await redeem(party)
     assert list(faults) == [provider.url]
     assert "unauthorized_client" in faults[provider.url]
+    faults.clear()
+    provider.replies["/token"] = Reply(b"", status=403, content_type="")
+    with pytest.raises(SignInFailed):
+        await redeem(party)
+    assert "403" in faults[provider.url]
     provider.replies["/token"] = tokens(id_token(provider))
     await redeem(party)
     assert faults == {}
@@ -754,11 +759,12 @@ async def test_a_provider_that_may_not_decode_the_secret_is_named_with_the_cure(
     *, secret: str, method: Any, hinted: bool, provider: Provider, relying: Callable[..., RelyingParty]
 ) -> None:
     """RFC 6749 §2.3.1 is followed; Glewlwyd, for one, takes the encoded secret for the secret."""
-    provider.replies["/token"] = Reply({"error": "invalid_client"}, status=401)
-    with refused(SignInFailed, "whoever runs it") as raised:
-        await redeem(relying(replace(POLICY, client_secret=secret, auth_method=method)))
-    assert ('client_auth = "client_secret_post"' in logged(raised.value)) is hinted
-    assert secret not in logged(raised.value)
+    for reply in (Reply({"error": "invalid_client"}, status=401), Reply(b"", status=400, content_type="")):
+        provider.replies["/token"] = reply  # the second is Glewlwyd's
+        with refused(SignInFailed, "whoever runs") as raised:
+            await redeem(relying(replace(POLICY, client_secret=secret, auth_method=method)))
+        assert ('client_auth = "client_secret_post"' in logged(raised.value)) is hinted
+        assert secret not in logged(raised.value)
 
 
 # starting, ending -----------------------------------------------------------------------------------------------

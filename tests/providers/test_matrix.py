@@ -18,6 +18,7 @@ import pytest
 from service.core.model import Session, SessionCookie
 from tests.support.canaille import Canaille
 from tests.support.dex import Dex
+from tests.support.glewlwyd import Glewlwyd
 from tests.support.hydra import Hydra
 from tests.support.keycloak import Keycloak
 from tests.support.keycloak_in_matrix import KeycloakRealm
@@ -28,9 +29,15 @@ from tests.support.waiting import free_port
 from tests.web.conftest import COOKIE, ORIGIN, SESSION_KEY, Person, hidden, shown
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
-BY_HAND: dict[str, type[Dex | Hydra | Canaille]] = {"dex": Dex, "hydra": Hydra, "canaille": Canaille}
+BY_HAND: dict[str, type[Dex | Hydra | Glewlwyd | Canaille]] = {
+    "dex": Dex,
+    "hydra": Hydra,
+    "glewlwyd": Glewlwyd,
+    "canaille": Canaille,
+}
 NAMES = ["keycloak", *(BY_HAND if os.environ.get("TEST_PROVIDERS") == "all" else ())]
 NEW_SECRET = "another-secret-0123456789"
+ODD_SECRET = "a+secret/with%25 ~characters=&:"
 
 
 def row(name: str) -> pytest.MarkDecorator:
@@ -214,7 +221,7 @@ async def test_the_provider_ends_a_session_behind_the_browsers_back(
     alice: Person, provider: RealProvider, pages: ProviderPages
 ) -> None:
     assert (await alice.ask()).status_code == 200
-    await to_thread(provider.end_session, pages, "alice")
+    await to_thread(provider.end_session, pages, "alice", session_of(alice).id_token)
     began = time.monotonic()
     while (await alice.ask()).status_code == 200:
         assert time.monotonic() - began < 20, "no logout token came"
@@ -251,6 +258,28 @@ async def test_a_secret_that_changed_there_ends_no_session(
         assert (told["status"], "its client" in told["provider"]["problem"]) == ("degraded", True)
         async with served(settings_of(provider, client_secret=NEW_SECRET)) as corrected:
             person = Person(corrected.app)
+            await sign_in(person, provider, pages, "alice")
+            assert (await checked(person, provider)).status_code == 200
+    finally:
+        await to_thread(provider.change_secret, SECRET)
+
+
+@row("odd-secret")
+async def test_a_secret_has_any_characters(
+    provider: RealProvider, pages: ProviderPages, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "service")
+    await to_thread(provider.change_secret, ODD_SECRET)
+    try:
+        if provider.for_odd_secrets:
+            async with served(settings_of(provider, client_secret=ODD_SECRET)) as mistaken:
+                with pytest.raises(AssertionError, match="Signing in did not work"):
+                    await sign_in(Person(mistaken.app), provider, pages, "alice")
+            told = [str(vars(one).get("fields", {}).get("reason")) for one in caplog.records]
+            assert any('client_auth = "client_secret_post"' in one for one in told)
+        settings = settings_of(provider, client_secret=ODD_SECRET, **provider.for_odd_secrets)
+        async with served(settings) as gate:
+            person = Person(gate.app)
             await sign_in(person, provider, pages, "alice")
             assert (await checked(person, provider)).status_code == 200
     finally:

@@ -33,7 +33,12 @@ class Canaille(RealProvider):
     name = "Canaille"
     version = "0.3.6"
     pause = 1.1  # two tokens of one second are the same, and the second is an error (500)
-    limits: ClassVar[Mapping[str, str]] = MappingProxyType({"back-channel": "it has none"})
+    limits: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "back-channel": "it has none",
+            "odd-secret": "it does not decode them: set `client_secret_post` there and `oidc.client_auth` here",
+        }
+    )
 
     def __init__(self, folder: Path, site: str, back_channel: str) -> None:
         """Take an empty folder; nobody is told of logouts."""

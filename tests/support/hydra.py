@@ -129,9 +129,9 @@ class Hydra(RealProvider):
         self._admin("DELETE", "/oauth2/auth/sessions/login", subject=name)
         self._admin("DELETE", "/oauth2/auth/sessions/consent", subject=name, all="true")
 
-    def end_session(self, pages: ProviderPages, name: str) -> None:
+    def end_session(self, pages: ProviderPages, name: str, id_token: str) -> None:
         """Sign out at Hydra itself: only that way it tells others."""
-        del name
+        del name, id_token
         pages.open(f"{self.issuer}/oauth2/sessions/logout")
 
     def disable(self, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
@@ -78,6 +78,10 @@ class ProviderPages:
     def come_back(self, url: str, fields: Mapping[str, str] | None = None) -> dict[str, str]:
         """Walk, and return the query of the address that the person is sent back to."""
         return dict(parse_qsl(urlsplit(self.walk(url, fields)).query))
+
+    def call(self, method: str, url: str, body: Any = None) -> httpx.Response:
+        """Call what a page of the provider calls, where that page is a program; no redirect is followed."""
+        return self._client.request(method, url, json=body)
 
     def open(self, url: str) -> httpx.Response:
         """Open a page of the provider, and follow where it leads."""

@@ -25,6 +25,7 @@ ROWS: Mapping[str, str] = {
     "logged-out": "an administrator logs somebody out",
     "disabled": "an administrator disables somebody",
     "secret": "the client's secret changes",
+    "odd-secret": "the secret has characters such as `+`, `/` and `%`",
     "keys": "signing keys change: people sign in, machines go on",
     "keys-renewal": "… and sessions are renewed",
     "away": "the provider is away",
@@ -42,6 +43,7 @@ class RealProvider(ABC):
     name: ClassVar[str]
     version: ClassVar[str]
     pause: ClassVar[float] = 0.0  # seconds that it needs between two of its tokens
+    for_odd_secrets: ClassVar[Mapping[str, str]] = MappingProxyType({})  # settings that it needs for them
     limits: ClassVar[Mapping[str, str]] = MappingProxyType({})
     home: str  # what all addresses of its pages begin with
     issuer: str
@@ -86,9 +88,9 @@ class RealProvider(ABC):
         """Log somebody out, as an administrator."""
         raise NotImplementedError
 
-    def end_session(self, pages: ProviderPages, name: str) -> None:
+    def end_session(self, pages: ProviderPages, name: str, id_token: str) -> None:
         """End somebody's session there in a way that others are told of; ``pages`` is their browser."""
-        del pages
+        del pages, id_token
         self.log_out(name)
 
     def disable(self, name: str) -> None:
