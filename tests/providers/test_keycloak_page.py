@@ -61,7 +61,10 @@ async def test_its_commands_and_its_configuration_let_people_and_machines_in(
     run(set_up, keycloak, tmp_path)
     (toml,) = [one for one in blocks("toml", ours) if one.startswith("[oidc]")]
     settings: dict[str, Any] = {**tomllib.loads(toml), "session": {"keys": SESSION_KEY}}
-    async with served(settings, port) as gate, httpx.AsyncClient() as client:
+    for provider in (settings["oidc"], *settings["issuers"]):
+        provider["keys"] = {"timeout": 60}  # this machine may be busy
+    settings["oidc"]["timeout"] = 60
+    async with served(settings, port) as gate, httpx.AsyncClient(timeout=60) as client:
         person = Person(gate.app)
         with ProviderPages(keycloak.url) as pages:
             leaves = await person.open("/_auth/start")

@@ -40,7 +40,7 @@ def realm(keycloak: Keycloak) -> Realm:
 
 
 def configured(realm: Realm, **oidc: Any) -> dict[str, Any]:
-    people = {"issuer": realm.issuer, "client_id": "prefect", "client_secret": SECRET}
+    people = {"issuer": realm.issuer, "client_id": "prefect", "client_secret": SECRET, "timeout": 60}
     return {
         "oidc": {"preset": "keycloak", **people, **oidc},
         "issuer": {"preset": "keycloak", "url": realm.issuer, "audiences": "prefect-api", "role": "worker"},
@@ -285,7 +285,7 @@ async def test_a_person_who_cancels_may_try_again_or_use_another_account(
 async def test_a_machine_needs_the_audience_mapper(realm: Realm) -> None:
     realm.add_client("bare", SECRET)
     refusals = {}
-    async with gate_of(configured(realm)) as gate, httpx.AsyncClient() as client:
+    async with gate_of(configured(realm)) as gate, httpx.AsyncClient(timeout=60) as client:
         for name in ("etl", "bare"):
             headers = {
                 "authorization": f"Bearer {realm.token(name, SECRET)}",

@@ -86,7 +86,7 @@ async def test_a_token_of_hydra_without_an_audience_is_told_where_one_is_request
 ) -> None:
     caplog.set_level(logging.INFO)
     form = {"grant_type": "client_credentials"}
-    async with gate_of(hydra, issuer=hydra.machines()) as gate, httpx.AsyncClient() as client:
+    async with gate_of(hydra, issuer=hydra.machines()) as gate, httpx.AsyncClient(timeout=60) as client:
         granted = await client.post(f"{hydra.issuer}/oauth2/token", auth=("etl", SECRET), data=form)
         headers = {
             "authorization": f"Bearer {granted.json()['access_token']}",
