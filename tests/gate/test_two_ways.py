@@ -92,6 +92,7 @@ async def started(issuer: Issuer, users: Path) -> AsyncIterator[ForwardAuth]:
         "session": {"keys": SESSION_KEY},
         "grants": [{"roles": ["deployer"], "issuer": "local", "users": ["bob"]}],
         "prefect": {"url": "http://127.0.0.1:9"},  # so that callers are noted
+        "sign_in": {"window": 86_400},  # so that no wrong password is forgotten between the two ways
         "log": {"decisions": "all"},
     }
     app = create_app(Settings(**settings))
