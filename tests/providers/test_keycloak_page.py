@@ -39,7 +39,9 @@ def run(script: str, keycloak: Keycloak, folder: Path) -> None:
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec sh {require(KEYCLOAK).parent}/kcadm.sh "$@"\n')
     command.chmod(0o755)
-    environment = clean_environment(folder, {"JAVA_OPTS": "-XX:TieredStopAtLevel=1"})
+    # its session is in a file in the home that Java takes from the system: each test has its own
+    java = f"-XX:TieredStopAtLevel=1 -Duser.home={folder}"
+    environment = clean_environment(folder, {"KC_OPTS": java})
     done = subprocess.run(
         ["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
