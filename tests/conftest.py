@@ -106,8 +106,12 @@ def postgresql() -> Iterator[PostgreSQLServer]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is run by hand, and put the longest first."""
+    if os.environ.get("TEST_PROVIDERS") != "all":
+        by_hand = [item for item in items if item.get_closest_marker("by_hand")]
+        config.hook.pytest_deselected(items=by_hand)
+        items[:] = [item for item in items if item not in by_hand]
     order = list(dict.fromkeys(TOGETHER.values()))
     items.sort(key=lambda item: order.index(group) if (group := _group(item.nodeid)) in order else len(order))
 

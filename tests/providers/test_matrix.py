@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 import re
 import time
 from asyncio import sleep, to_thread
@@ -35,7 +34,7 @@ BY_HAND: dict[str, type[Dex | Hydra | Glewlwyd | Canaille]] = {
     "glewlwyd": Glewlwyd,
     "canaille": Canaille,
 }
-NAMES = ["keycloak", *(BY_HAND if os.environ.get("TEST_PROVIDERS") == "all" else ())]
+NAMES = ["keycloak", *(pytest.param(name, marks=pytest.mark.by_hand) for name in BY_HAND)]
 NEW_SECRET = "another-secret-0123456789"
 ODD_SECRET = "a+secret/with%25 ~characters=&:"
 

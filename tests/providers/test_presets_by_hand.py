@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import logging
-import os
 import re
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Iterator
@@ -24,7 +23,7 @@ from tests.web.conftest import ORIGIN, SESSION_KEY, Person, hidden
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(os.environ.get("TEST_PROVIDERS") != "all", reason="run `make test-providers`"),
+    pytest.mark.by_hand,
 ]
 MANY = [f"team-{number:03}-of-the-{'x' * 12}" for number in range(130)]
 

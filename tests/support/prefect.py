@@ -69,7 +69,8 @@ class Server:
         self.settings = settings or {}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._http = httpx.Client(base_url=f"{self.url}/api", timeout=30)
+        once = httpx.Limits(max_keepalive_connections=0)  # the server closes idle ones, maybe just as one is used
+        self._http = httpx.Client(base_url=f"{self.url}/api", timeout=30, limits=once)
 
     def __enter__(self) -> Self:
         client = Client(

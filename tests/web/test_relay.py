@@ -114,7 +114,7 @@ async def test_a_pong_says_that_prefect_has_what_was_sent_before(
     gate: Gate, prefect: PrefectSockets, provider: Provider
 ) -> None:
     async with gate.opened(provider.mint()) as socket:
-        await asyncio.wait_for(await socket.ping(), 5)
+        await asyncio.wait_for(await socket.ping(), 30)
         transport = prefect.opened[0].connection.transport
         transport.pause_reading()  # a server that is there and reads nothing
         await socket.send("an event")
@@ -122,7 +122,7 @@ async def test_a_pong_says_that_prefect_has_what_was_sent_before(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(pong), 0.5)
         transport.resume_reading()
-        await asyncio.wait_for(pong, 5)
+        await asyncio.wait_for(pong, 30)
         await eventually(lambda: "an event" in prefect.opened[0].messages)
 
 

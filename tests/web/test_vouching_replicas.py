@@ -75,7 +75,7 @@ async def test_a_worker_and_its_cancelled_runs_are_known_at_each_replica(
         await socket.recv()
         for of in (foreign, run):
             await socket.send(json.dumps({"type": "event", "event": json.loads(event(of))}))  # the stand-in echoes it
-        received = await asyncio.wait_for(socket.recv(), 5)
+        received = await asyncio.wait_for(socket.recv(), 30)
         assert run in str(received)
 
 
