@@ -130,8 +130,10 @@ class Issuer:
     async def reach(self) -> None:
         """Raise OutOfReach if the issuer does not answer. An answer of the last ``min_refresh`` seconds is enough."""
         age = self.keys.age
-        if self.keys.last_problem or age is None or age > self.policy.min_refresh:
+        if self.keys.last_problem or age is None:
             await self.keys.refresh_for_request(self.policy)
+        elif age > self.policy.min_refresh:  # without a cool-down, which a token with a new key would have to wait for
+            await self.keys.refresh(self.policy)
         if self.keys.last_problem or self.keys.age is None:
             raise self._out_of_reach()
 

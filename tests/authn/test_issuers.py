@@ -332,9 +332,33 @@ async def test_an_issuer_that_has_just_answered_is_not_asked_whether_it_is_there
             await issuer.reach()
         assert provider.fetches["/jwks"] == 1
         issuer.keys.fetched_at -= issuer.policy.min_refresh + 1
-        issuer.keys._cool_until = 0
         await issuer.reach()
         assert provider.fetches["/jwks"] == 2
+
+
+async def test_whoever_signs_in_with_a_new_key_does_not_wait_since_the_issuer_was_asked_whether_it_is_there(
+    provider: Provider, keeping: Keeping
+) -> None:
+    async with keeping(provider) as (issuer, tokens):
+        await until(lambda: settled(issuer))
+        issuer.keys.fetched_at -= issuer.policy.min_refresh + 1
+        await issuer.reach()
+        provider.rotate()
+        assert await authenticate(tokens, bearer(provider))
+
+
+async def test_an_issuer_that_is_away_is_asked_whether_it_is_there_once_a_cooldown(
+    provider: Provider, keeping: Keeping
+) -> None:
+    async with keeping(provider) as (issuer, _):
+        await until(lambda: settled(issuer))
+        issuer.keys.fetched_at -= issuer.policy.min_refresh + 1
+        provider.status = 503
+        asked = provider.fetches["/.well-known/openid-configuration"]
+        for _ in range(5):
+            with refused(OutOfReach):
+                await issuer.reach()
+        assert provider.fetches["/.well-known/openid-configuration"] - asked == 2, "one that fails, and one a cool-down"
 
 
 @pytest.mark.parametrize(
