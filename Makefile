@@ -10,7 +10,7 @@ QUICK = $(wildcard $(addprefix tests/,core rendering telemetry adapters settings
 .PHONY: help init hooks parts check types test test-quick test-providers coverage bench bench-peers bench-docs client-matrix long-run demo docs lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/.ready: requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,7 +37,7 @@ types: init ## check the types
 	$(RUN)/mypy --explicit-package-bases --exclude flows/ tests/support tests/deploy tests/docker tests/e2e tests/providers tests/browser tests/bench tests/gate docs
 	cd deploy/demo && ../../$(RUN)/mypy --config-file ../../pyproject.toml demo.py issuer.py
 
-test: parts ## run the tests, with real parts: a quarter of an hour on two cores
+test: parts ## run the tests, with real parts: under ten minutes on two cores
 	$(RUN)/$(PYTEST) -m "not long"
 
 test-all: parts ## the same, and those that take long: restarts, replicas, installations, more versions
