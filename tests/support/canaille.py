@@ -43,7 +43,8 @@ class Canaille(RealProvider):
     def __init__(self, folder: Path, site: str, back_channel: str) -> None:
         """Take an empty folder; nobody is told of logouts."""
         del back_channel
-        self._program = require(CANAILLE)
+        program = require(CANAILLE)
+        self._program = (program.with_name("python"), program)  # wherever its environment was made
         self._folder = folder
         self._site = site
         self.port = free_port()
@@ -99,13 +100,13 @@ ACTIVE_JWKS = [{keys}]
             )
             for client in ("prefect", "etl"):
                 self._command("set", "client", client, f"--audience={client}")
-        argv: list[str | Path] = [self._program, "run", "--bind", f"127.0.0.1:{self.port}"]
+        argv: list[str | Path] = [*self._program, "run", "--bind", f"127.0.0.1:{self.port}"]
         self._process = Process("Canaille", argv, env=self._env, log=self._folder / "canaille.log")
         wait_until(lambda: accepts(self.port), timeout=60, what="Canaille listens", log=self._process.tail)
 
     def _command(self, *argv: str) -> str:
         done = subprocess.run(
-            [self._program, *argv], env=self._env, capture_output=True, text=True, cwd=self._folder, check=False
+            [*self._program, *argv], env=self._env, capture_output=True, text=True, cwd=self._folder, check=False
         )
         assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done.stdout
