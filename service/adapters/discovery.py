@@ -9,11 +9,18 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.adapters.outbound import FetchError, MisconfiguredError, PlainHTTP, call, open_client, plain_http_from
+from service.adapters.outbound import (
+    TRY_LATER,
+    FetchError,
+    MisconfiguredError,
+    PlainHTTP,
+    call,
+    open_client,
+    plain_http_from,
+)
 
 MAX_DIGITS: Final = 10
 MAX_TOKEN: Final = 16_384  # bytes
-_LATER: Final = frozenset({408, 425, 429})
 _MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=\"?(\d{1,9})")
 
 
@@ -120,7 +127,7 @@ async def _get(
     answer = await call(client, "GET", url, allow_http=allow_http, timeout=timeout, headers=headers)
     if answer.status != httpx.codes.OK:
         message = f"{url} answered {answer.status}, expected 200 (redirects are not followed)"
-        if httpx.codes.is_server_error(answer.status) or answer.status in _LATER:
+        if httpx.codes.is_server_error(answer.status) or answer.status in TRY_LATER:
             raise FetchError(message)
         raise MisconfiguredError(f"{message}: check the configured URL, its path and its last slash included")
     return answer.body, parse_max_age(answer.headers)

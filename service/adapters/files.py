@@ -51,7 +51,12 @@ def strangers_may_write(status: os.stat_result, at: Path | int) -> str:
     nobody, whatever its mode says.
     """
     found = _others(status, "write to it", everybody=0o002, group=0)
-    return "" if found and os.statvfs(at).f_flag & os.ST_RDONLY else found
+    return "" if found and is_read_only(at) else found
+
+
+def is_read_only(at: Path | int) -> bool:
+    """Tell whether a path, or a descriptor, is on a file system that nobody can write to."""
+    return bool(os.statvfs(at).f_flag & os.ST_RDONLY)
 
 
 def _others(status: os.stat_result, may: str, *, everybody: int, group: int) -> str:

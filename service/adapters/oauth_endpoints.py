@@ -16,7 +16,7 @@ import httpx
 
 from service.adapters.discovery import KeySource
 from service.adapters.oauth_client_auth import ClientAuth, ClientPolicy
-from service.adapters.outbound import MAX_DOCUMENT, Answer, FetchError, call, check_url
+from service.adapters.outbound import MAX_DOCUMENT, TRY_LATER, Answer, FetchError, call, check_url
 from service.core.errors import OutOfReach, Rejected, Unclear
 from service.core.identity.compact import parse_json_object
 from service.core.problems import Problem
@@ -25,7 +25,6 @@ MAX_TOKEN: Final = 64 * 1024
 MAX_INTROSPECTION: Final = 32 * 1024  # bytes; thousands of answers are remembered
 MIN_MASKED: Final = 8  # shorter values are words, and no secrets
 _TOKEN: Final = re.compile(rf"[\x20-\x7e]{{0,{MAX_TOKEN}}}")  # RFC 6749, appendix A.12
-_LATER: Final = frozenset({408, 425, 429})
 _ABOUT_CLIENT: Final = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
 _ABOUT_PERSON: Final = frozenset({"invalid_grant", "access_denied", "interaction_required", "login_required"})
 _ENCODED: Final = (
@@ -216,7 +215,7 @@ class Endpoints:
             raise out_of_reach(f"{url}: {type(problem).__name__}: {problem!s:.200}") from None
         if httpx.codes.is_server_error(answer.status):
             raise Unclear(Problem.ISSUER_OUT_OF_REACH, because=f"{url} answered {answer.status}")
-        if answer.status in _LATER:
+        if answer.status in TRY_LATER:
             raise out_of_reach(f"{url} answered {answer.status}")
         return answer
 

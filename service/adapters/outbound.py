@@ -26,6 +26,9 @@ class PlainHTTP(Enum):
     ANYWHERE = "anywhere"
 
 
+TRY_LATER: Final = frozenset({408, 425, 429})  # statuses beside 5xx that say nothing of what was asked for
+
+
 class FetchError(Exception):
     """An answer that cannot be used. The message is for the log."""
 

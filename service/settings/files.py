@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
-from service.adapters.files import exposure, strangers_may_write, writers
+from service.adapters.files import exposure, is_read_only, strangers_may_write, writers
 
 MAX_VALUE: Final = 64 * 1024
 _CLOSE: Final = "it was not read: chmod 600 {} (a mounted secret: mode 0440, and a group of the service)"
@@ -44,7 +44,7 @@ def check_folder(path: Path, name: str, problems: list[str]) -> bool:
     with mode 1777.
     """
     open_to = writers(path.stat())
-    if not open_to or os.statvfs(path).f_flag & os.ST_RDONLY:
+    if not open_to or is_read_only(path):
         return True
     problems.append(f"{name}: {path}: {open_to}; nothing in it was read: chmod go-w {path}")
     return False
