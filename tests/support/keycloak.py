@@ -6,19 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from tests.support.parts import KEYCLOAK, require
-from tests.support.processes import Process, clean_environment
+from tests.support.processes import Process, Startable, clean_environment
 from tests.support.waiting import free_port
 
 PASSWORD = "correct horse battery staple"
 _ADMIN = "admin"
 
 
-class Keycloak:
+class Keycloak(Startable):
     """Serves on loopback inside the `with` block; what it was told survives `stop` and `start`."""
 
     def __init__(self, folder: Path) -> None:
@@ -95,14 +95,10 @@ class Keycloak:
             self._token, self._token_until = answer.json()["access_token"], time.monotonic() + 30
         return self._token
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        super().__exit__(kind, error, trace)
         self._client.close()
 
 

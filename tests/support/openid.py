@@ -7,14 +7,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
 
 from tests.support.parts import OPENID_PROVIDER, require
-from tests.support.processes import Process, clean_environment
+from tests.support.processes import Process, Startable, clean_environment
 from tests.support.waiting import free_port
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
@@ -30,7 +29,7 @@ def _addresses(sites: Sequence[str]) -> dict[str, str]:
     }
 
 
-class OpenIDProvider:
+class OpenIDProvider(Startable):
     """Serves as an issuer inside the `with` block; `stop` and `start` play an outage on the same address."""
 
     def __init__(
@@ -107,15 +106,6 @@ class OpenIDProvider:
     def deny(self, user: str) -> None:
         """Know nobody of that name any more."""
         httpx.post(f"{self.url}/test/deny", params={"user": user}).raise_for_status()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 class ProviderBrowser:

@@ -8,8 +8,10 @@ import re
 import secrets
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from tests.support.waiting import wait_until
@@ -39,6 +41,27 @@ def marked(mark: str) -> set[int]:
         if needle in environment.split(b"\0"):
             found.add(int(folder.name))
     return found
+
+
+class Startable(ABC):
+    """What is started, and may be stopped and started again; it runs inside the `with` block."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, and return when it answers."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop; do nothing where it does not run."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 class Process:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from types import MappingProxyType, TracebackType
-from typing import Any, ClassVar, Self
+from types import MappingProxyType
+from typing import Any, ClassVar
 
+from tests.support.processes import Startable
 from tests.support.provider_pages import ProviderPages
 
 PASSWORD = "correct horse battery staple"
@@ -34,7 +35,7 @@ ROWS: Mapping[str, str] = {
 }
 
 
-class RealProvider(ABC):
+class RealProvider(Startable):
     """A provider as a process on loopback, with `alice` in GROUP, and `bob`, who is in none.
 
     Whatever an administrator can do there and a row needs is a method; ``limits`` has, by row, what cannot be done.
@@ -47,14 +48,6 @@ class RealProvider(ABC):
     limits: ClassVar[Mapping[str, str]] = MappingProxyType({})
     home: str  # what all addresses of its pages begin with
     issuer: str
-
-    @abstractmethod
-    def start(self) -> None:
-        """Start, and return once it answers."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Go away; connections are refused from here on."""
 
     @abstractmethod
     def people(self) -> dict[str, Any]:
@@ -108,12 +101,3 @@ class RealProvider(ABC):
     def rotate_keys(self) -> None:
         """Sign with a new key from now on."""
         raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
